@@ -1,0 +1,46 @@
+"""The nouns that pass between the packages. No logic here.
+
+Letters in shapes: B batch, N images of a split, H height, W width, C channels (1), K classes (2).
+Images are float32 in [-1, 1]; label 0 is healthy, label 1 is diseased, whatever the folders' alphabetical order.
+"""
+
+from typing import Any, NamedTuple
+
+HEALTHY = 0
+DISEASED = 1
+CLASS_NAMES = ("healthy", "diseased")
+SPLITS = ("train", "validate", "test")
+
+
+class Batch(NamedTuple):
+    """A balanced training batch: as many healthy as diseased images, unpaired."""
+
+    healthy: Any  # [B/2, H, W, 1] float32 in [-1, 1]
+    diseased: Any  # [B/2, H, W, 1] float32 in [-1, 1]
+
+
+class Split(NamedTuple):
+    """One split of a data set in memory, in a fixed order: healthy files first, each class by file name."""
+
+    images: Any  # [N, H, W, 1] float32 in [-1, 1]
+    labels: Any  # [N] int32, HEALTHY or DISEASED
+    ground_truth: Any  # [N, H, W, 1] float32, healthy - diseased in the units of `images`; None where not known
+    names: Any  # N file names relative to the data folder
+
+
+class Phase(NamedTuple):
+    """One kind of update: which network it trains, and how often in a round."""
+
+    name: str
+    trains: str  # a key of Method.networks
+    updates: int  # updates per round
+    learning_rate: float
+
+
+class Prediction(NamedTuple):
+    """What a method says of B images; None where a method has no such answer."""
+
+    anomaly_map: Any  # [B, H, W, 1] float32, healthy image - input, signed
+    healthy_image: Any  # [B, H, W, 1] float32 in [-1, 1]
+    anomaly_score: Any  # [B] float32, larger is more diseased
+    class_probabilities: Any  # [B, K] float32, columns as CLASS_NAMES
