@@ -1,0 +1,381 @@
+"""The paper's synthetic data (sect. 3 and Table 1 of the supplement), drawn as a formula and written to disk.
+
+Two ellipse contours e1 (small) and e2 (large) lie over two systems of circular waves c1 and c2. In a diseased image
+the space around e1 is deformed by the gradient of a Gaussian, so that e1 and the waves around it shrink. An image is
+a formula in continuous coordinates: the diseased one is the same formula at displaced coordinates, so nothing is
+resampled and nothing has to be filled in at the border.
+
+Where the supplement leaves a rule open, or the authors' program departs from it (D1.x are its known traps):
+
+* Counts are quotas, not attempts (D1.1 to D1.3); splits are train, validate, test (D1.4); label 0 is healthy (D1.5).
+* Both classes take the same path and the same fixed scaling: raw values lie in [-0.8, 1] by construction (two waves of
+  amplitude up to 0.4, contours at 1) and are mapped affinely to [-1, 1]. Never per-image min-max (D1.6).
+* The ground truth is healthy - diseased (D1.8) in the units of the images (D1.7), and zero for healthy images (D1.9).
+* Centres are real numbers, U([50, 200]) (D1.10). No minimum distance (D1.11): an image is excluded when the filled
+  ellipses touch or one contains the other, tested on 720 points of each outline.
+* An ellipse not wholly inside the image, on any of its four sides, excludes the image (D1.12), judged by the outermost
+  contour (D1.13).
+* The contour is the band between the ellipses (a, b) and (a - g, b - g), with real-valued g (D1.14) and an edge that is
+  one pixel soft.
+* c1 has a centre of its own (D1.15); c2 shares that of e2 (D1.16). The waves go on beyond radius 255, so that no corner
+  is empty (D1.17). They add up; contours lie over them with value 1. Wave frequencies and heights as printed (D1.18).
+* No smoothing of the finished image (D1.19).
+* The displacement points away from the centre of e1 in the sampled coordinates (so the content shrinks), and its
+  largest length is 0.1 in [-1, 1] units (D1.20), with corners of the image at -1 and 1 (D1.21, D1.22), sigma 0.19
+  (D1.23).
+* One random generator per image, from (seed, split, index) (D1.24). No plots (D1.25), no library for geometry (D1.27).
+* A base image serves one class only (unpaired): even indices are healthy, odd ones diseased.
+
+Images smaller than 256 are drawn at a multiple of their size, at least 256, and averaged down, so the geometry scales.
+"""
+
+import dataclasses
+import hashlib
+import json
+import math
+import multiprocessing
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from descargan_tf.errors import UserError
+from descargan_tf.types import CLASS_NAMES, DISEASED, HEALTHY, SPLITS
+
+VERSION = 1  # raise it when the same settings give other bytes
+MANIFEST = "manifest.json"
+GROUND_TRUTH_FOLDER = "ground_truth"
+
+_EXTENT = 256  # the supplement's coordinates run from 0 to 255
+_SIGMA = 0.19  # of the Gaussian, in [-1, 1] units
+_MAX_DISPLACEMENT = 0.1  # in [-1, 1] units
+_RAW_RANGE = (-0.8, 1.0)
+_OUTLINE = np.linspace(0.0, 2.0 * math.pi, 720, endpoint=False)
+
+
+class Ellipse(NamedTuple):
+    """A contour; lengths in the supplement's coordinates, phi in radians."""
+
+    x: float
+    y: float
+    a: float
+    b: float
+    phi: float
+    thickness: float
+
+    def local(self, x, y):
+        """Coordinates along the two axes, from the centre."""
+        cos, sin = math.cos(self.phi), math.sin(self.phi)
+        return cos * (x - self.x) + sin * (y - self.y), cos * (y - self.y) - sin * (x - self.x)
+
+    def outline(self):
+        """720 points of the outer contour, [720] and [720]."""
+        u, v = self.a * np.cos(_OUTLINE), self.b * np.sin(_OUTLINE)
+        cos, sin = math.cos(self.phi), math.sin(self.phi)
+        return self.x + cos * u - sin * v, self.y + sin * u + cos * v
+
+    def contains(self, x, y):
+        """Whether points lie in the filled ellipse."""
+        u, v = self.local(x, y)
+        return (u / self.a) ** 2 + (v / self.b) ** 2 <= 1.0
+
+
+class Waves(NamedTuple):
+    """sin(t f) h, with t the distance from the centre."""
+
+    x: float
+    y: float
+    frequency: float
+    height: float
+
+
+class Geometry(NamedTuple):
+    """All that one image shows."""
+
+    e1: Ellipse
+    e2: Ellipse
+    c1: Waves
+    c2: Waves
+
+
+@dataclasses.dataclass(frozen=True)
+class SyntheticSettings:
+    """What decides the bytes of a data set; counts are images per class."""
+
+    seed: int = 0
+    image_size: int = 256
+    num_train: int = 2000
+    num_validate: int = 200
+    num_test: int = 200
+
+    def count(self, split: str) -> int:
+        """Images per class in a split."""
+        return getattr(self, f"num_{split}")
+
+
+def sample_geometry(rng: np.random.Generator) -> Geometry:
+    """Draw parameters (supplement, Table 1) until the ellipses are inside the image and apart."""
+    while True:
+        e1 = Ellipse(*rng.uniform(50, 200, 2), *rng.normal((40, 20), 1), rng.uniform(0, 2 * math.pi), rng.normal(5, 0.7))
+        e2 = Ellipse(*rng.uniform(50, 200, 2), *rng.normal((70, 35), 1), rng.uniform(0, 2 * math.pi), rng.normal(5, 0.7))
+        c1 = Waves(*rng.uniform(50, 200, 2), rng.uniform(0.2, 0.35), rng.uniform(0.2, 0.4))
+        c2 = Waves(e2.x, e2.y, rng.uniform(0.35, 0.5), rng.uniform(0.2, 0.4))
+        if _inside(e1) and _inside(e2) and not _intersect(e1, e2):
+            return Geometry(e1, e2, c1, c2)
+
+
+def _inside(e: Ellipse) -> bool:
+    half_width = math.hypot(e.a * math.cos(e.phi), e.b * math.sin(e.phi))
+    half_height = math.hypot(e.a * math.sin(e.phi), e.b * math.cos(e.phi))
+    last = _EXTENT - 1
+    return half_width <= e.x <= last - half_width and half_height <= e.y <= last - half_height
+
+
+def _intersect(e1: Ellipse, e2: Ellipse) -> bool:
+    return bool(e2.contains(*e1.outline()).any() or e1.contains(*e2.outline()).any())
+
+
+def displace(x: np.ndarray, y: np.ndarray, e1: Ellipse) -> tuple[np.ndarray, np.ndarray]:
+    """The coordinates at which a diseased image samples the healthy one (supplement, deformation field)."""
+    unit = (_EXTENT - 1) / 2  # one [-1, 1] unit
+    u, v = (x - e1.x) / unit, (y - e1.y) / unit
+    # |grad| of the Gaussian is largest at radius sigma; this factor makes the displacement there 0.1.
+    size = (_MAX_DISPLACEMENT / _SIGMA) * np.exp(0.5 - (u * u + v * v) / (2 * _SIGMA**2))
+    return x + size * u * unit, y + size * v * unit
+
+
+def draw_image(geometry: Geometry, image_size: int, *, diseased: bool) -> np.ndarray:
+    """Evaluate the image.
+
+    Returns:
+        [image_size, image_size] float32 in [-1, 1].
+    """
+    factor = -(-_EXTENT // image_size)
+    pixel = _EXTENT / (image_size * factor)  # in the supplement's coordinates
+    axis = ((np.arange(image_size * factor) + 0.5) * pixel - 0.5).astype(np.float32)
+    x, y = axis[None, :], axis[:, None]
+    if diseased:
+        x, y = displace(x, y, geometry.e1)
+    image = np.zeros((image_size * factor,) * 2, np.float32)
+    for waves in (geometry.c1, geometry.c2):
+        dx, dy = x - np.float32(waves.x), y - np.float32(waves.y)
+        image += np.sin(np.sqrt(dx * dx + dy * dy) * np.float32(waves.frequency)) * np.float32(waves.height)
+    for ellipse in (geometry.e1, geometry.e2):
+        coverage = _contour(ellipse, x, y, pixel)
+        image += coverage * (1 - image)
+    low, high = _RAW_RANGE
+    image = (image - np.float32(low)) * np.float32(2 / (high - low)) - 1
+    if factor > 1:
+        image = image.reshape(image_size, factor, image_size, factor).mean((1, 3), dtype=np.float32)
+    return np.clip(image, -1, 1)  # rounding alone can pass the ends
+
+
+def _contour(e: Ellipse, x, y, pixel: float) -> np.ndarray:
+    """How much of each pixel the band between the outer and the inner ellipse covers, 0 to 1."""
+    cos, sin = np.float32(math.cos(e.phi)), np.float32(math.sin(e.phi))
+    dx, dy = x - np.float32(e.x), y - np.float32(e.y)
+    u, v = cos * dx + sin * dy, cos * dy - sin * dx
+
+    def signed_distance(a, b):
+        # f - 1 over |grad f|, the distance to first order: exact where it matters, within a pixel of the outline.
+        p, q = u * np.float32(1 / a), v * np.float32(1 / b)
+        f = np.sqrt(p * p + q * q)
+        p *= np.float32(1 / a)
+        q *= np.float32(1 / b)
+        return (f - 1) * f / np.maximum(np.sqrt(p * p + q * q), np.float32(1e-6))
+
+    outer, inner = signed_distance(e.a, e.b), signed_distance(e.a - e.thickness, e.b - e.thickness)
+    scale = np.float32(1 / pixel)
+    return np.clip(0.5 - outer * scale, 0, 1) * np.clip(0.5 + inner * scale, 0, 1)
+
+
+def draw_example(seed: int, split: str, index: int, image_size: int) -> tuple[np.ndarray, int, np.ndarray]:
+    """Image `index` of a split: a function of its arguments alone.
+
+    Returns:
+        image [H, W] float32, label, ground truth [H, W] float32 (zero for a healthy image).
+    """
+    rng = np.random.default_rng([VERSION, seed, SPLITS.index(split), index])
+    geometry = sample_geometry(rng)
+    healthy = draw_image(geometry, image_size, diseased=False)
+    if index % 2 == HEALTHY:
+        return healthy, HEALTHY, np.zeros_like(healthy)
+    diseased = draw_image(geometry, image_size, diseased=True)
+    return diseased, DISEASED, healthy - diseased
+
+
+def _write_range(root: Path, settings: SyntheticSettings, split: str, start: int, stop: int) -> dict[str, str]:
+    checksums = {}
+    for index in range(start, stop):
+        image, label, ground_truth = draw_example(settings.seed, split, index, settings.image_size)
+        arrays = {CLASS_NAMES[label]: image}
+        if label == DISEASED:
+            arrays[GROUND_TRUTH_FOLDER] = ground_truth
+        for folder, array in arrays.items():
+            name = f"{split}/{folder}/{index:05d}.npy"
+            with open(root / name, "wb") as file:
+                np.save(file, array)
+            # Over the pixels, not the file: the header belongs to numpy.
+            checksums[name] = hashlib.sha256(array.tobytes()).hexdigest()
+    return checksums
+
+
+def generate(
+    data_dir: str | os.PathLike,
+    settings: SyntheticSettings,
+    num_workers: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict:
+    """Write the whole data set and its manifest; the folder appears only when it is complete.
+
+    Args:
+        data_dir: must not exist, or be empty.
+        settings: what to draw.
+        num_workers: processes; all cores by default. Any number gives the same bytes.
+        progress: called with (images done, images in all).
+
+    Returns:
+        The manifest.
+
+    Raises:
+        UserError: `data_dir` holds something, or cannot be written.
+    """
+    data_dir = Path(data_dir)
+    if data_dir.exists() and (not data_dir.is_dir() or any(data_dir.iterdir())):
+        raise UserError(
+            f"--data_dir={data_dir} already holds something, and nothing is written over: "
+            "name a folder that does not exist, or remove this one."
+        )
+    partial = data_dir.with_name(data_dir.name + ".partial")
+    try:
+        _remove_leftover(partial)
+        for split in SPLITS:
+            for folder in (*CLASS_NAMES, GROUND_TRUTH_FOLDER):
+                (partial / split / folder).mkdir(parents=True)
+        (partial / "pid").write_text(str(os.getpid()))
+        checksums = {}
+        for done, part in _run(partial, settings, num_workers or os.cpu_count() or 1):
+            checksums.update(part)
+            if progress:
+                progress(done, 2 * sum(settings.count(split) for split in SPLITS))
+        manifest = {
+            "generator": "descargan_tf synthetic",
+            "version": VERSION,
+            **dataclasses.asdict(settings),
+            "sha256": dict(sorted(checksums.items())),
+        }
+        (partial / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
+        (partial / "pid").unlink()
+        if data_dir.exists():
+            data_dir.rmdir()
+        partial.rename(data_dir)
+    except OSError as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise UserError(
+            f"the data set could not be written to --data_dir={data_dir}: {error.strerror or error}. "
+            "Nothing was left behind; free space or name another folder."
+        ) from error
+    return manifest
+
+
+def _remove_leftover(partial: Path) -> None:
+    """Clear what a killed generation left; refuse to disturb one that is still at work."""
+    pid = partial / "pid"
+    if pid.exists() and pid.read_text().isdigit() and int(pid.read_text()) != os.getpid():
+        try:
+            os.kill(int(pid.read_text()), 0)
+        except ProcessLookupError:
+            pass  # it is dead: what it left is ours to clear
+        else:
+            raise UserError(f"process {pid.read_text()} is generating {partial}: wait for it, or end it first.")
+    if partial.exists():
+        shutil.rmtree(partial)
+
+
+def _run(root: Path, settings: SyntheticSettings, num_workers: int) -> Iterator[tuple[int, dict[str, str]]]:
+    tasks = []
+    for split in SPLITS:
+        total = 2 * settings.count(split)
+        tasks += [(split, start, min(start + 32, total)) for start in range(0, total, 32)]
+    done = 0
+    if num_workers == 1:
+        for split, start, stop in tasks:
+            done += stop - start
+            yield done, _write_range(root, settings, split, start, stop)
+        return
+    # spawn: the caller may hold TensorFlow's threads, which a fork would not copy.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(min(num_workers, len(tasks)), mp_context=context) as pool:
+        futures = [pool.submit(_write_range, root, settings, *task) for task in tasks]
+        try:
+            for future, (_, start, stop) in zip(futures, tasks, strict=True):
+                done += stop - start
+                yield done, future.result()
+        finally:
+            for future in futures:
+                future.cancel()
+
+
+def read_manifest(data_dir: str | os.PathLike) -> dict | None:
+    """The manifest of a generated data set, or None for a folder without one.
+
+    Raises:
+        UserError: the file is there and is not a manifest.
+    """
+    path = Path(data_dir) / MANIFEST
+    if not path.exists():
+        return None
+    try:
+        manifest = json.loads(path.read_text())
+        SyntheticSettings(**{field.name: int(manifest[field.name]) for field in dataclasses.fields(SyntheticSettings)})
+        manifest["version"], manifest["sha256"].items()
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path} is not a manifest of generated data ({error!r}): generate the data again.") from error
+    return manifest
+
+
+def check_settings(data_dir: str | os.PathLike, manifest: dict, settings: SyntheticSettings) -> None:
+    """Refuse a data set that was generated with other settings.
+
+    Raises:
+        UserError: names each setting that differs, or the files that are missing.
+    """
+    wanted = {"version": VERSION, **dataclasses.asdict(settings)}
+    differing = [
+        f"{'generator version' if name == 'version' else '--' + name} is {manifest[name]} there and {value} here"
+        for name, value in wanted.items()
+        if manifest[name] != value
+    ]
+    if differing:
+        raise UserError(
+            f"the data in --data_dir={data_dir} was generated with other settings: {'; '.join(differing)}. "
+            "Give the same settings, or name another folder."
+        )
+    missing = [name for name in manifest["sha256"] if not (Path(data_dir) / name).exists()]
+    if missing:
+        raise UserError(
+            f"--data_dir={data_dir} lacks {len(missing)} of its {len(manifest['sha256'])} files, {missing[0]} first: "
+            "remove the folder and generate it again."
+        )
+
+
+def verify_checksums(data_dir: str | os.PathLike, manifest: dict) -> None:
+    """Compare every file with the manifest.
+
+    Raises:
+        UserError: names up to five files that differ.
+    """
+    damaged = []
+    for name, expected in manifest["sha256"].items():
+        array = np.load(Path(data_dir) / name, allow_pickle=False)
+        if hashlib.sha256(array.tobytes()).hexdigest() != expected:
+            damaged.append(name)
+    if damaged:
+        raise UserError(
+            f"{len(damaged)} files of --data_dir={data_dir} are not what was generated: {', '.join(damaged[:5])}. "
+            "Remove the folder and generate it again."
+        )

@@ -1,0 +1,46 @@
+"""The contract between a method and everything else: trainer, evaluator, exporter."""
+
+import abc
+
+from descargan_tf.types import Batch, Phase, Prediction
+
+
+class Method(abc.ABC):
+    """Networks, phases, losses, prediction; no flag, file, log, strategy or optimiser.
+
+    Attributes:
+        networks: name -> functional Keras model; all that a checkpoint holds of the method.
+        averaged: name of the network that prediction uses with averaged weights.
+        phases: the updates of one round, in order.
+    """
+
+    networks: dict
+    averaged: str
+    phases: tuple[Phase, ...]
+
+    @abc.abstractmethod
+    def weights(self, phase: Phase) -> dict[str, float]:
+        """What each term of `losses` is multiplied by in the total."""
+
+    @abc.abstractmethod
+    def draws(self, phase: Phase, batch_size: int) -> dict[str, tuple[int, ...]]:
+        """Shapes of the uniform [0, 1) numbers that `losses` wants; the first axis counts examples."""
+
+    @abc.abstractmethod
+    def losses(self, phase: Phase, batch: Batch, draws: dict, input_gradient) -> dict:
+        """Raw terms of one update by name, each one value per example.
+
+        Args:
+            phase: one of `phases`.
+            batch: this replica's images.
+            draws: this replica's numbers, shaped as `draws` asked.
+            input_gradient: (fn, x) -> gradient of sum(fn(x)) with respect to x; the backend's, handed in.
+        """
+
+    @abc.abstractmethod
+    def predict(self, images) -> Prediction:
+        """What the method says of images [B, H, W, 1], each by itself."""
+
+    def monitor(self, batch: Batch) -> dict:
+        """Values per example that tell how training goes beyond its losses; none by default."""
+        return {}

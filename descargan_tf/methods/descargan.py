@@ -1,0 +1,250 @@
+"""DeScarGAN (Wolleb, Sandkuehler, Cattin, MICCAI 2020), sect. 2.
+
+r real, a artificial; c the class of a real image, c' the other one; h healthy, p diseased (patients).
+"""
+
+import dataclasses
+
+from keras import ops
+
+from descargan_tf import losses
+from descargan_tf.methods.base import Method
+from descargan_tf.models.discriminator import CLASSIFIER_UNITS, build_discriminator
+from descargan_tf.models.generator import build_generator
+from descargan_tf.types import DISEASED, HEALTHY, Phase, Prediction
+
+FAKE_CLASSES = ("opposite", "both")
+
+
+@dataclasses.dataclass(frozen=True)
+class DeScarGANSettings:
+    """Defaults are the paper's (sect. 4)."""
+
+    image_size: int = 256
+    generator_filters: int = 64
+    discriminator_filters: int = 32
+    precision: str = "float32"
+    inference_statistics: str = "moving"
+    critic_updates: int = 5
+    generator_learning_rate: float = 1e-4
+    discriminator_learning_rate: float = 1e-4
+    lambda_adv_d: float = 20.0
+    lambda_gp: float = 10.0
+    lambda_cls_d: float = 5.0
+    lambda_adv_g: float = 1.0
+    lambda_cls_g: float = 1.0
+    lambda_id: float = 50.0
+    lambda_rec: float = 50.0
+    distance: str = "l2"
+    fake_classes: str = "opposite"
+    penalty_score: str = "mean"
+    noise: float = 0.0
+    classifier_dropout: float = 0.1
+    critic_padding: int = 0
+
+
+class DeScarGAN(Method):
+    """The paper's method; `settings` choose between its text and the authors' program where the two differ."""
+
+    averaged = "generator"
+
+    def __init__(self, settings: DeScarGANSettings):
+        s = self.settings = settings
+        self.networks = {
+            "generator": build_generator(s.image_size, s.generator_filters, s.precision, s.inference_statistics),
+            "discriminator": build_discriminator(s.image_size, s.discriminator_filters, s.precision, s.critic_padding),
+        }
+        self.phases = (
+            Phase("discriminator", "discriminator", s.critic_updates, s.discriminator_learning_rate),
+            Phase("generator", "generator", 1, s.generator_learning_rate),
+        )
+
+    # --- the parts of the two networks
+
+    def _translate(self, to_healthy, to_diseased):
+        """G_h of some images and G_p of others, in one pass through the trunk; either may be None."""
+        generator = self.networks["generator"]
+        parts = [(x, c) for x, c in ((to_healthy, HEALTHY), (to_diseased, DISEASED)) if x is not None]
+        images = ops.concatenate([x for x, _ in parts])
+        targets = ops.concatenate([_one_hot(ops.shape(x)[0], c) for x, c in parts])
+        features = generator.get_layer("trunk")([images, targets], training=True)
+        outputs, start = {HEALTHY: None, DISEASED: None}, 0
+        for x, c in parts:
+            stop = start + ops.shape(x)[0]
+            branch = generator.get_layer(("healthy", "diseased")[c])
+            outputs[c] = branch(features[start:stop], training=True)
+            start = stop
+        return outputs[HEALTHY], outputs[DISEASED]
+
+    def _criticise(self, of_healthy, of_diseased, keep=None, classify=None):
+        """D_h of some images and D_p of others, and D_cls of the first `classify` of both."""
+        discriminator = self.networks["discriminator"]
+        features = discriminator.get_layer("trunk")(ops.concatenate([of_healthy, of_diseased]))
+        n = ops.shape(of_healthy)[0]
+        healthy, diseased = features[:n], features[n:]
+        maps = (discriminator.get_layer("critic_healthy")(healthy), discriminator.get_layer("critic_diseased")(diseased))
+        if keep is None:
+            return maps
+        chosen = ops.concatenate([healthy[:classify], diseased[:classify]])
+        logits = discriminator.get_layer("classifier")([chosen, keep])
+        return *maps, logits[:classify], logits[classify:]
+
+    # --- training
+
+    def weights(self, phase):
+        """Eq. (7) and (8)."""
+        s = self.settings
+        if phase.trains == "discriminator":
+            return losses.discriminator_weights(s.lambda_adv_d, s.lambda_gp, s.lambda_cls_d)
+        weights = losses.generator_weights(s.lambda_adv_g, s.lambda_rec, s.lambda_id, s.lambda_cls_g)
+        if s.fake_classes == "both":
+            # Reference: the two classes' means are added, not averaged (D4.3, D4.4); it matters to gradient clipping.
+            weights = {name: 2 * weight for name, weight in weights.items()}
+        return weights
+
+    def draws(self, phase, batch_size):
+        """Mixing factors of eq. (1), dropout of the classifier, noise."""
+        s = self.settings
+        both = s.fake_classes == "both"
+        classified = batch_size * (2 if both and phase.trains == "generator" else 1)
+        shapes = {}
+        if phase.trains == "discriminator":
+            shapes["t"] = (batch_size, 1, 1, 1)
+        if s.classifier_dropout:
+            shapes["dropout"] = (classified, CLASSIFIER_UNITS)
+        if s.noise:
+            shapes["noise"] = (batch_size, s.image_size, s.image_size, 1)
+        return shapes
+
+    def _keep(self, draws, count):
+        """The dropout mask: 0, or 1 / (1 - rate)."""
+        rate = self.settings.classifier_dropout
+        if not rate:
+            return ops.ones((count, CLASSIFIER_UNITS))
+        return ops.cast(draws["dropout"] >= rate, "float32") / (1.0 - rate)
+
+    def _noisy(self, batch, draws):
+        """Reference: one draw of 0.05 U(0, 1) goes onto reals, fakes and inputs alike (D4.1); zero in the paper."""
+        noise = self.settings.noise * draws["noise"] if self.settings.noise else 0.0
+        n_h, n_p = _halves(noise) if self.settings.noise else (0.0, 0.0)
+        return batch.healthy + n_h, batch.diseased + n_p, n_h, n_p
+
+    def losses(self, phase, batch, draws, input_gradient):
+        """Raw terms of eq. (1) and (4), or of (2), (3), (5) and (6)."""
+        r_h, r_p, n_h, n_p = self._noisy(batch, draws)
+        if phase.trains == "discriminator":
+            return self._discriminator_losses(r_h, r_p, n_h, n_p, draws, input_gradient)
+        if self.settings.fake_classes == "both":
+            return self._generator_losses_reference(batch, r_h, r_p, n_h, n_p, draws)
+        return self._generator_losses(batch, r_h, r_p, n_h, n_p, draws)
+
+    def _discriminator_losses(self, r_h, r_p, n_h, n_p, draws, input_gradient):
+        half = ops.shape(r_h)[0]
+        if self.settings.fake_classes == "opposite":
+            a_h, a_p = self._translate(r_p, r_h)
+            a_h, a_p = ops.stop_gradient(a_h + n_p), ops.stop_gradient(a_p + n_h)
+            mixed_with_h, mixed_with_p = r_h, r_p
+            t_h, t_p = _halves(draws["t"])
+        else:
+            # Reference: fakes of all images into both classes (D4.2), penalised against reals of any class (D4.7).
+            r, n = ops.concatenate([r_h, r_p]), (0.0 if isinstance(n_h, float) else ops.concatenate([n_h, n_p]))
+            a_h, a_p = ops.stop_gradient(self._translate(r, None)[0] + n), ops.stop_gradient(self._translate(None, r)[1] + n)
+            mixed_with_h = mixed_with_p = r
+            t_h = t_p = draws["t"]
+        real_and_fake_h, real_and_fake_p = ops.concatenate([r_h, a_h]), ops.concatenate([r_p, a_p])
+        keep = self._keep(draws, 2 * half)
+        s_h, s_p, logits_h, logits_p = self._criticise(real_and_fake_h, real_and_fake_p, keep, classify=half)
+
+        x_hat = ops.concatenate([losses.mix(mixed_with_h, a_h, t_h), losses.mix(mixed_with_p, a_p, t_p)])
+
+        def penalised(x):
+            maps = self._criticise(*_halves(x))
+            reduce = losses.score if self.settings.penalty_score == "mean" else _sum
+            return ops.concatenate([reduce(m) for m in maps])
+
+        return {
+            "real": losses.critic_real(ops.concatenate([s_h[:half], s_p[:half]])),
+            "fake": losses.critic_fake(ops.concatenate([s_h[half:], s_p[half:]])),
+            "gradient_penalty": losses.gradient_penalty(input_gradient(penalised, x_hat)),
+            "classification": ops.concatenate(
+                [losses.classification(logits_h, HEALTHY), losses.classification(logits_p, DISEASED)]
+            ),
+        }
+
+    def _generator_losses(self, batch, r_h, r_p, n_h, n_p, draws):
+        half = ops.shape(r_h)[0]
+        g_h, g_p = self._translate(ops.concatenate([r_h, r_p]), ops.concatenate([r_h, r_p]))
+        i_h, a_h, a_p, i_p = g_h[:half], g_h[half:] + n_p, g_p[:half] + n_h, g_p[half:]
+        s_h, s_p, logits_h, logits_p = self._criticise(a_h, a_p, self._keep(draws, 2 * half), classify=half)
+        c_h, c_p = self._translate(a_p, a_h)
+        return self._generator_terms(batch, (s_h, s_p), (logits_h, logits_p), (i_h, i_p), (c_h, c_p))
+
+    def _generator_losses_reference(self, batch, r_h, r_p, n_h, n_p, draws):
+        """Reference: one target class per pass; same-class fakes are criticised and classified too (D4.3, D4.12)."""
+        half = ops.shape(r_h)[0]
+        r, n = ops.concatenate([r_h, r_p]), (0.0 if isinstance(n_h, float) else ops.concatenate([n_h, n_p]))
+        g_h, g_p = self._translate(r, None)[0], self._translate(None, r)[1]
+        f_h, f_p = g_h + n, g_p + n
+        s_h, s_p, logits_h, logits_p = self._criticise(f_h, f_p, self._keep(draws, 4 * half), classify=2 * half)
+        c_h, c_p = self._translate(f_p[:half], None)[0], self._translate(None, f_h[half:])[1]
+        return self._generator_terms(batch, (s_h, s_p), (logits_h, logits_p), (g_h[:half], g_p[half:]), (c_h, c_p))
+
+    def _generator_terms(self, batch, score_maps, logits, same_class, cycled):
+        real = ops.concatenate([batch.healthy, batch.diseased])
+        kind = self.settings.distance
+        return {
+            "adversarial": losses.generator_adversarial(ops.concatenate(score_maps)),
+            "reconstruction": losses.reconstruction(real, ops.concatenate(cycled), kind),
+            "identity": losses.identity(real, ops.concatenate(same_class), kind),
+            "classification": ops.concatenate(
+                [losses.classification(logits[c], c) for c in (HEALTHY, DISEASED)]
+            ),
+        }
+
+    # --- inference
+
+    def _both(self, images):
+        """G_h and G_p of each image, by itself."""
+        generator, n = self.networks["generator"], ops.shape(images)[0]
+        g_h = generator({"image": images, "target": _one_hot(n, HEALTHY)}, training=False)["healthy"]
+        g_p = generator({"image": images, "target": _one_hot(n, DISEASED)}, training=False)["diseased"]
+        return g_h, g_p
+
+    def _probabilities(self, images):
+        keep = ops.ones((ops.shape(images)[0], CLASSIFIER_UNITS))
+        discriminator = self.networks["discriminator"]
+        logits = discriminator.get_layer("classifier")([discriminator.get_layer("trunk")(images), keep])
+        return ops.softmax(logits, axis=-1)
+
+    def predict(self, images):
+        """d = a_h - r; the score is its mean magnitude."""
+        n = ops.shape(images)[0]
+        generator = self.networks["generator"]
+        features = generator.get_layer("trunk")([images, _one_hot(n, HEALTHY)], training=False)
+        a_h = generator.get_layer("healthy")(features, training=False)
+        d = a_h - images
+        return Prediction(d, a_h, ops.mean(ops.abs(d), axis=(1, 2, 3)), self._probabilities(images))
+
+    def monitor(self, batch):
+        """Does the generator translate, and does it look at its label?"""
+        g_h, g_p = self._both(ops.concatenate([batch.healthy, batch.diseased]))
+        half = ops.shape(batch.healthy)[0]
+        called_healthy = self._probabilities(g_h[half:])[:, HEALTHY] > 0.5
+        return {
+            "translation_success": ops.cast(called_healthy, "float32"),
+            "label_effect": ops.mean(ops.abs(g_p - g_h), axis=(1, 2, 3)),
+        }
+
+
+def _one_hot(count, label):
+    return ops.one_hot(ops.full((count,), label, dtype="int32"), 2)
+
+
+def _halves(x):
+    half = ops.shape(x)[0] // 2
+    return x[:half], x[half:]
+
+
+def _sum(score_map):
+    """Reference: the gradient of the sum of the map is held to norm one (D4.6)."""
+    return ops.sum(ops.cast(score_map, "float32"), axis=(1, 2, 3))

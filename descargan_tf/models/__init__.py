@@ -1,0 +1,1 @@
+"""The networks, one file each; plain arguments in, functional Keras models out."""

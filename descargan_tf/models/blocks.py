@@ -1,0 +1,151 @@
+"""Layers that the networks share, on any Keras backend; TensorFlow's faster kernels where the result is the same."""
+
+import keras
+import numpy as np
+from keras import ops
+
+STATISTICS = ("moving", "per_image")
+
+
+class BatchNormalization(keras.layers.Layer):
+    """Batch normalisation over every axis but the last, with float32 statistics.
+
+    Training uses the statistics of the (global) batch, inference either moving averages ("moving") or those of each
+    image by itself ("per_image", what the authors' program does by leaving its generator in training mode at batch
+    size one, trap D6.1). Neither lets one image influence another at inference.
+
+    Momentum 0.99 and epsilon 1e-5 are PyTorch's 0.01 and 1e-5 (D3.6). As there, the moving variance is the unbiased one.
+    """
+
+    def __init__(self, inference_statistics="moving", momentum=0.99, epsilon=1e-5, **kwargs):
+        super().__init__(**kwargs)
+        if inference_statistics not in STATISTICS:
+            raise ValueError(f"inference_statistics={inference_statistics!r}: expected one of {STATISTICS}")
+        self.inference_statistics = inference_statistics
+        self.momentum = momentum
+        self.epsilon = epsilon
+
+    def build(self, input_shape):
+        """Create scale, offset and the two moving averages, each [C]."""
+        shape = (input_shape[-1],)
+        self.gamma = self.add_weight(shape=shape, initializer="ones", name="gamma", autocast=False)
+        self.beta = self.add_weight(shape=shape, initializer="zeros", name="beta", autocast=False)
+        moving = {"shape": shape, "trainable": False, "autocast": False, "aggregation": "mean"}
+        self.moving_mean = self.add_weight(initializer="zeros", name="moving_mean", **moving)
+        self.moving_variance = self.add_weight(initializer="ones", name="moving_variance", **moving)
+
+    def call(self, inputs, training=False):
+        """[B, H, W, C] to the same."""
+        if training:
+            if keras.backend.backend() == "tensorflow" and not _in_several_replicas():
+                return self._fused(inputs)
+            mean, variance, count = self._global_moments(inputs)
+            self._update_moving_averages(mean, variance * (count / max(count - 1, 1)))
+            return self._normalise(inputs, mean, variance)
+        if self.inference_statistics == "per_image":
+            mean, variance = ops.moments(ops.cast(inputs, "float32"), axes=(1, 2), keepdims=True)
+            return self._normalise(inputs, mean, variance)
+        return self._normalise(inputs, self.moving_mean, self.moving_variance)
+
+    def _normalise(self, inputs, mean, variance):
+        scale = self.gamma * ops.rsqrt(variance + self.epsilon)
+        outputs = ops.cast(inputs, "float32") * scale + (self.beta - mean * scale)
+        return ops.cast(outputs, inputs.dtype)
+
+    def _update_moving_averages(self, mean, variance):
+        for moving, value in ((self.moving_mean, mean), (self.moving_variance, variance)):
+            moving.assign(moving * self.momentum + value * (1.0 - self.momentum))
+
+    def _fused(self, inputs):
+        import tensorflow as tf
+
+        outputs, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
+            x=inputs,
+            scale=self.gamma.value,
+            offset=self.beta.value,
+            mean=tf.zeros([0]),
+            variance=tf.zeros([0]),
+            epsilon=self.epsilon,
+            is_training=True,
+        )
+        self._update_moving_averages(mean, variance)
+        return outputs
+
+    def _global_moments(self, inputs):
+        x = ops.cast(inputs, "float32")
+        axes = tuple(range(len(x.shape) - 1))
+        mean, square = ops.mean(x, axis=axes), ops.mean(ops.square(x), axis=axes)
+        count = ops.size(x) // x.shape[-1]
+        if keras.backend.backend() == "tensorflow":
+            import tensorflow as tf
+
+            # All replicas together, so that two with half the batch compute what one computes with the whole.
+            context = tf.distribute.get_replica_context()
+            replicas = context.num_replicas_in_sync
+            mean, square = (value / replicas for value in context.all_reduce("sum", [mean, square]))
+            count = count * replicas
+        return mean, ops.maximum(square - ops.square(mean), 0.0), ops.cast(count, "float32")
+
+    def get_config(self):
+        """As every Keras layer."""
+        return {
+            **super().get_config(),
+            "inference_statistics": self.inference_statistics,
+            "momentum": self.momentum,
+            "epsilon": self.epsilon,
+        }
+
+
+def _in_several_replicas():
+    import tensorflow as tf
+
+    context = tf.distribute.get_replica_context()
+    return context is not None and context.num_replicas_in_sync > 1
+
+
+# Nearest upsampling by two and a 3x3 convolution are one stride-2 transposed convolution, whose four taps along an axis
+# are sums of the three: [0, 0, 1], [0, 1, 1], [1, 1, 0], [1, 0, 0].
+_TAPS = np.array([[0, 0, 1], [0, 1, 1], [1, 1, 0], [1, 0, 0]], "float32")
+
+
+class UpsampleConv2D(keras.layers.Layer):
+    """Nearest upsampling x2 then a 3x3 convolution with zero padding, without the upsampled tensor in between.
+
+    Weights and result are those of `UpSampling2D(2)` and `Conv2D(filters, 3, padding="same")`.
+    """
+
+    def __init__(self, filters, kernel_initializer="he_normal", **kwargs):
+        super().__init__(**kwargs)
+        self.filters = filters
+        self.kernel_initializer = keras.initializers.get(kernel_initializer)
+
+    def build(self, input_shape):
+        """Create kernel [3, 3, C, filters] and bias [filters]."""
+        shape = (3, 3, input_shape[-1], self.filters)
+        self.kernel = self.add_weight(shape=shape, initializer=self.kernel_initializer, name="kernel", autocast=False)
+        self.bias = self.add_weight(shape=(self.filters,), initializer="zeros", name="bias")
+
+    def call(self, inputs):
+        """[B, H, W, C] to [B, 2H, 2W, filters]."""
+        taps = ops.convert_to_tensor(_TAPS)
+        kernel = ops.einsum("ai,bj,ijcf->abfc", taps, taps, ops.convert_to_tensor(self.kernel))
+        kernel = ops.cast(kernel, inputs.dtype)
+        return ops.conv_transpose(inputs, kernel, strides=2, padding="same") + self.bias
+
+    def compute_output_shape(self, input_shape):
+        """[B, 2H, 2W, filters]."""
+        batch, height, width, _ = input_shape
+        return batch, 2 * height, 2 * width, self.filters
+
+    def get_config(self):
+        """As every Keras layer."""
+        return {
+            **super().get_config(),
+            "filters": self.filters,
+            "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
+        }
+
+
+def policy(precision, last=False):
+    """The Keras dtype policy of a layer: last layers are float32 whatever the precision."""
+    return "mixed_bfloat16" if precision == "bfloat16" and not last else "float32"

@@ -1,0 +1,68 @@
+"""The discriminator with three heads (paper Fig. 3): a critic per class and a classifier, on one trunk."""
+
+import keras
+
+from descargan_tf.models.blocks import policy
+from descargan_tf.types import CLASS_NAMES
+
+CLASSIFIER_UNITS = 64
+
+
+def build_discriminator(image_size, filters=32, precision="float32", critic_padding=0):
+    """D: 18,170,180 trainable parameters at 256x256 and 32 filters. No normalisation (trap D3.10).
+
+    Parts are models of their own: `get_layer("trunk")`, `"critic_healthy"`, `"critic_diseased"`, `"classifier"`.
+
+    Args:
+        image_size: H = W, a multiple of 64: six poolings, and a dense layer that fixes the size.
+        filters: of the first layer (the paper has 32: half of the generator's 64).
+        precision: "float32" or "bfloat16"; the last layer of each head is float32 always.
+        critic_padding: zeros around the last feature map before the 1x1 convolution of the critics. 0 as in Fig. 3;
+            1 as in the authors' program, whose map then has a border that is the bias alone (D3.9).
+
+    Returns:
+        A functional model from {image [B, H, W, 1], keep [B, 64]} to {critic_healthy [B, h, w, 1],
+        critic_diseased [B, h, w, 1], logits [B, K]}, float32. `keep` multiplies the classifier's last features: the
+        caller's dropout mask (0 or 1 / (1 - rate), D3.11), ones at inference.
+    """
+    dtype, last = policy(precision), policy(precision, last=True)
+
+    def conv(x, *widths):
+        for n in widths:
+            x = keras.layers.Conv2D(
+                n, 3, padding="same", activation="relu", kernel_initializer="glorot_normal", dtype=dtype
+            )(x)
+        return x
+
+    def pool(x):
+        return keras.layers.MaxPooling2D(2, dtype=dtype)(x)
+
+    n = filters
+    image = keras.Input((image_size, image_size, 1), name="image")
+    x = pool(conv(image, n))
+    x = pool(conv(x, 2 * n))
+    x = pool(conv(x, 4 * n, 4 * n))
+    x = pool(conv(x, 8 * n, 8 * n))
+    x = pool(conv(x, 8 * n, 8 * n))
+    trunk = keras.Model(image, conv(x, 16 * n), name="trunk")
+    features = trunk(image)
+
+    outputs = {}
+    for name in CLASS_NAMES:
+        z = keras.Input(features.shape[1:], dtype=features.dtype)
+        y = conv(z, 16 * n, 16 * n)
+        y = keras.layers.ZeroPadding2D(critic_padding, dtype=last)(y)
+        y = keras.layers.Conv2D(1, 1, kernel_initializer="glorot_normal", dtype=last)(y)
+        critic = keras.Model(z, y, name=f"critic_{name}")
+        outputs[critic.name] = critic(features)
+
+    # D5.5: the dense layers keep PyTorch's default, U(+-1/sqrt(fan_in)).
+    uniform = keras.initializers.VarianceScaling(1 / 3, "fan_in", "uniform")
+    z = keras.Input(features.shape[1:], dtype=features.dtype)
+    keep = keras.Input((CLASSIFIER_UNITS,), name="keep")
+    y = keras.layers.Flatten(dtype=dtype)(pool(conv(z, 16 * n, 16 * n)))
+    y = keras.layers.Dense(CLASSIFIER_UNITS, activation="relu", kernel_initializer=uniform, dtype=last)(y)
+    y = keras.layers.Multiply(dtype=last)([y, keep])
+    y = keras.layers.Dense(len(CLASS_NAMES), kernel_initializer=uniform, dtype=last)(y)
+    outputs["logits"] = keras.Model([z, keep], y, name="classifier")([features, keep])
+    return keras.Model({"image": image, "keep": keep}, outputs, name="discriminator")

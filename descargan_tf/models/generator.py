@@ -1,0 +1,85 @@
+"""The two-branch generator (paper Fig. 2): one trunk that sees image and target label, one output branch per class."""
+
+import keras
+from keras import ops
+
+from descargan_tf.models.blocks import BatchNormalization, UpsampleConv2D, policy
+from descargan_tf.types import CLASS_NAMES
+
+
+def build_generator(image_size, filters=64, precision="float32", inference_statistics="moving"):
+    """G: 8,528,262 trainable parameters at 64 filters, whatever the image size.
+
+    A U-Net with three poolings whose topmost skip connection is left out (sect. 2), every convolution followed by batch
+    normalisation, the one-channel output too (trap D3.4). The trunk and both branches are models of their own,
+    `get_layer("trunk")`, `get_layer("healthy")`, `get_layer("diseased")`, so that a caller can send each class's
+    images through its branch alone (D3.3) and compute nothing twice.
+
+    Args:
+        image_size: H = W, a multiple of 8.
+        filters: of the first layer; doubled at each pooling.
+        precision: "float32" or "bfloat16"; the output layers are float32 always.
+        inference_statistics: see `BatchNormalization`.
+
+    Returns:
+        A functional model from {image [B, H, W, 1] in [-1, 1], target [B, K] one-hot} to
+        {healthy [B, H, W, 1], diseased [B, H, W, 1]}, float32 in [-1, 1].
+    """
+    dtype = policy(precision)
+
+    def normalise_activate(x, dtype=dtype, activation="relu"):
+        x = BatchNormalization(inference_statistics, dtype=dtype)(x)
+        return keras.layers.Activation(activation, dtype=dtype)(x)
+
+    def block(x, n, dtype=dtype, activation="relu"):
+        # The bias before a normalisation is without effect; it stays for the paper's parameter count (D3.5).
+        x = keras.layers.Conv2D(n, 3, padding="same", kernel_initializer="he_normal", dtype=dtype)(x)
+        return normalise_activate(x, dtype, activation)
+
+    def down(x, n):
+        x = keras.layers.MaxPooling2D(2, dtype=dtype)(x)
+        return block(block(x, n), n)
+
+    def up(x, n):
+        return normalise_activate(UpsampleConv2D(n, dtype=dtype)(x))
+
+    def join(x, skip, n):
+        x = keras.layers.Concatenate(dtype=dtype)([x, skip])
+        return block(block(x, n), n)
+
+    n = filters
+    image = keras.Input((image_size, image_size, 1), name="image")
+    target = keras.Input((len(CLASS_NAMES),), name="target")
+    x0 = LabelPlanes(dtype=dtype)([image, target])
+    x0 = block(block(x0, n), n)
+    x1 = down(x0, 2 * n)
+    x2 = down(x1, 4 * n)
+    x3 = down(x2, 8 * n)
+    y = join(up(x3, 4 * n), x2, 4 * n)
+    y = join(up(y, 2 * n), x1, 2 * n)
+    y = up(y, n)  # no skip from x0: it holds the output to the input's class
+    trunk = keras.Model([image, target], y, name="trunk")
+
+    outputs = {}
+    features = trunk([image, target])
+    for name in CLASS_NAMES:
+        z = keras.Input((image_size, image_size, n), dtype=trunk.output.dtype)
+        out = block(block(z, n), 1, policy(precision, last=True), "tanh")
+        outputs[name] = keras.Model(z, out, name=name)(features)
+    return keras.Model({"image": image, "target": target}, outputs, name="generator")
+
+
+class LabelPlanes(keras.layers.Layer):
+    """Append one constant plane per class to the image (trap D3.1: the parameter count only fits with them)."""
+
+    def call(self, inputs):
+        """([B, H, W, C], [B, K]) to [B, H, W, C + K]."""
+        image, target = inputs
+        planes = ops.expand_dims(ops.expand_dims(ops.cast(target, image.dtype), 1), 1)
+        planes = ops.broadcast_to(planes, (*ops.shape(image)[:3], target.shape[-1]))
+        return ops.concatenate([image, planes], axis=-1)
+
+    def compute_output_shape(self, input_shape):
+        """[B, H, W, C + K]."""
+        image, target = input_shape
+        return (*image[:3], image[3] + target[1])
