@@ -44,3 +44,12 @@ class Prediction(NamedTuple):
     healthy_image: Any  # [B, H, W, 1] float32 in [-1, 1]
     anomaly_score: Any  # [B] float32, larger is more diseased
     class_probabilities: Any  # [B, K] float32, columns as CLASS_NAMES
+
+
+class Validation(NamedTuple):
+    """What a validation found."""
+
+    scalars: dict[str, float | None]
+    selection: float  # the checkpoint with the largest is the best
+    pictures: dict[str, Any]  # name -> [N, H, W, 1 or 3] float32 in [0, 1]
+    warnings: tuple[str, ...]

@@ -1,0 +1,1 @@
+"""Images and data sets: drawing, reading, checking, batching. Knows no model."""

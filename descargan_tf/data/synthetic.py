@@ -43,12 +43,12 @@ from typing import NamedTuple
 
 import numpy as np
 
+from descargan_tf.data.folders import GROUND_TRUTH_FOLDER
 from descargan_tf.errors import UserError
 from descargan_tf.types import CLASS_NAMES, DISEASED, HEALTHY, SPLITS
 
 VERSION = 1  # raise it when the same settings give other bytes
 MANIFEST = "manifest.json"
-GROUND_TRUTH_FOLDER = "ground_truth"
 
 _EXTENT = 256  # the supplement's coordinates run from 0 to 255
 _SIGMA = 0.19  # of the Gaussian, in [-1, 1] units

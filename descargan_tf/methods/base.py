@@ -41,6 +41,14 @@ class Method(abc.ABC):
     def predict(self, images) -> Prediction:
         """What the method says of images [B, H, W, 1], each by itself."""
 
+    def translate(self, images) -> dict:
+        """Images by target class, to look at; those of class "healthy" alone by default."""
+        return {"healthy": self.predict(images).healthy_image}
+
     def monitor(self, batch: Batch) -> dict:
-        """Values per example that tell how training goes beyond its losses; none by default."""
+        """Values per example that tell how training goes beyond its losses; none by default.
+
+        A translating method gives "translation_success" (1 where its classifier calls the healthy translation of a
+        diseased image healthy) and "label_effect" (mean |G_p(r) - G_h(r)|); validation watches both.
+        """
         return {}

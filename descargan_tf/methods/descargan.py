@@ -203,12 +203,12 @@ class DeScarGAN(Method):
 
     # --- inference
 
-    def _both(self, images):
+    def translate(self, images):
         """G_h and G_p of each image, by itself."""
         generator, n = self.networks["generator"], ops.shape(images)[0]
         g_h = generator({"image": images, "target": _one_hot(n, HEALTHY)}, training=False)["healthy"]
         g_p = generator({"image": images, "target": _one_hot(n, DISEASED)}, training=False)["diseased"]
-        return g_h, g_p
+        return {"healthy": g_h, "diseased": g_p}
 
     def _probabilities(self, images):
         keep = ops.ones((ops.shape(images)[0], CLASSIFIER_UNITS))
@@ -227,7 +227,8 @@ class DeScarGAN(Method):
 
     def monitor(self, batch):
         """Does the generator translate, and does it look at its label?"""
-        g_h, g_p = self._both(ops.concatenate([batch.healthy, batch.diseased]))
+        translated = self.translate(ops.concatenate([batch.healthy, batch.diseased]))
+        g_h, g_p = translated["healthy"], translated["diseased"]
         half = ops.shape(batch.healthy)[0]
         called_healthy = self._probabilities(g_h[half:])[:, HEALTHY] > 0.5
         return {

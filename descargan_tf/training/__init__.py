@@ -1,0 +1,1 @@
+"""How a method is trained: one step, the loop, checkpoints, what is written down."""

@@ -1,0 +1,296 @@
+"""One function per --mode: puts the packages together, holds no arithmetic."""
+
+import dataclasses
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import keras
+import numpy as np
+import tensorflow as tf
+from tqdm import tqdm
+
+from descargan_tf import config as config_module
+from descargan_tf.config import Config
+from descargan_tf.data import folders, synthetic
+from descargan_tf.data.images import Scaling
+from descargan_tf.errors import UserError
+from descargan_tf.evaluation import evaluator, figures, report
+from descargan_tf.evaluation.validation import validate
+from descargan_tf.methods import METHODS
+from descargan_tf.prediction import find_inputs, predict_files
+from descargan_tf.training import checkpoint
+from descargan_tf.training.loop import LoopSettings, Trainer
+from descargan_tf.types import CLASS_NAMES, DISEASED, HEALTHY, SPLITS, Batch
+
+_DATA_FACTS = "data.json"  # in the run folder: what prediction must know of the training data
+_PREDICTION_BATCH = 16
+
+
+def generate(config: Config) -> int:
+    """--mode=generate: write the synthetic data set."""
+    _generate(dataclasses.replace(config, dataset="synthetic", data_dir=config.data_dir or _default_data_dir(config)))
+    return 0
+
+
+def check_data(config: Config) -> int:
+    """--mode=check_data: read everything, say what is there."""
+    _checked_data(config)
+    manifest = synthetic.read_manifest(config.data_dir)
+    if manifest:
+        synthetic.verify_checksums(config.data_dir, manifest)
+        print(f"all {len(manifest['sha256'])} files are as they were generated")
+    return 0
+
+
+def train(config: Config) -> int:
+    """--mode=train: start a run, or take it up where it stopped."""
+    run_dir = Path(config.run_dir)
+    saved = run_dir / config_module.RUN_FLAGS
+    if saved.exists():
+        config_module.check_run(config, saved)
+    elif run_dir.exists() and any(run_dir.iterdir()):
+        raise UserError(f"--run_dir={run_dir} holds something that is not a run: name another folder.")
+    if config.method not in METHODS:
+        raise UserError(f"--method={config.method} is not known; known are {', '.join(METHODS)}.")
+    strategy = tf.distribute.MirroredStrategy()
+    if config.dry_run:
+        return _dry_run(config, strategy)
+    summary = _checked_data(config)
+    splits = {name: _load(config, name, summary.scaling) for name in ("train", "validate")}
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        figures.write_atomically(saved, config_module.flag_lines(config).encode())
+        facts = {"scaling": list(summary.scaling), "dtype": summary.dtype, "digest": _digest(config)}
+        figures.write_atomically(run_dir / _DATA_FACTS, (json.dumps(facts, indent=1) + "\n").encode())
+    except OSError as error:
+        raise UserError(f"--run_dir={run_dir} cannot be written: {error.strerror or error}.") from error
+    threshold = evaluator.calibrate(splits["validate"])["image_units"]["value"]
+
+    def validation(predict, monitor, translate):
+        return validate(predict, monitor, translate, splits["validate"], threshold, _PREDICTION_BATCH)
+
+    keras.utils.set_random_seed(config.seed)
+    names = {field.name for field in dataclasses.fields(LoopSettings)}
+    trainer = Trainer(
+        run_dir,
+        lambda: _build_method(config),
+        strategy,
+        splits["train"],
+        LoopSettings(**{name: value for name, value in dataclasses.asdict(config).items() if name in names}),
+        validation,
+    )
+    _print_networks(trainer.method)
+    trainer.run()
+    print(f"trained: {run_dir}\nTensorBoard:  tensorboard --logdir {run_dir}")
+    return 0
+
+
+def evaluate(config: Config) -> int:
+    """--mode=evaluate: Tables 1 and 2 on the test split, with figures."""
+    started = time.perf_counter()
+    run_dir = Path(config.run_dir)
+    method, folder, about = _restore(config)
+    summary = _checked_data(config, ("validate", "test"))
+    splits = {name: _load(config, name, summary.scaling) for name in ("validate", "test")}
+    digest = _digest(config)
+    thresholds = evaluator.calibrate(splits["validate"], data_checksum=digest)
+    test = splits["test"]
+    with tqdm(total=len(test.images), unit="image", disable=None, desc="predict") as bar:
+        prediction = evaluator.predict_split(
+            tf.function(method.predict), test.images, _PREDICTION_BATCH, lambda done, _: bar.update(done - bar.n)
+        )
+    result = evaluator.evaluate_split(prediction, test, thresholds, config.seed)
+    pictures = figures.draw_all(run_dir / "figures", prediction, test, thresholds["image_units"]["value"])
+    report.write_report(
+        run_dir,
+        result,
+        pictures,
+        {
+            "method": config.method,
+            "config": dataclasses.asdict(config),
+            "versions": _versions(),
+            "git_commit": _git_commit(),
+            "checkpoint": f"{folder} (step {about['step']})",
+            "data_digest": digest,
+            "batch_norm_inference": config.batch_norm,
+            "command": f"python -m descargan_tf.main --mode=evaluate --run_dir={run_dir} "
+            f"--checkpoint={config.checkpoint} --batch_norm={config.batch_norm}",
+            "wall_seconds": time.perf_counter() - started,
+        },
+    )
+    print(report.format_table(result))
+    print(f"\nreport:       {run_dir / 'report.html'} (also report.md, report.json, per_image.csv)")
+    print(f"figures:      {run_dir / 'figures'}\nTensorBoard:  tensorboard --logdir {run_dir}")
+    return 0
+
+
+def predict(config: Config) -> int:
+    """--mode=predict: maps and a CSV for image files."""
+    files = find_inputs(config.input)
+    run_dir = Path(config.run_dir)
+    method, _, _ = _restore(config)
+    try:
+        facts = json.loads((run_dir / _DATA_FACTS).read_text())
+        scaling, dtype = Scaling(*facts["scaling"]), facts["dtype"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{run_dir / _DATA_FACTS} cannot be read ({error}): it holds the training data's scaling.") from error
+    output_dir = Path(config.output_dir or run_dir / "predictions")
+    try:
+        with tqdm(total=len(files), unit="image", disable=None, desc="predict") as bar:
+            failed = predict_files(
+                tf.function(method.predict),
+                files,
+                output_dir,
+                config.image_size,
+                scaling,
+                dtype,
+                _PREDICTION_BATCH,
+                bar.update,
+            )
+    except OSError as error:
+        raise UserError(f"--output_dir={output_dir} cannot be written: {error.strerror or error}.") from error
+    print(f"{len(files) - len(failed)} of {len(files)} images done: {output_dir / 'predictions.csv'}")
+    for message in failed:
+        print(f"not done: {message}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+# ---- parts
+
+
+def _default_data_dir(config):
+    return str(Path("data") / f"synthetic_{config.image_size}")
+
+
+def _synthetic_settings(config):
+    return synthetic.SyntheticSettings(
+        seed=config.data_seed,
+        image_size=config.image_size,
+        num_train=config.num_train,
+        num_validate=config.num_validate,
+        num_test=config.num_test,
+    )
+
+
+def _generate(config):
+    settings = _synthetic_settings(config)
+    total = 2 * sum(settings.count(split) for split in SPLITS)
+    started = time.perf_counter()
+    with tqdm(total=total, unit="image", disable=None, desc="generate") as bar:
+        manifest = synthetic.generate(
+            config.data_dir, settings, config.num_workers or None, lambda done, _: bar.update(done - bar.n)
+        )
+    print(f"{config.data_dir}: {total} images, {len(manifest['sha256'])} files, {time.perf_counter() - started:.0f} s")
+
+
+def _checked_data(config, splits=SPLITS):
+    """Generate what is missing, check everything, print what is there."""
+    value_range = config.value_range
+    if config.dataset == "synthetic":
+        value_range = "-1,1"
+        if not Path(config.data_dir).exists():
+            _generate(config)
+        manifest = synthetic.read_manifest(config.data_dir)
+        if manifest is None:
+            raise UserError(
+                f"--data_dir={config.data_dir} exists and was not generated here (no {synthetic.MANIFEST}): "
+                "name a folder that does not exist, or pass --dataset=folders to use it as it is."
+            )
+        synthetic.check_settings(config.data_dir, manifest, _synthetic_settings(config))
+    summary = folders.check_data(config.data_dir, config.image_size, value_range, splits)
+    print("\n".join(summary.lines()), flush=True)
+    return summary
+
+
+def _load(config, split, scaling):
+    return folders.load_split(config.data_dir, split, config.image_size, scaling)
+
+
+def _digest(config):
+    """What names the data: the manifest's bytes, or names and sizes of the files."""
+    manifest = Path(config.data_dir) / synthetic.MANIFEST
+    if manifest.exists():
+        return hashlib.sha256(manifest.read_bytes()).hexdigest()
+    names = sorted((str(p.relative_to(config.data_dir)), p.stat().st_size) for p in Path(config.data_dir).rglob("*.*"))
+    return hashlib.sha256(json.dumps(names).encode()).hexdigest()
+
+
+def _build_method(config):
+    method, settings = METHODS[config.method]
+    names = {field.name for field in dataclasses.fields(settings)}
+    return method(settings(**{name: value for name, value in dataclasses.asdict(config).items() if name in names}))
+
+
+def _restore(config):
+    """The method with a checkpoint's averaged weights, for prediction."""
+    folder = checkpoint.find(Path(config.run_dir), config.checkpoint)
+    arrays, about = checkpoint.load(folder)
+    method = _build_method(config)
+    for name, network in method.networks.items():
+        stored = "averaged" if name == method.averaged else f"networks/{name}"
+        checkpoint.assign(stored, network.weights, arrays, folder)
+    return method, folder, about
+
+
+def _num_parameters(network):
+    return sum(int(np.prod(variable.shape)) for variable in network.trainable_variables)
+
+
+def _print_networks(method):
+    for name, network in method.networks.items():
+        print(f"{name}: {_num_parameters(network):,} trainable parameters")
+
+
+def _dry_run(config, strategy):
+    print(config_module.flag_lines(config), end="")
+    for split in SPLITS:
+        if config.dataset == "synthetic":
+            counts = [_synthetic_settings(config).count(split)] * 2
+        else:
+            paths = [Path(config.data_dir) / split / name for name in CLASS_NAMES]
+            counts = [len(folders.list_images(path)[0]) if path.is_dir() else 0 for path in paths]
+        print(f"{split}: {HEALTHY}={CLASS_NAMES[HEALTHY]} n={counts[0]}, {DISEASED}={CLASS_NAMES[DISEASED]} n={counts[1]}")
+    from descargan_tf.training.step import TrainStep
+
+    with strategy.scope():
+        method, predictor = _build_method(config), _build_method(config)
+        step = TrainStep(method, predictor.networks[method.averaged], strategy, config.seed)
+    _print_networks(method)
+    half = config.batch_size // 2 // strategy.num_replicas_in_sync
+    images = np.random.default_rng(config.seed).uniform(-1, 1, (half, config.image_size, config.image_size, 1))
+    data = tf.data.Dataset.from_tensors(Batch(images.astype("float32"), images.astype("float32"))).repeat()
+    batches = iter(strategy.distribute_datasets_from_function(lambda _: data))
+    for rounds in (1, 3):  # the first is compilation
+        started = time.perf_counter()
+        for _ in range(rounds):
+            step.round(tuple(next(batches) for _ in range(step.batches_per_round)))
+    seconds = (time.perf_counter() - started) / 3
+    print(f"{seconds:.2f} s a round: {config.max_steps} rounds in about {seconds * config.max_steps / 3600:.1f} hours")
+    return 0
+
+
+def _versions():
+    names = ("tensorflow", "keras", "numpy", "scipy", "scikit-image", "scikit-learn")
+    return {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in names}}
+
+
+def _git_commit():
+    try:
+        found = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=40"],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            check=True,
+            env={**os.environ, "GIT_OPTIONAL_LOCKS": "0"},
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None  # installed from a package, or no git: the report says "not recorded"
+    return found.stdout.strip()

@@ -1,0 +1,234 @@
+"""Every flag, with its unit and range, and the one frozen Config that comes of them. FLAGS are read nowhere else."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+from absl import flags
+
+from descargan_tf.errors import UserError
+
+MODES = ("generate", "check_data", "train", "evaluate", "predict")
+RUN_FLAGS = "flags.txt"
+
+
+@dataclasses.dataclass(frozen=True)
+class _Flag:
+    default: object
+    help: str
+    choices: tuple[str, ...] = ()
+    low: float | None = None
+    high: float | None = None
+    multiple_of: int = 1
+    of_run: bool = True  # whether a run folder made with another value is another run
+
+
+def _flag(default, help, **kwargs):
+    return dataclasses.field(default=default, metadata={"flag": _Flag(default, help, **kwargs)})
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """One run, resolved: field names are flag names."""
+
+    # What to do, and where
+    mode: str = _flag("train", "what to do", choices=MODES, of_run=False)
+    method: str = _flag("descargan", "the method to train (see descargan_tf/methods)")
+    dataset: str = _flag(
+        "folders",
+        "synthetic: the paper's data, generated into --data_dir when it is missing; folders: your own images",
+        choices=("synthetic", "folders"),
+    )
+    data_dir: str = _flag("", "where the data lie; data/synthetic_<image_size> by default for synthetic", of_run=False)
+    run_dir: str = _flag("", "where a run lies; runs/<name of the flagfile> by default", of_run=False)
+    input: str = _flag("", "predict: an image file, or a folder of them", of_run=False)
+    output_dir: str = _flag("", "predict: where results go; <run_dir>/predictions by default", of_run=False)
+    checkpoint: str = _flag(
+        "best", "evaluate, predict: best, latest, a step, or the folder of a checkpoint", of_run=False
+    )
+    dry_run: bool = _flag(False, "print what would be done and how large it is; touch nothing", of_run=False)
+    num_workers: int = _flag(0, "generate: processes; 0: one per core", low=0, of_run=False)
+
+    # Data
+    image_size: int = _flag(256, "pixels a side", low=64, multiple_of=64)
+    value_range: str = _flag("auto", "folders: 'low,high' of the files' values; auto: from the files' type")
+    num_train: int = _flag(2000, "synthetic: training images per class", low=1)
+    num_validate: int = _flag(200, "synthetic: validation images per class", low=1)
+    num_test: int = _flag(200, "synthetic: test images per class", low=1)
+    data_seed: int = _flag(0, "synthetic: seed of the images", low=0, high=2**31 - 1)
+    flips: bool = _flag(True, "mirror training images left-right and top-bottom at random")
+
+    # Training
+    seed: int = _flag(0, "of weights, batches and everything else that is random in a run", low=0, high=2**31 - 1)
+    batch_size: int = _flag(10, "images a step over all devices, half of them healthy", low=2, multiple_of=2)
+    max_steps: int = _flag(40000, "rounds (critic updates, then one generator update) to train", low=1, of_run=False)
+    precision: str = _flag("float32", "of the convolutions", choices=("float32", "bfloat16"))
+    average_decay: float = _flag(0.0, "of the generator's averaged weights, a round; 0: none", low=0, high=0.99999)
+    clip_norm: float = _flag(0.0, "largest global norm of a gradient; 0: no clipping", low=0)
+    decay_steps: int = _flag(0, "last rounds over which the learning rates fall to zero; 0: constant", low=0)
+    log_every_steps: int = _flag(50, "rounds between lines of the log", low=1, of_run=False)
+    validate_every_steps: int = _flag(1000, "rounds between validations", low=1, of_run=False)
+    checkpoint_every_steps: int = _flag(1000, "rounds between checkpoints", low=1, of_run=False)
+    keep_checkpoints: int = _flag(2, "latest checkpoints kept beside the best one", low=1, of_run=False)
+
+    # Networks
+    generator_filters: int = _flag(64, "of the generator's first layer", low=1)
+    discriminator_filters: int = _flag(32, "of the discriminator's first layer", low=1)
+    batch_norm: str = _flag(
+        "moving",
+        "statistics at inference: moving averages, or each image's own (as the authors' program)",
+        choices=("moving", "per_image"),
+        of_run=False,
+    )
+
+    # DeScarGAN's losses (paper, sect. 2.1 and 4) and where its text and the authors' program differ
+    critic_updates: int = _flag(5, "discriminator updates per generator update", low=1)
+    generator_learning_rate: float = _flag(1e-4, "Adam", low=0)
+    discriminator_learning_rate: float = _flag(1e-4, "Adam", low=0)
+    lambda_adv_d: float = _flag(20.0, "eq. (8)", low=0)
+    lambda_gp: float = _flag(10.0, "eq. (1); multiplied by lambda_adv_d as well", low=0)
+    lambda_cls_d: float = _flag(5.0, "eq. (8)", low=0)
+    lambda_adv_g: float = _flag(1.0, "eq. (7)", low=0)
+    lambda_cls_g: float = _flag(1.0, "eq. (7)", low=0)
+    lambda_id: float = _flag(50.0, "eq. (7)", low=0)
+    lambda_rec: float = _flag(50.0, "eq. (7)", low=0)
+    distance: str = _flag("l2", "eq. (3), (6): the norm as printed, or the program's mean square", choices=("l2", "mse"))
+    fake_classes: str = _flag(
+        "opposite",
+        "which translations are criticised: into the opposite class (eq. 1, 2, 5), or into both (program)",
+        choices=("opposite", "both"),
+    )
+    penalty_score: str = _flag(
+        "mean", "what the gradient penalty differentiates: the score, or the sum of its map", choices=("mean", "sum")
+    )
+    noise: float = _flag(0.0, "uniform noise added to training images and fakes, up to this (program: 0.05)", low=0)
+    classifier_dropout: float = _flag(0.1, "rate before the classifier's last layer", low=0, high=0.9)
+    critic_padding: int = _flag(0, "zeros around the critics' last feature map (program: 1)", low=0, high=1)
+
+    def __post_init__(self):
+        """Reject what the flags' own ranges cannot see.
+
+        Raises:
+            UserError: names the flags.
+        """
+        if self.mode == "predict" and not self.input:
+            raise UserError("--mode=predict needs --input=<image file or folder>.")
+        if self.dataset == "folders" and not self.data_dir and self.mode in ("train", "evaluate", "check_data"):
+            raise UserError(
+                "--data_dir is missing: name the folder that holds train, validate and test, "
+                "or pass --dataset=synthetic (as configs/quickstart.flags does) for generated data."
+            )
+        if self.decay_steps > self.max_steps:
+            raise UserError(f"--decay_steps={self.decay_steps} is more than --max_steps={self.max_steps}.")
+        if self.mode == "train" and not self.run_dir:
+            raise UserError("--run_dir is missing: name the folder of this run, or pass a --flagfile to name it after.")
+        if self.mode in ("evaluate", "predict") and not self.run_dir:
+            raise UserError(f"--mode={self.mode} needs --run_dir=<folder of a trained run>, runs/quickstart for one.")
+
+
+def define_flags(flag_values=flags.FLAGS):
+    """Register every field of Config as an absl flag with its range; impossible values die while parsing."""
+    for field in dataclasses.fields(Config):
+        flag: _Flag = field.metadata["flag"]
+        options = {"flag_values": flag_values}
+        if flag.choices:
+            flags.DEFINE_enum(field.name, flag.default, flag.choices, flag.help, **options)
+        elif isinstance(flag.default, bool):
+            flags.DEFINE_bool(field.name, flag.default, flag.help, **options)
+        elif isinstance(flag.default, str):
+            flags.DEFINE_string(field.name, flag.default, flag.help, **options)
+        else:
+            define = flags.DEFINE_integer if isinstance(flag.default, int) else flags.DEFINE_float
+            suffix = f", a multiple of {flag.multiple_of}" if flag.multiple_of > 1 else ""
+            define(
+                field.name,
+                flag.default,
+                flag.help + suffix,
+                lower_bound=flag.low,
+                upper_bound=flag.high,
+                **options,
+            )
+            if flag.multiple_of > 1:
+                flags.register_validator(
+                    field.name,
+                    lambda value, n=flag.multiple_of: value % n == 0,
+                    message=f"must be a multiple of {flag.multiple_of}",
+                    flag_values=flag_values,
+                )
+
+
+def parse(argv: Sequence[str]) -> Config:
+    """Flags to Config.
+
+    `--mode=evaluate` and `predict` start from the flags that the run folder was trained with, so that naming the folder
+    is enough.
+
+    Args:
+        argv: program name, then flags.
+
+    Raises:
+        UserError: an unknown flag, a value out of range, a combination that cannot be, another run's folder.
+    """
+    values = _parse(argv)
+    if values["mode"] in ("evaluate", "predict") and values["run_dir"]:
+        saved = Path(values["run_dir"]) / RUN_FLAGS
+        if saved.exists():
+            values = _parse([argv[0], f"--flagfile={saved}", *argv[1:]])
+            config = Config(**values)
+            check_run(config, saved)
+            return config
+        raise UserError(f"--run_dir={values['run_dir']} is not a run: it holds no {RUN_FLAGS}. Train first (--mode=train).")
+    return Config(**values)
+
+
+def _parse(argv):
+    flag_values = flags.FlagValues()
+    define_flags(flag_values)
+    if {"--help", "-h", "--helpfull"} & set(argv[1:]):
+        print(f"python -m descargan_tf.main --flagfile=configs/quickstart.flags\n\n{flag_values.get_help()}")
+        raise SystemExit(0)
+    try:
+        rest = flag_values(list(argv))
+    except flags.Error as error:
+        raise UserError(" ".join(str(error).split())) from None
+    except OSError as error:
+        raise UserError(f"--flagfile: {error.strerror}: {error.filename}") from None
+    if len(rest) > 1:
+        raise UserError(f"unexpected argument {rest[1]!r}: flags are written --name=value.")
+    values = {field.name: flag_values[field.name].value for field in dataclasses.fields(Config)}
+    name = next((Path(a.split("=", 1)[1]).stem for a in argv if a.startswith(("--flagfile=", "-flagfile="))), "")
+    if not values["run_dir"] and name:
+        values["run_dir"] = str(Path("runs") / name)
+    if not values["data_dir"] and values["dataset"] == "synthetic":
+        values["data_dir"] = str(Path("data") / f"synthetic_{values['image_size']}")
+    return values
+
+
+def flag_lines(config: Config) -> str:
+    """The flagfile that reruns this configuration."""
+    return "".join(f"--{name}={_text(value)}\n" for name, value in dataclasses.asdict(config).items() if name != "mode")
+
+
+def check_run(config: Config, saved: Path) -> None:
+    """Refuse a run folder that was made with other settings.
+
+    Raises:
+        UserError: names each setting, with both values.
+    """
+    before = dict(line[2:].split("=", 1) for line in saved.read_text().splitlines() if line.startswith("--"))
+    differing = [
+        f"--{field.name} is {before[field.name]} there and {_text(getattr(config, field.name))} here"
+        for field in dataclasses.fields(Config)
+        if field.metadata["flag"].of_run
+        and field.name in before
+        and before[field.name] != _text(getattr(config, field.name))
+    ]
+    if differing:
+        raise UserError(
+            f"the run in --run_dir={saved.parent} was made with other settings: {'; '.join(differing)}. "
+            "Give the same settings, or name another folder."
+        )
+
+
+def _text(value) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -1,0 +1,1 @@
+"""The paper's measures, figures and report; numpy alone, no network."""

@@ -1,0 +1,254 @@
+"""Pictures of a report and of single predictions.
+
+Colour scales are constants, the same for every row, image and run: scaling each map by its own extremes makes healthy
+images look sick. Samples are the first of the split in its order, never picked.
+"""
+
+import io
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from sklearn.metrics import roc_auc_score, roc_curve
+
+from descargan_tf.types import DISEASED, HEALTHY
+
+SCALE = 1.0  # |d| and |GT| at which a colour is full; the paper's colour bars end there too (Figures 4 and 5)
+POSITIVE_COLOUR = (202, 0, 32)  # the healthy image is brighter than the input
+NEGATIVE_COLOUR = (5, 113, 176)  # the healthy image is darker
+_SIGNED_MAP = "RdBu_r"  # the same two hues
+_DPI = 110
+
+
+class FigureFile(NamedTuple):
+    """A picture on disk and the words that belong to it."""
+
+    path: Path
+    title: str
+    caption: str
+    alt: str
+
+
+def write_atomically(path, data):
+    """Write bytes under a temporary name and rename, so a reader never sees half a file; makes the folder."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_bytes(data)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+def overlay(image, anomaly_map, scale=SCALE):
+    """Lay a signed map in colour over a gray image; the colour is opaque from |map| = scale on.
+
+    Args:
+        image: [H, W] in [-1, 1].
+        anomaly_map: [H, W] signed, healthy - input.
+        scale: positive, in the map's units.
+
+    Returns:
+        [H, W, 3] uint8; red where healthy is brighter, blue where it is darker, the gray image where the map is 0.
+    """
+    image, anomaly_map = np.asarray(image, np.float64), np.asarray(anomaly_map, np.float64)
+    if image.ndim != 2 or image.shape != anomaly_map.shape:
+        raise ValueError(f"expected two arrays [H, W] of one shape, got {image.shape} and {anomaly_map.shape}")
+    if not scale > 0:
+        raise ValueError(f"scale must be positive, got {scale}")
+    gray = np.clip((image + 1) * 127.5, 0, 255)[..., None]
+    opacity = np.clip(np.abs(anomaly_map) / scale, 0, 1)[..., None]
+    colour = np.where(anomaly_map[..., None] > 0, POSITIVE_COLOUR, NEGATIVE_COLOUR)
+    return np.rint(gray + opacity * (colour - gray)).astype(np.uint8)
+
+
+def draw_all(folder, prediction, split, threshold=None, num_samples=4):
+    """Draw every figure that the split and the method allow into a folder; a list of FigureFile."""
+    folder = Path(folder)
+    drawn = (
+        figure_samples(folder / "samples.png", prediction, split, num_samples),
+        figure_healthy(folder / "healthy.png", prediction, split, num_samples),
+        figure_roc(folder / "roc.png", prediction, split, threshold),
+        figure_dataset(folder / "dataset.png", split),
+    )
+    return [figure for figure in drawn if figure is not None]
+
+
+def figure_dataset(path, split):
+    """Draw the first healthy image, the first diseased image and its ground truth (Figure 4); None without images."""
+    healthy, diseased = (_first(split, label, 1) for label in (HEALTHY, DISEASED))
+    panels = [("A healthy image", _plane(split.images, index), "image") for index in healthy]
+    panels += [("A diseased image", _plane(split.images, index), "image") for index in diseased]
+    if split.ground_truth is not None:
+        panels += [("Ground truth, signed", _plane(split.ground_truth, index), "signed") for index in diseased]
+    if not panels:
+        return None
+    figure, axes = _panels(1, len(panels), panel_inches=2.6)
+    for axis, (title, values, kind) in zip(axes[0], panels, strict=True):
+        artist = _show(axis, values, kind, title)
+        figure.colorbar(artist, ax=axis, location="bottom", shrink=0.9, aspect=25, ticks=[-1, 0, 1])
+    caption = "The first healthy and the first diseased image of the split; they are not a pair."
+    if split.ground_truth is not None:
+        caption += " Ground truth: healthy counterpart - diseased image, in image units."
+    return _save(
+        figure, path, "The data", caption, "Panels side by side: " + ", ".join(t.lower() for t, _, _ in panels)
+    )
+
+
+def figure_samples(path, prediction, split, num_samples=4):
+    """Draw the first diseased images with output, |GT|, |d| and both signed maps (Figure 5); None without a map."""
+    rows = _first(split, DISEASED, num_samples)
+    if prediction.anomaly_map is None or prediction.healthy_image is None or not rows:
+        return None
+    columns = [
+        ("Input $r_p$", split.images, "image"),
+        ("Output $a_h$", prediction.healthy_image, "image"),
+        ("$|GT|$", split.ground_truth, "magnitude"),
+        ("Difference $|d|$", prediction.anomaly_map, "magnitude"),
+        ("$GT$, signed", split.ground_truth, "signed"),
+        ("$d$, signed", prediction.anomaly_map, "signed"),
+    ]
+    caption = (
+        f"The first {len(rows)} diseased images of the split in its order, not picked. d = output - input; |d| and "
+        f"|GT| in [0, {SCALE:g}], signed maps in [-{SCALE:g}, {SCALE:g}] (red: healthy is brighter), the same scale in "
+        "every row and every run, no scaling per image."
+    )
+    if split.ground_truth is None:
+        caption += " No ground truth is known for this split."
+    alt = f"{len(rows)} diseased images, one a row: input, healthy output, ground truth and difference maps"
+    return _sample_grid(path, split, rows, columns, "Diseased images", caption, alt)
+
+
+def figure_healthy(path, prediction, split, num_samples=4):
+    """Draw the first healthy images with output and difference, which should be empty; None without a map."""
+    rows = _first(split, HEALTHY, num_samples)
+    if prediction.anomaly_map is None or prediction.healthy_image is None or not rows:
+        return None
+    columns = [
+        ("Input $r_h$", split.images, "image"),
+        ("Output $a_h$", prediction.healthy_image, "image"),
+        ("Difference $|d|$", prediction.anomaly_map, "magnitude"),
+        ("$d$, signed", prediction.anomaly_map, "signed"),
+    ]
+    caption = (
+        f"The first {len(rows)} healthy images of the split in its order, not picked, on the scales of the diseased "
+        "ones. A perfect method changes nothing here."
+    )
+    alt = f"{len(rows)} healthy images, one a row: input, healthy output and difference maps"
+    return _sample_grid(path, split, rows, columns, "Healthy images", caption, alt)
+
+
+def figure_roc(path, prediction, split, threshold=None):
+    """Draw the image-level ROC curve and the histogram of |d| inside and outside the masks; None if neither is known.
+
+    `threshold`: of |GT| and |d| in image units; None leaves the histogram out.
+    """
+    labels = np.asarray(split.labels)
+    score, named = prediction.anomaly_score, "anomaly score"
+    if prediction.class_probabilities is not None:
+        score, named = np.asarray(prediction.class_probabilities)[:, DISEASED], "disease probability"
+    diseased = labels == DISEASED
+    has_roc = score is not None and len(np.unique(labels)) == 2
+    has_pixels = (
+        threshold is not None
+        and prediction.anomaly_map is not None
+        and split.ground_truth is not None
+        and bool(diseased.any())
+    )
+    if not has_roc and not has_pixels:
+        return None
+    figure = Figure(figsize=(4.4 * (has_roc + has_pixels), 4.0), dpi=_DPI, layout="constrained")
+    axes = figure.subplots(1, has_roc + has_pixels, squeeze=False)[0].tolist()
+    captions = []
+    if has_roc:
+        axis = axes.pop(0)
+        false_rate, true_rate, _ = roc_curve(labels, score)
+        axis.plot([0, 1], [0, 1], color="0.7", linewidth=1, linestyle="--")
+        axis.plot(false_rate, true_rate, color="#0571b0", linewidth=2, clip_on=False)
+        axis.set(xlim=(0, 1), ylim=(0, 1), xlabel="False positive rate", ylabel="True positive rate", aspect="equal")
+        area = roc_auc_score(labels, score)
+        axis.set_title(f"Images, by {named}: AUROC {area:.3f}", fontsize=10)
+        captions.append(f"ROC curve of the images by {named}.")
+    if has_pixels:
+        axis = axes.pop(0)
+        edges = np.linspace(0, 2, 101)
+        inside, outside = np.zeros(100), np.zeros(100)
+        for index in np.flatnonzero(diseased):
+            magnitude = np.minimum(np.abs(np.asarray(prediction.anomaly_map[index], np.float64)), 2)
+            mask = np.abs(np.asarray(split.ground_truth[index])) > threshold
+            inside += np.histogram(magnitude[mask], edges)[0]
+            outside += np.histogram(magnitude[~mask], edges)[0]
+        for counts, colour, label in ((outside, "#0571b0", "outside the mask"), (inside, "#ca0020", "inside the mask")):
+            share = counts / max(counts.sum(), 1)
+            axis.stairs(share, edges, fill=True, alpha=0.25, color=colour)
+            axis.stairs(share, edges, color=colour, linewidth=1.5, label=label)
+        axis.axvline(threshold, color="0.2", linestyle="--", linewidth=1.2, label=f"threshold {threshold:.3f}")
+        axis.set(xlim=(0, 2), yscale="log", xlabel="|d|, image units", ylabel="Share of the pixels of each group")
+        axis.set_ylim(top=2)
+        axis.set_title("Pixels of diseased images", fontsize=10)
+        axis.legend(fontsize=8, frameon=False)
+        captions.append(
+            "Histogram of |d| over all pixels of diseased images, inside and outside the mask |GT| > threshold; right "
+            "of the dashed line a pixel is called anomalous. Logarithmic vertical axis."
+        )
+    alt = " and ".join(["ROC curve of the images"] * has_roc + ["histogram of pixel differences"] * has_pixels)
+    return _save(figure, path, "How well images and pixels separate", " ".join(captions), alt)
+
+
+def _first(split, label, count):
+    return np.flatnonzero(np.asarray(split.labels) == label)[:count].tolist()
+
+
+def _plane(stack, index):
+    values = np.asarray(stack[index])
+    return values[..., 0] if values.ndim == 3 else values
+
+
+def _panels(num_rows, num_columns, panel_inches):
+    size = (panel_inches * num_columns, panel_inches * num_rows + 0.8)
+    figure = Figure(figsize=size, dpi=_DPI, layout="compressed")
+    return figure, figure.subplots(num_rows, num_columns, squeeze=False)
+
+
+def _show(axis, values, kind, title=None):
+    colours, low, high = {
+        "image": ("gray", -1, 1),
+        "magnitude": ("magma", 0, SCALE),
+        "signed": (_SIGNED_MAP, -SCALE, SCALE),
+    }[kind]
+    values = np.abs(values) if kind == "magnitude" else values
+    axis.set_xticks([])
+    axis.set_yticks([])
+    if title:
+        axis.set_title(title, fontsize=10)
+    return axis.imshow(values, cmap=colours, vmin=low, vmax=high, interpolation="nearest")
+
+
+def _sample_grid(path, split, rows, columns, title, caption, alt):
+    columns = [column for column in columns if column[1] is not None]
+    figure, axes = _panels(len(rows), len(columns), panel_inches=1.7)
+    artists = {}
+    for row, index in enumerate(rows):
+        for column, (name, stack, kind) in enumerate(columns):
+            artist = _show(axes[row, column], _plane(stack, index), kind, name if row == 0 else None)
+            artists.setdefault(kind, (artist, []))[1].append(column)
+        axes[row, 0].set_ylabel(Path(str(split.names[index])).name[-24:], fontsize=7)
+    for kind, (artist, used) in artists.items():
+        low = 0 if kind == "magnitude" else -1
+        ticks = [0, 0.5, 1] if low == 0 else [-1, 0, 1]
+        below = axes[:, sorted(set(used))].ravel().tolist()
+        figure.colorbar(artist, ax=below, location="bottom", shrink=0.9, aspect=20 * len(set(used)), ticks=ticks)
+    return _save(figure, path, title, caption, alt)
+
+
+def _save(figure, path, title, caption, alt):
+    FigureCanvasAgg(figure)
+    buffer = io.BytesIO()
+    # No version string: the same input gives the same bytes.
+    figure.savefig(buffer, format="png", bbox_inches="tight", pad_inches=0.08, metadata={"Software": None})
+    return FigureFile(write_atomically(path, buffer.getvalue()), title, caption, alt)

@@ -1,0 +1,298 @@
+"""Metrics of one split: numpy in, one number per image out; no model.
+
+Maps and images are [N, H, W, 1] or [N, H, W]. A map d is healthy - input, the ground truth GT healthy - diseased,
+both signed. Pixel metrics are asked of diseased images only (D7.7). Two protocols say in which units d and GT are
+compared:
+
+`image_units`, the headline. d is the method's own map, GT as stored, the threshold from the validation GT in the same
+    units, SSIM with the width of [-1, 1] as data range. Departs: D7.3, D7.5, D7.9 use three scales for these.
+`authors`, close to what the authors' program does. Reference: both images are min-max scaled to [-1, 1] before the
+    difference (D7.3), SSIM follows a separate min-max of signed d and GT to [0, 1] (D7.9), MSE(r_h, a_h) is taken
+    between min-max scaled images (D7.10). Departs: the signs agree (D7.4, a perfect method would score MSE 0.22), GT
+    is min-max(r + GT) - min-max(r) and the threshold its mean Otsu value, so both have one scale (D7.5, D7.6).
+
+"(var)" of Table 1 is the mean over images of the pixel variance of the difference (D7.10). Departs from D7.11, which
+takes it after a third normalisation. D7.n numbers the rules of the authors' evaluation program.
+"""
+
+import numpy as np
+from scipy.stats import rankdata
+from skimage.filters import threshold_otsu
+from skimage.metrics import structural_similarity
+from sklearn.metrics import cohen_kappa_score, roc_auc_score
+
+from descargan_tf.errors import UserError
+
+PROTOCOLS = ("image_units", "authors")
+SSIM_WINDOW = 11
+_CHUNK_DRAWS = 1_000_000  # keeps a bootstrap of a large split in a few megabytes
+
+
+def minmax(images, low=-1.0, high=1.0):
+    """Scale each image to [low, high] by its own extremes; a constant image becomes the middle of the range."""
+    images = np.asarray(images, np.float64)
+    axes = tuple(range(1, images.ndim))
+    smallest = images.min(axis=axes, keepdims=True)
+    width = images.max(axis=axes, keepdims=True) - smallest
+    unit = np.where(width > 0, (images - smallest) / np.where(width > 0, width, 1.0), 0.5)
+    return (low + (high - low) * unit).astype(np.float32)
+
+
+def difference(protocol, images, healthy_images, anomaly_map):
+    """Give d in a protocol's units (see the module): `anomaly_map` itself, or the min-max scaled difference."""
+    if _checked(protocol) == "image_units":
+        return np.asarray(anomaly_map, np.float32)
+    return minmax(healthy_images) - minmax(images)
+
+
+def ground_truth_in(protocol, images, ground_truth):
+    """Give GT in a protocol's units; the healthy counterpart of a diseased image r is r + GT."""
+    if _checked(protocol) == "image_units":
+        return np.asarray(ground_truth, np.float32)
+    return minmax(np.asarray(images, np.float64) + ground_truth) - minmax(images)
+
+
+def ssim_in(protocol, anomaly_map, ground_truth):
+    """Give SSIM per image [N] of maps that are already in a protocol's units."""
+    if _checked(protocol) == "image_units":
+        return ssim(anomaly_map, ground_truth, data_range=2)
+    return ssim(minmax(anomaly_map, 0, 1), minmax(ground_truth, 0, 1), data_range=1)
+
+
+def healthy_pair_in(protocol, images, healthy_images):
+    """Give r_h and a_h in a protocol's units."""
+    if _checked(protocol) == "image_units":
+        return images, healthy_images
+    return minmax(images), minmax(healthy_images)
+
+
+def otsu_thresholds(ground_truth):
+    """Otsu's threshold of |GT| of each diseased image; an image without contrast has none and is left out."""
+    magnitudes = [np.abs(np.asarray(gt, np.float64)) for gt in ground_truth]
+    return np.array([threshold_otsu(magnitude) for magnitude in magnitudes if np.ptp(magnitude) > 0])
+
+
+def mean_otsu_threshold(ground_truth):
+    """Mean over the diseased images of Otsu's threshold of |GT| (paper sect. 4.1; D7.1: never a literal).
+
+    Raises UserError where no image has contrast.
+    """
+    thresholds = otsu_thresholds(ground_truth)
+    if not thresholds.size:
+        raise UserError(
+            f"no threshold: none of the {len(ground_truth)} ground-truth maps has two different values; "
+            "pass the maps (healthy - diseased) of diseased validation images"
+        )
+    return float(thresholds.mean())
+
+
+def dice(anomaly_map, ground_truth, threshold):
+    """Dice per image [N] of |d| > threshold against |GT| > threshold; 1 where both are empty."""
+    found, wanted, both = _overlap(anomaly_map, ground_truth, threshold)
+    total = found + wanted
+    return np.where(total > 0, 2 * both / np.maximum(total, 1), 1.0)
+
+
+def dice_pooled(anomaly_map, ground_truth, threshold):
+    """Dice of all pixels of all images as one picture."""
+    found, wanted, both = (counts.sum() for counts in _overlap(anomaly_map, ground_truth, threshold))
+    return float(2 * both / (found + wanted)) if found + wanted else 1.0
+
+
+def auroc_pixel(anomaly_map, ground_truth, threshold):
+    """Exact AUROC per image [N] of the score |d| for the mask |GT| > threshold; NaN if one-sided (D7.8)."""
+
+    def one(d, gt):
+        mask = (np.abs(gt) > threshold).ravel()
+        inside = int(mask.sum())
+        outside = mask.size - inside
+        if not inside or not outside:
+            return np.nan
+        # Mann-Whitney from tied ranks: the value of sklearn's roc_auc_score in about a third of its time.
+        ranks = rankdata(np.abs(d).ravel())[mask].sum()
+        return (ranks - inside * (inside + 1) / 2) / (inside * outside)
+
+    return _per_image(one, anomaly_map, ground_truth)
+
+
+def auroc_pixel_pooled(anomaly_map, ground_truth, threshold, num_bins=65536):
+    """AUROC over all pixels of all images, streamed image by image through a histogram of |d|; NaN for an empty mask.
+
+    Scores that share a bin of width max|d| / num_bins count as ties, so memory stays flat and the value is in [0, 1].
+    """
+    _check_same_shape(anomaly_map, ground_truth)
+    largest = max(float(np.abs(d).max()) for d in anomaly_map)
+    inside = np.zeros(num_bins, np.int64)
+    outside = np.zeros(num_bins, np.int64)
+    to_bin = num_bins / largest if largest > 0 else 0.0
+    for d, gt in zip(anomaly_map, ground_truth, strict=True):
+        bins = np.minimum((np.abs(d).ravel() * to_bin).astype(np.int64), num_bins - 1)
+        mask = (np.abs(gt) > threshold).ravel()
+        inside += np.bincount(bins[mask], minlength=num_bins)
+        outside += np.bincount(bins[~mask], minlength=num_bins)
+    return float(_auroc_of_counts(inside, outside))
+
+
+def mse(anomaly_map, ground_truth):
+    """Mean squared error per image [N]."""
+    return _per_image(lambda d, gt: np.mean((d - gt) ** 2), anomaly_map, ground_truth)
+
+
+def mse_healthy(images, healthy_images):
+    """MSE(r_h, a_h) per image [N]: what a method changes in an image that is already healthy."""
+    return mse(images, healthy_images)
+
+
+def pixel_variance(a, b):
+    """Variance over the pixels of a - b per image [N]; its mean is the "(var)" of Tables 1 and 2 (D7.10)."""
+    return _per_image(lambda x, y: np.var(x - y), a, b)
+
+
+def ssim(anomaly_map, ground_truth, data_range=2):
+    """SSIM per image [N]: 11x11 Gaussian window of 1.5, valid positions only, as tf.image.ssim and pytorch_msssim.
+
+    `data_range` is the width of the value range. Raises UserError for images smaller than the window.
+    """
+
+    def one(d, gt):
+        d, gt = (x[..., 0] if x.ndim == 3 else x for x in (d, gt))
+        if min(d.shape) < SSIM_WINDOW:
+            raise UserError(f"SSIM needs images of at least {SSIM_WINDOW} pixels a side, got {d.shape[0]}x{d.shape[1]}")
+        # The mean that scikit-image returns is over positions with a whole window, which is the valid crop.
+        return structural_similarity(
+            d,
+            gt,
+            win_size=SSIM_WINDOW,
+            gaussian_weights=True,
+            sigma=1.5,
+            use_sample_covariance=False,
+            data_range=data_range,
+        )
+
+    return _per_image(one, anomaly_map, ground_truth)
+
+
+def accuracy(probability, labels):
+    """Share of images [N] whose predicted class (disease probability > 0.5) is the label; None without labels."""
+    return float(np.mean(_predicted(probability) == np.asarray(labels))) if len(labels) else None
+
+
+def kappa(probability, labels):
+    """Cohen's kappa at probability 0.5; None where the labels hold one class only."""
+    if not _both_classes(labels):
+        return None
+    return float(cohen_kappa_score(np.asarray(labels), _predicted(probability)))
+
+
+def auroc_image(score, labels):
+    """AUROC of an image-level score, larger is more diseased; None where the labels hold one class only.
+
+    Departs from D8.2: ranked by the disease probability, not by the raw logit of class 1.
+    """
+    return float(roc_auc_score(np.asarray(labels), np.asarray(score))) if _both_classes(labels) else None
+
+
+def bootstrap_interval(values, seed, num_resamples=2000, level=0.95):
+    """Percentile bootstrap interval (low, high) of the mean over images; None for fewer than two values.
+
+    Values are sorted first, so the interval does not depend on the order of the images.
+    """
+    values = np.sort(np.asarray(values, np.float64))
+    if values.size < 2:
+        return None
+    rng = np.random.default_rng(seed)
+    means = [values[draws].mean(axis=1) for draws in _draws(rng, values.size, num_resamples)]
+    return _interval(np.concatenate(means), level)
+
+
+def bootstrap_image_level(score, labels, seed, num_resamples=2000, level=0.95):
+    """Intervals of accuracy, kappa and auroc_image by one stratified bootstrap: images are drawn within their class.
+
+    A score stays with its label. All are None where a class has fewer than two images.
+    """
+    labels = np.asarray(labels)
+    score = np.asarray(score, np.float64)
+    classes = [np.sort(score[labels == label]) for label in (0, 1)]
+    if min(len(values) for values in classes) < 2:
+        return dict.fromkeys(("accuracy", "kappa", "auroc_image"))
+    distinct, rank = np.unique(np.concatenate(classes), return_inverse=True)
+    ranks = np.split(rank, [len(classes[0])])
+    num_healthy, num_diseased = (len(values) for values in classes)
+    num_images = num_healthy + num_diseased
+    first_diseased = np.searchsorted(distinct, 0.5, side="right")  # rank of the smallest score > 0.5
+
+    rng = np.random.default_rng(seed)
+    rows = max(1, _CHUNK_DRAWS // num_images)
+    tables = {"accuracy": [], "kappa": [], "auroc_image": []}
+    for start in range(0, num_resamples, rows):
+        size = min(rows, num_resamples - start)
+        healthy, diseased = (_resampled_counts(rng, r, len(distinct), size) for r in ranks)
+        true_healthy = healthy[:, :first_diseased].sum(axis=1)
+        true_diseased = diseased[:, first_diseased:].sum(axis=1)
+        observed = (true_healthy + true_diseased) / num_images
+        said_diseased = true_diseased + num_healthy - true_healthy
+        chance = (num_diseased * said_diseased + num_healthy * (num_images - said_diseased)) / num_images**2
+        tables["accuracy"].append(observed)
+        tables["kappa"].append((observed - chance) / (1 - chance))
+        tables["auroc_image"].append(_auroc_of_counts(diseased, healthy))
+    return {name: _interval(np.concatenate(parts), level) for name, parts in tables.items()}
+
+
+def _checked(protocol):
+    if protocol not in PROTOCOLS:
+        raise ValueError(f"unknown protocol {protocol!r}; known: {', '.join(PROTOCOLS)}")
+    return protocol
+
+
+def _check_same_shape(a, b):
+    if np.shape(a) != np.shape(b):
+        raise ValueError(f"shapes differ: {np.shape(a)} and {np.shape(b)}; broadcasting here would be a silent error")
+
+
+def _per_image(function, a, b):
+    _check_same_shape(a, b)
+    pairs = zip(a, b, strict=True)
+    return np.array([function(np.asarray(x, np.float64), np.asarray(y, np.float64)) for x, y in pairs], np.float64)
+
+
+def _overlap(anomaly_map, ground_truth, threshold):
+    _check_same_shape(anomaly_map, ground_truth)
+    counts = []
+    for d, gt in zip(anomaly_map, ground_truth, strict=True):
+        found, wanted = np.abs(d) > threshold, np.abs(gt) > threshold
+        counts.append((found.sum(), wanted.sum(), (found & wanted).sum()))
+    return np.array(counts, np.int64).reshape(-1, 3).T
+
+
+def _auroc_of_counts(positive, negative):
+    """AUROC of counts per rising score [..., U]: P(positive > negative) + P(equal) / 2; NaN without a pair."""
+    below = np.cumsum(negative, axis=-1) - negative
+    won = np.sum(positive * (below + 0.5 * negative), axis=-1)
+    pairs = positive.sum(axis=-1) * negative.sum(axis=-1)
+    return np.where(pairs > 0, won / np.maximum(pairs, 1), np.nan)
+
+
+def _predicted(probability):
+    return (np.asarray(probability) > 0.5).astype(np.int32)
+
+
+def _both_classes(labels):
+    return len(np.unique(np.asarray(labels))) == 2
+
+
+def _draws(rng, num_values, num_resamples):
+    rows = max(1, _CHUNK_DRAWS // num_values)
+    for start in range(0, num_resamples, rows):
+        yield rng.integers(0, num_values, (min(rows, num_resamples - start), num_values))
+
+
+def _resampled_counts(rng, ranks, num_distinct, size):
+    """Draw len(ranks) images `size` times; count [size, num_distinct] how often each rank came."""
+    drawn = ranks[rng.integers(0, len(ranks), (size, len(ranks)))]
+    flat = drawn + num_distinct * np.arange(size)[:, None]
+    return np.bincount(flat.ravel(), minlength=size * num_distinct).reshape(size, num_distinct)
+
+
+def _interval(statistics, level):
+    low, high = np.quantile(statistics, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)

@@ -1,0 +1,103 @@
+"""What is measured while training, and the rule by which the best checkpoint is chosen.
+
+The rule uses image labels alone, as a user without ground truth has them. A checkpoint must translate: the share of
+diseased validation images whose healthy translation D_cls calls healthy. Below `MIN_SUCCESS` that share is the
+selection value. From there on it is 1 + the contrast of the maps, the mean square of d on diseased images over that on
+healthy ones: a good generator changes diseased images much and healthy ones little. Where ground truth is known, Dice
+and the like are written down beside it, for information; they choose nothing.
+"""
+
+import numpy as np
+
+from descargan_tf.evaluation import metrics
+from descargan_tf.evaluation.evaluator import predict_split
+from descargan_tf.evaluation.figures import SCALE, overlay
+from descargan_tf.types import DISEASED, HEALTHY, Batch, Split, Validation
+
+MIN_SUCCESS = 0.9
+_MIN_LABEL_EFFECT = 0.005  # mean |G_p - G_h| in image units below which the label is ignored
+_MIN_ACCURACY = 0.7  # of the classifier, before its opinion of translations counts
+_NUM_PICTURES = 4
+
+
+def validate(predict, monitor, translate, split: Split, threshold: float | None, batch_size: int) -> Validation:
+    """Score the averaged networks on the validation split.
+
+    Args:
+        predict: images [B, H, W, 1] to Prediction.
+        monitor: Batch to values per example (Method.monitor).
+        translate: images to images by target class (Method.translate).
+        split: the validation split.
+        threshold: of |d| for Dice; None where there is no ground truth.
+        batch_size: images at a time.
+    """
+    prediction = predict_split(predict, split.images, batch_size)
+    diseased, healthy = split.labels == DISEASED, split.labels == HEALTHY
+    scalars: dict[str, float | None] = {}
+    if prediction.class_probabilities is not None:
+        probability = prediction.class_probabilities[:, DISEASED]
+        scalars["accuracy"] = metrics.accuracy(probability, split.labels)
+        scalars["auroc_image"] = metrics.auroc_image(probability, split.labels)
+    selection = scalars.get("auroc_image", 0.0)
+    if prediction.anomaly_map is not None:
+        square = np.mean(np.square(prediction.anomaly_map), axis=(1, 2, 3))
+        scalars["mse_healthy"] = float(square[healthy].mean())
+        scalars["map_contrast"] = float(square[diseased].mean() / max(square[healthy].mean(), 1e-12))
+        scalars |= _monitored(monitor, split, batch_size)
+        success = scalars.get("translation_success", 1.0)
+        selection = success if success < MIN_SUCCESS else 1.0 + scalars["map_contrast"]
+        if split.ground_truth is not None and threshold is not None:
+            d, gt = prediction.anomaly_map[diseased], split.ground_truth[diseased]
+            scalars["dice"] = float(np.mean(metrics.dice(d, gt, threshold)))
+            scalars["auroc_pixel"] = float(np.nanmean(metrics.auroc_pixel(d, gt, threshold)))
+            scalars["mse_d_gt"] = float(np.mean(metrics.mse(d, gt)))
+    return Validation(scalars, float(selection), _pictures(translate, split), _warnings(scalars))
+
+
+def _monitored(monitor, split, batch_size):
+    """Means of what the method watches, over as many images of each class as the smaller one has, at most 100."""
+    half = max(batch_size // 2, 1)
+    parts = [split.images[split.labels == label] for label in (HEALTHY, DISEASED)]
+    count = min(len(parts[0]), len(parts[1]), 100)
+    half = min(half, count)
+    found: dict[str, list] = {}
+    for start in range(0, count - half + 1, half):
+        for name, value in monitor(Batch(*(part[start : start + half] for part in parts))).items():
+            found.setdefault(name, []).append(np.asarray(value))
+    return {name: float(np.concatenate(values).mean()) for name, values in found.items()}
+
+
+def _pictures(translate, split):
+    """The first diseased images of the split, always the same ones."""
+    images = split.images[split.labels == DISEASED][:_NUM_PICTURES]
+    translated = {name: np.asarray(value) for name, value in translate(images).items()}
+    pictures = {"1_input": _gray(images)}
+    pictures |= {f"{i}_{name}_translation": _gray(value) for i, (name, value) in enumerate(translated.items(), 2)}
+    d = translated["healthy"] - images
+    middle_gray = np.zeros_like(images[0, ..., 0])
+    pictures["4_signed_difference"] = np.stack([overlay(middle_gray, x[..., 0], SCALE) for x in d]) / np.float32(255)
+    pictures["5_overlay"] = np.stack(
+        [overlay(r[..., 0], x[..., 0], SCALE) for r, x in zip(images, d, strict=True)]
+    ) / np.float32(255)
+    return pictures
+
+
+def _gray(images):
+    return np.clip((images + 1) / 2, 0, 1)
+
+
+def _warnings(scalars):
+    found = []
+    effect = scalars.get("label_effect")
+    if effect is not None and effect < _MIN_LABEL_EFFECT:
+        found.append(
+            f"the generator ignores its label: mean |G_p - G_h| is {effect:.5f}. If this lasts, raise --lambda_adv_g or "
+            "lower --lambda_id and --lambda_rec."
+        )
+    success = scalars.get("translation_success")
+    if success is not None and success < 0.5 and scalars.get("accuracy", 0.0) >= _MIN_ACCURACY:
+        found.append(
+            f"only {success:.0%} of the diseased validation images are called healthy after translation. Early in a "
+            "training that is normal; if it lasts, the critics or --lambda_adv_g are too weak."
+        )
+    return tuple(found)

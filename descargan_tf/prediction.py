@@ -1,0 +1,121 @@
+"""From image files to maps on disk (`--mode=predict`)."""
+
+import csv
+import io
+import os
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from descargan_tf.data.folders import list_images
+from descargan_tf.data.images import Scaling, read_image, scale_pixels, write_npy, write_png
+from descargan_tf.errors import UserError
+from descargan_tf.evaluation.evaluator import predict_split
+from descargan_tf.evaluation.figures import SCALE, overlay, write_atomically
+from descargan_tf.types import CLASS_NAMES, DISEASED
+
+COLUMNS = ("file", "disease_probability", "anomaly_score", "predicted_class")
+_CHUNK = 64  # images in memory at a time
+
+
+def find_inputs(path: str | os.PathLike) -> list[Path]:
+    """The file itself, or the image files directly in a folder, by name.
+
+    Raises:
+        UserError: nothing there.
+    """
+    path = Path(path)
+    if path.is_file():
+        return [path]
+    if not path.is_dir():
+        raise UserError(f"--input={path} does not exist: name an image file or a folder of them.")
+    files, ignored = list_images(path)
+    if not files:
+        raise UserError(f"--input={path} holds no image file ({ignored} others): .npy, .png, .jpg, .jpeg, .tif are read.")
+    return files
+
+
+def predict_files(
+    predict: Callable,
+    files: list[Path],
+    output_dir: Path,
+    image_size: int,
+    scaling: Scaling,
+    dtype: str,
+    batch_size: int,
+    progress: Callable[[int], None] | None = None,
+) -> list[str]:
+    """Write `<stem>_healthy.npy`, `<stem>_map.npy`, `<stem>_overlay.png` for each file and `predictions.csv` for all.
+
+    Healthy image and signed map (healthy - input) are [H, W] float32 in the network's units, images in [-1, 1]. Where
+    two files differ in their suffix alone, it becomes part of the stem.
+
+    Args:
+        predict: images [B, H, W, 1] to Prediction.
+        files: what to read.
+        output_dir: made if need be; files of the same names are replaced.
+        image_size: that of the training.
+        scaling: that of the training data.
+        dtype: of the training files; others cannot have the same meaning.
+        batch_size: images at a time.
+        progress: called with the number of files just done.
+
+    Returns:
+        A message per file that could not be read; all others are done.
+    """
+    output_dir.mkdir(parents=True, exist_ok=True)
+    stems = Counter(file.stem for file in files)
+    rows, failed = [], []
+    for start in range(0, len(files), _CHUNK):
+        chunk, images = [], []
+        for file in files[start : start + _CHUNK]:
+            try:
+                images.append(_read(file, image_size, scaling, dtype))
+                chunk.append(file)
+            except UserError as error:
+                failed.append(str(error))
+                if progress:
+                    progress(1)
+        if not chunk:
+            continue
+        images = np.stack(images)[..., None]
+        prediction = predict_split(predict, images, min(batch_size, len(files)))
+        for i, file in enumerate(chunk):
+            stem = file.stem if stems[file.stem] == 1 else f"{file.stem}_{file.suffix[1:]}"
+            if prediction.anomaly_map is not None:
+                write_npy(output_dir / f"{stem}_healthy.npy", prediction.healthy_image[i, ..., 0])
+                write_npy(output_dir / f"{stem}_map.npy", prediction.anomaly_map[i, ..., 0])
+                picture = overlay(images[i, ..., 0], prediction.anomaly_map[i, ..., 0], SCALE)
+                write_png(output_dir / f"{stem}_overlay.png", picture)
+            rows.append(_row(file, prediction, i))
+            if progress:
+                progress(1)
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    writer.writerows(rows)
+    write_atomically(output_dir / "predictions.csv", text.getvalue().encode())
+    return failed
+
+
+def _read(file, image_size, scaling, dtype):
+    pixels = read_image(file).pixels
+    if str(pixels.dtype) != dtype:
+        raise UserError(f"{file}: holds {pixels.dtype} and the model was trained on {dtype} files; convert it first")
+    if pixels.shape != (image_size, image_size):
+        raise UserError(
+            f"{file}: is {pixels.shape[0]}x{pixels.shape[1]} and the model takes {image_size}x{image_size}; resize it first"
+        )
+    return scale_pixels(pixels, scaling, file)
+
+
+def _row(file, prediction, i):
+    probability, score, name = "", "", ""
+    if prediction.class_probabilities is not None:
+        p = float(prediction.class_probabilities[i, DISEASED])
+        probability, name = f"{p:.6f}", CLASS_NAMES[int(p > 0.5)]
+    if prediction.anomaly_score is not None:
+        score = f"{float(prediction.anomaly_score[i]):.6f}"
+    return file.name, probability, score, name
