@@ -11,7 +11,7 @@ from descargan_tf import losses
 from descargan_tf.methods.base import Method
 from descargan_tf.models.discriminator import CLASSIFIER_UNITS, build_discriminator
 from descargan_tf.models.generator import build_generator
-from descargan_tf.types import DISEASED, HEALTHY, Phase, Prediction
+from descargan_tf.types import CLASS_NAMES, DISEASED, HEALTHY, Phase, Prediction
 
 FAKE_CLASSES = ("opposite", "both")
 
@@ -62,32 +62,28 @@ class DeScarGAN(Method):
     # --- the parts of the two networks
 
     def _translate(self, to_healthy, to_diseased):
-        """G_h of some images and G_p of others, in one pass through the trunk; either may be None."""
+        """G_h of some images and G_p of as many others, in one pass through the trunk; either may be None."""
         generator = self.networks["generator"]
         parts = [(x, c) for x, c in ((to_healthy, HEALTHY), (to_diseased, DISEASED)) if x is not None]
-        images = ops.concatenate([x for x, _ in parts])
-        targets = ops.concatenate([_one_hot(ops.shape(x)[0], c) for x, c in parts])
-        features = generator.get_layer("trunk")([images, targets], training=True)
-        outputs, start = {HEALTHY: None, DISEASED: None}, 0
-        for x, c in parts:
-            stop = start + ops.shape(x)[0]
-            branch = generator.get_layer(("healthy", "diseased")[c])
-            outputs[c] = branch(features[start:stop], training=True)
-            start = stop
+        images = _join([x for x, _ in parts])
+        targets = _join([_one_hot(ops.shape(x)[0], c) for x, c in parts])
+        features = _split(generator.get_layer("trunk")([images, targets], training=True), len(parts))
+        outputs = {HEALTHY: None, DISEASED: None}
+        for (_, c), z in zip(parts, features, strict=True):
+            outputs[c] = generator.get_layer(CLASS_NAMES[c])(z, training=True)
         return outputs[HEALTHY], outputs[DISEASED]
 
     def _criticise(self, of_healthy, of_diseased, keep=None, classify=None):
-        """D_h of some images and D_p of others, and D_cls of the first `classify` of both."""
+        """D_h of some images and D_p of as many others, and D_cls of the first `classify` of both."""
         discriminator = self.networks["discriminator"]
         features = discriminator.get_layer("trunk")(ops.concatenate([of_healthy, of_diseased]))
-        n = ops.shape(of_healthy)[0]
-        healthy, diseased = features[:n], features[n:]
+        healthy, diseased = _split(features, 2)
         maps = (discriminator.get_layer("critic_healthy")(healthy), discriminator.get_layer("critic_diseased")(diseased))
         if keep is None:
             return maps
         chosen = ops.concatenate([healthy[:classify], diseased[:classify]])
         logits = discriminator.get_layer("classifier")([chosen, keep])
-        return *maps, logits[:classify], logits[classify:]
+        return *maps, *_split(logits, 2)
 
     # --- training
 
@@ -126,7 +122,7 @@ class DeScarGAN(Method):
     def _noisy(self, batch, draws):
         """Reference: one draw of 0.05 U(0, 1) goes onto reals, fakes and inputs alike (D4.1); zero in the paper."""
         noise = self.settings.noise * draws["noise"] if self.settings.noise else 0.0
-        n_h, n_p = _halves(noise) if self.settings.noise else (0.0, 0.0)
+        n_h, n_p = _split(noise, 2) if self.settings.noise else (0.0, 0.0)
         return batch.healthy + n_h, batch.diseased + n_p, n_h, n_p
 
     def losses(self, phase, batch, draws, input_gradient):
@@ -144,7 +140,7 @@ class DeScarGAN(Method):
             a_h, a_p = self._translate(r_p, r_h)
             a_h, a_p = ops.stop_gradient(a_h + n_p), ops.stop_gradient(a_p + n_h)
             mixed_with_h, mixed_with_p = r_h, r_p
-            t_h, t_p = _halves(draws["t"])
+            t_h, t_p = _split(draws["t"], 2)
         else:
             # Reference: fakes of all images into both classes (D4.2), penalised against reals of any class (D4.7).
             r, n = ops.concatenate([r_h, r_p]), (0.0 if isinstance(n_h, float) else ops.concatenate([n_h, n_p]))
@@ -158,7 +154,7 @@ class DeScarGAN(Method):
         x_hat = ops.concatenate([losses.mix(mixed_with_h, a_h, t_h), losses.mix(mixed_with_p, a_p, t_p)])
 
         def penalised(x):
-            maps = self._criticise(*_halves(x))
+            maps = self._criticise(*_split(x, 2))
             reduce = losses.score if self.settings.penalty_score == "mean" else _sum
             return ops.concatenate([reduce(m) for m in maps])
 
@@ -174,7 +170,8 @@ class DeScarGAN(Method):
     def _generator_losses(self, batch, r_h, r_p, n_h, n_p, draws):
         half = ops.shape(r_h)[0]
         g_h, g_p = self._translate(ops.concatenate([r_h, r_p]), ops.concatenate([r_h, r_p]))
-        i_h, a_h, a_p, i_p = g_h[:half], g_h[half:] + n_p, g_p[:half] + n_h, g_p[half:]
+        (i_h, a_h), (a_p, i_p) = _split(g_h, 2), _split(g_p, 2)
+        a_h, a_p = a_h + n_p, a_p + n_h
         s_h, s_p, logits_h, logits_p = self._criticise(a_h, a_p, self._keep(draws, 2 * half), classify=half)
         c_h, c_p = self._translate(a_p, a_h)
         return self._generator_terms(batch, (s_h, s_p), (logits_h, logits_p), (i_h, i_p), (c_h, c_p))
@@ -241,9 +238,13 @@ def _one_hot(count, label):
     return ops.one_hot(ops.full((count,), label, dtype="int32"), 2)
 
 
-def _halves(x):
-    half = ops.shape(x)[0] // 2
-    return x[:half], x[half:]
+def _split(x, parts):
+    # Not slices: the gradient of a slice is a zero array of the whole, that of a split is a concatenation.
+    return ops.split(x, parts) if parts > 1 else [x]
+
+
+def _join(parts):
+    return ops.concatenate(parts) if len(parts) > 1 else parts[0]
 
 
 def _sum(score_map):

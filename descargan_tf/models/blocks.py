@@ -40,7 +40,7 @@ class BatchNormalization(keras.layers.Layer):
             if keras.backend.backend() == "tensorflow" and not _in_several_replicas():
                 return self._fused(inputs)
             mean, variance, count = self._global_moments(inputs)
-            self._update_moving_averages(mean, variance * (count / max(count - 1, 1)))
+            self._update_moving_averages(mean, variance * (count / ops.maximum(count - 1, 1)))
             return self._normalise(inputs, mean, variance)
         if self.inference_statistics == "per_image":
             mean, variance = ops.moments(ops.cast(inputs, "float32"), axes=(1, 2), keepdims=True)
@@ -106,6 +106,7 @@ def _in_several_replicas():
 # Nearest upsampling by two and a 3x3 convolution are one stride-2 transposed convolution, whose four taps along an axis
 # are sums of the three: [0, 0, 1], [0, 1, 1], [1, 1, 0], [1, 0, 0].
 _TAPS = np.array([[0, 0, 1], [0, 1, 1], [1, 1, 0], [1, 0, 0]], "float32")
+_TAPS_2D = np.kron(_TAPS, _TAPS)  # [16, 9]: both axes at once
 
 
 class UpsampleConv2D(keras.layers.Layer):
@@ -127,9 +128,10 @@ class UpsampleConv2D(keras.layers.Layer):
 
     def call(self, inputs):
         """[B, H, W, C] to [B, 2H, 2W, filters]."""
-        taps = ops.convert_to_tensor(_TAPS)
-        kernel = ops.einsum("ai,bj,ijcf->abfc", taps, taps, ops.convert_to_tensor(self.kernel))
-        kernel = ops.cast(kernel, inputs.dtype)
+        channels = self.kernel.shape[2]
+        kernel = ops.matmul(_TAPS_2D, ops.reshape(self.kernel, (9, channels * self.filters)))
+        kernel = ops.cast(ops.reshape(kernel, (4, 4, channels, self.filters)), inputs.dtype)
+        kernel = ops.transpose(kernel, (0, 1, 3, 2))
         return ops.conv_transpose(inputs, kernel, strides=2, padding="same") + self.bias
 
     def compute_output_shape(self, input_shape):

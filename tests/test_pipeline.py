@@ -1,0 +1,62 @@
+import numpy as np
+import pytest
+
+from descargan_tf.data.pipeline import training_batches
+from descargan_tf.types import DISEASED, HEALTHY, Split
+
+
+@pytest.fixture
+def split():
+    """Every pixel of image i is i, but for two corners that tell which way it is mirrored."""
+    count = 11
+    images = np.tile(np.arange(count, dtype="f")[:, None, None, None], (1, 8, 8, 1))
+    images[:, 0, 0] += 0.25
+    images[:, 0, -1] += 0.5
+    labels = np.array([HEALTHY] * 6 + [DISEASED] * 5, np.int32)
+    return Split(images, labels, None, tuple(map(str, range(count))))
+
+
+def take(dataset, count):
+    return [[np.asarray(part) for part in batch] for batch in dataset.take(count)]
+
+
+def test_halves_hold_their_class_and_every_image_comes_once_a_pass(split):
+    batches = take(training_batches(split, 4, seed=0, flips=False), 15)
+    healthy = np.concatenate([b[0][:, 4, 4, 0] for b in batches]).astype(int)
+    diseased = np.concatenate([b[1][:, 4, 4, 0] for b in batches]).astype(int)
+    for start in range(0, 30, 6):
+        assert sorted(healthy[start : start + 6]) == list(range(6))
+    for start in range(0, 30, 5):
+        assert sorted(diseased[start : start + 5]) == list(range(6, 11))
+    assert any(not np.array_equal(healthy[:6], healthy[s : s + 6]) for s in range(6, 30, 6))
+
+
+def test_a_batch_is_a_function_of_seed_and_number(split):
+    whole = take(training_batches(split, 4, seed=5), 8)
+    resumed = take(training_batches(split, 4, seed=5, start=3), 5)
+    for a, b in zip(whole[3:], resumed, strict=True):
+        np.testing.assert_array_equal(a, b)
+    other = take(training_batches(split, 4, seed=6), 8)
+    assert any(not np.array_equal(a, b) for a, b in zip(whole, other, strict=True))
+
+
+def test_shares_of_two_replicas_make_up_the_batch_of_one(split):
+    one = take(training_batches(split, 4, seed=1, flips=False), 4)
+    two = take(training_batches(split, 2, seed=1, flips=False), 8)
+    for number, batch in enumerate(one):
+        for label in (HEALTHY, DISEASED):
+            shares = np.concatenate([two[2 * number][label], two[2 * number + 1][label]])
+            np.testing.assert_array_equal(batch[label], shares)
+
+
+def test_all_four_mirrorings_occur_as_often(split):
+    corners = {(0, 0): 0, (0, 7): 0, (7, 0): 0, (7, 7): 0}
+    batches = take(training_batches(split, 8, seed=2), 100)
+    for image in np.concatenate([b[0] for b in batches]):
+        plain = image[4, 4, 0]
+        found = [place for place in corners if image[place] == plain + 0.25]
+        assert len(found) == 1
+        row, column = found[0]
+        assert image[row, 7 - column] == plain + 0.5
+        corners[found[0]] += 1
+    assert all(70 <= n <= 130 for n in corners.values())  # 400 images; four standard deviations

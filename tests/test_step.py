@@ -1,0 +1,168 @@
+import dataclasses
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from descargan_tf.methods.descargan import DeScarGAN
+from descargan_tf.training.step import Adam, TrainStep
+from descargan_tf.types import Batch
+
+REFERENCE = {
+    "distance": "mse",
+    "fake_classes": "both",
+    "penalty_score": "sum",
+    "noise": 0.05,
+    "critic_padding": 1,
+    "lambda_gp": 1.0,
+}
+
+
+def batch(count=4, seed=0):
+    values = np.random.default_rng(seed).uniform(-1, 1, (2, count // 2, 64, 64, 1)).astype("f")
+    return Batch(*values)
+
+
+def build(settings, strategy=None, **kwargs):
+    keras.utils.set_random_seed(0)
+    strategy = strategy or tf.distribute.get_strategy()
+    with strategy.scope():
+        method, predictor = DeScarGAN(settings), DeScarGAN(settings)
+        return TrainStep(method, predictor.networks["generator"], strategy, seed=7, **kwargs)
+
+
+def weights(step):
+    return {name: [np.asarray(w) for w in network.weights] for name, network in step.method.networks.items()}
+
+
+def rounds(step, batches_of_rounds):
+    logs = []
+    for batches in batches_of_rounds:
+        logs.append({k: float(v) for k, v in step.round(tuple(batches)).items()})
+    return logs
+
+
+@pytest.mark.parametrize("overrides", [{}, REFERENCE, {"distance": "l2"}, {"precision": "bfloat16"}])
+def test_a_round_is_finite_and_logs_every_term(tiny_settings, overrides):
+    step = build(dataclasses.replace(tiny_settings, **overrides), clip_norm=10.0)
+    logs = rounds(step, [[batch(), batch(seed=1)]])[0]
+    assert set(logs) == {
+        *(f"discriminator/{n}" for n in ("real", "fake", "gradient_penalty", "classification")),
+        *(f"generator/{n}" for n in ("adversarial", "reconstruction", "identity", "classification")),
+        *(f"{p}/{n}" for p in ("discriminator", "generator") for n in ("total", "gradient_norm")),
+    }
+    assert all(np.isfinite(v) for v in logs.values())
+    s = step.method.settings
+    total = s.lambda_adv_d * (
+        logs["discriminator/real"] + logs["discriminator/fake"] + s.lambda_gp * logs["discriminator/gradient_penalty"]
+    ) + s.lambda_cls_d * logs["discriminator/classification"]
+    assert logs["discriminator/total"] == pytest.approx(total, rel=1e-4)
+
+
+def test_the_round_is_traced_once(tiny_settings):
+    step = build(tiny_settings)
+    rounds(step, [[batch(seed=i), batch(seed=9 + i)] for i in range(3)])
+    assert step.round.experimental_get_tracing_count() == 1
+
+
+@pytest.mark.parametrize("phase", [0, 1])
+def test_a_phase_moves_its_own_weights_alone(tiny_settings, phase):
+    step = build(tiny_settings)
+    data = Batch(*map(tf.constant, batch()))
+    own = step.method.phases[phase].trains
+    before = {k: [np.asarray(v) for v in n.trainable_variables] for k, n in step.method.networks.items()}
+    tf.function(lambda: step._update(step.method.phases[phase], data, 0))()
+    for name, network in step.method.networks.items():
+        moved = [not np.array_equal(a, np.asarray(b)) for a, b in zip(before[name], network.trainable_variables, strict=True)]
+        if name == own:
+            # A convolution's bias before a normalisation has no effect and no gradient; all else moves.
+            still = [v.path for v, m in zip(network.trainable_variables, moved, strict=True) if not m]
+            assert all("bias" in path for path in still)
+            assert any(moved)
+        else:
+            assert not any(moved)
+
+
+@pytest.mark.parametrize("overrides", [{}, REFERENCE])
+def test_two_replicas_equal_one_on_the_same_global_batch(tiny_settings, overrides, two_replicas):
+    # Tiny learning rates: Adam's first steps have the size of the rate whatever the gradient, also where it is rounding.
+    settings = dataclasses.replace(tiny_settings, **overrides)
+    one, two = build(settings), build(settings, two_replicas)
+    for name, network in one.method.networks.items():
+        two.method.networks[name].set_weights(network.get_weights())
+    data = [batch(8, seed) for seed in range(2)]
+
+    def share(part):
+        return two_replicas.experimental_distribute_values_from_function(
+            lambda context: tf.constant(part[2 * context.replica_id_in_sync_group :][:2])
+        )
+
+    distributed = [Batch(*map(share, one_batch)) for one_batch in data]
+    first, second = rounds(one, [data])[0], rounds(two, [distributed])[0]
+    for name, value in first.items():
+        assert second[name] == pytest.approx(value, rel=2e-3, abs=2e-4), name
+    for name, values in weights(one).items():
+        for a, b in zip(values, weights(two)[name], strict=True):
+            np.testing.assert_allclose(a, b, atol=5e-3)
+
+
+def test_rounds_repeat_exactly(tiny_settings):
+    data = [[batch(seed=i), batch(seed=9 + i)] for i in range(2)]
+    steps = [build(tiny_settings) for _ in range(2)]
+    assert rounds(steps[0], data) == rounds(steps[1], data)
+
+
+def test_draws_differ_between_steps_updates_and_names(tiny_settings):
+    step = build(tiny_settings)
+    phase = step.method.phases[0]
+
+    def draw(number):
+        return {k: np.asarray(v) for k, v in step.strategy.run(lambda: step._draws(phase, 4, number)).items()}
+
+    first, update = draw(0), draw(1)
+    step.step.assign_add(1)
+    later = draw(0)
+    for other in (update, later):
+        assert not np.array_equal(first["t"], other["t"])
+    assert first["t"].min() >= 0
+    assert first["t"].max() < 1
+
+
+def test_fused_adam_is_keras_adam():
+    start = np.random.default_rng(0).normal(size=(3, 4)).astype("f")
+    theirs, ours = (keras.Variable(start) for _ in range(2))
+    keras_adam, fused = (c(1e-2, 0.5, 0.999, 1e-8) for c in (keras.optimizers.Adam, Adam))
+    keras_adam.build([theirs])
+    fused.build([ours])
+    for seed in range(5):
+        gradient = tf.constant(np.random.default_rng(seed).normal(size=(3, 4)).astype("f"))
+        keras_adam.apply([gradient])
+        fused.apply(tf.distribute.get_strategy(), [gradient])
+    np.testing.assert_allclose(np.asarray(ours), np.asarray(theirs), rtol=1e-5)
+    for a, b in zip(fused.variables, keras_adam.variables, strict=True):
+        np.testing.assert_allclose(np.asarray(a), np.asarray(b), rtol=1e-4)
+
+
+def test_average_follows_the_weights(tiny_settings):
+    step = build(tiny_settings, average_decay=0.5)
+    average = [np.asarray(w) for w in step.averaged_network.weights]
+    for i in range(3):
+        rounds(step, [[batch(seed=i), batch(seed=9 + i)]])
+        decay = min(0.5, (i + 1) / (i + 11))
+        live = weights(step)["generator"]
+        average = [decay * a + (1 - decay) * w for a, w in zip(average, live, strict=True)]
+    for a, b in zip(average, step.averaged_network.weights, strict=True):
+        np.testing.assert_allclose(np.asarray(b), a, rtol=1e-4, atol=1e-6)
+
+
+def test_clipping_bounds_what_is_applied(tiny_settings):
+    free, clipped = build(tiny_settings), build(tiny_settings, clip_norm=1e-3)
+    data = [[batch(), batch(seed=1)]]
+    a, b = rounds(free, data)[0], rounds(clipped, data)[0]
+    # The norm that is logged is the one before clipping.
+    assert a["discriminator/gradient_norm"] > 1e-3
+    assert b["discriminator/gradient_norm"] > 1e-3
+    # Adam's momentum holds what was applied: (1 - beta_1) times it, at most.
+    momentum = clipped.optimizers["generator"]._momentums
+    assert np.sqrt(sum(np.sum(np.square(m)) for m in map(np.asarray, momentum))) <= 0.5e-3 * 1.001
