@@ -8,8 +8,8 @@ The map of the package:
     losses.py      the paper's equations                    methods/      networks + losses = a method
     training/      step, loop, checkpoints, writer          evaluation/   metrics, figures, report
 
-Letters in shapes: B batch, N images of a split, H height, W width, C channels, K classes. Images are float32 in [-1, 1];
-label 0 is healthy, 1 diseased. r is a real image, a an artificial one, d = a_h - r the signed anomaly map.
+Letters in shapes: B batch, N images of a split, H height, W width, C channels, K classes. Images are float32 in
+[-1, 1]; label 0 is healthy, 1 diseased. r is a real image, a an artificial one, d = a_h - r the signed anomaly map.
 """
 
 __version__ = "0.1.0"

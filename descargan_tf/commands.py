@@ -59,6 +59,7 @@ def train(config: Config) -> int:
         raise UserError(f"--run_dir={run_dir} holds something that is not a run: name another folder.")
     if config.method not in METHODS:
         raise UserError(f"--method={config.method} is not known; known are {', '.join(METHODS)}.")
+    tf.config.threading.set_intra_op_parallelism_threads(config.threads_per_op)
     strategy = tf.distribute.MirroredStrategy()
     if config.dry_run:
         return _dry_run(config, strategy)
@@ -140,7 +141,9 @@ def predict(config: Config) -> int:
         facts = json.loads((run_dir / _DATA_FACTS).read_text())
         scaling, dtype = Scaling(*facts["scaling"]), facts["dtype"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{run_dir / _DATA_FACTS} cannot be read ({error}): it holds the training data's scaling.") from error
+        raise UserError(
+            f"{run_dir / _DATA_FACTS} cannot be read ({error}): it holds the training data's scaling."
+        ) from error
     output_dir = Path(config.output_dir or run_dir / "predictions")
     try:
         with tqdm(total=len(files), unit="image", disable=None, desc="predict") as bar:
@@ -256,7 +259,9 @@ def _dry_run(config, strategy):
         else:
             paths = [Path(config.data_dir) / split / name for name in CLASS_NAMES]
             counts = [len(folders.list_images(path)[0]) if path.is_dir() else 0 for path in paths]
-        print(f"{split}: {HEALTHY}={CLASS_NAMES[HEALTHY]} n={counts[0]}, {DISEASED}={CLASS_NAMES[DISEASED]} n={counts[1]}")
+        print(
+            f"{split}: {HEALTHY}={CLASS_NAMES[HEALTHY]} n={counts[0]}, {DISEASED}={CLASS_NAMES[DISEASED]} n={counts[1]}"
+        )
     from descargan_tf.training.step import TrainStep
 
     with strategy.scope():

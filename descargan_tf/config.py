@@ -48,6 +48,9 @@ class Config:
     )
     dry_run: bool = _flag(False, "print what would be done and how large it is; touch nothing", of_run=False)
     num_workers: int = _flag(0, "generate: processes; 0: one per core", low=0, of_run=False)
+    threads_per_op: int = _flag(
+        0, "CPU threads of one operation; 0: TensorFlow's choice. 1 is faster for small networks", low=0, of_run=False
+    )
 
     # Data
     image_size: int = _flag(256, "pixels a side", low=64, multiple_of=64)
@@ -92,7 +95,9 @@ class Config:
     lambda_cls_g: float = _flag(1.0, "eq. (7)", low=0)
     lambda_id: float = _flag(50.0, "eq. (7)", low=0)
     lambda_rec: float = _flag(50.0, "eq. (7)", low=0)
-    distance: str = _flag("l2", "eq. (3), (6): the norm as printed, or the program's mean square", choices=("l2", "mse"))
+    distance: str = _flag(
+        "l2", "eq. (3), (6): the norm as printed, or the program's mean square", choices=("l2", "mse")
+    )
     fake_classes: str = _flag(
         "opposite",
         "which translations are criticised: into the opposite class (eq. 1, 2, 5), or into both (program)",
@@ -177,7 +182,9 @@ def parse(argv: Sequence[str]) -> Config:
             config = Config(**values)
             check_run(config, saved)
             return config
-        raise UserError(f"--run_dir={values['run_dir']} is not a run: it holds no {RUN_FLAGS}. Train first (--mode=train).")
+        raise UserError(
+            f"--run_dir={values['run_dir']} is not a run: it holds no {RUN_FLAGS}. Train first (--mode=train)."
+        )
     return Config(**values)
 
 

@@ -1,7 +1,7 @@
 """The paper's equations as pure functions: arrays in, one value per example out.
 
-Letters: B examples of one call (of one class or of several), H W C image, K classes. Expectations are taken later, once,
-in the training step. `r` is a real image, `a` an artificial one.
+Letters: B examples of one call (of one class or of several), H W C image, K classes. Expectations are taken later,
+once, in the training step. `r` is a real image, `a` an artificial one.
 """
 
 from keras import ops

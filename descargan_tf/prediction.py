@@ -33,7 +33,9 @@ def find_inputs(path: str | os.PathLike) -> list[Path]:
         raise UserError(f"--input={path} does not exist: name an image file or a folder of them.")
     files, ignored = list_images(path)
     if not files:
-        raise UserError(f"--input={path} holds no image file ({ignored} others): .npy, .png, .jpg, .jpeg, .tif are read.")
+        raise UserError(
+            f"--input={path} holds no image file ({ignored} others): .npy, .png, .jpg, .jpeg, .tif are read."
+        )
     return files
 
 
@@ -106,7 +108,8 @@ def _read(file, image_size, scaling, dtype):
         raise UserError(f"{file}: holds {pixels.dtype} and the model was trained on {dtype} files; convert it first")
     if pixels.shape != (image_size, image_size):
         raise UserError(
-            f"{file}: is {pixels.shape[0]}x{pixels.shape[1]} and the model takes {image_size}x{image_size}; resize it first"
+            f"{file}: is {pixels.shape[0]}x{pixels.shape[1]} and the model takes {image_size}x{image_size}; "
+            "resize it first"
         )
     return scale_pixels(pixels, scaling, file)
 

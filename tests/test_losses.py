@@ -45,9 +45,7 @@ def test_gradient_penalty_of_a_linear_critic():
     norm = np.sqrt(5)
     np.testing.assert_allclose(values(penalty), [(norm - 1) ** 2] * 2, rtol=1e-5)
     # d/dw of 2 (|w| - 1)^2 = 4 (|w| - 1) w / |w|
-    np.testing.assert_allclose(
-        values(outer.gradient(penalty, w)), 4 * (norm - 1) / norm * values(w), rtol=1e-5
-    )
+    np.testing.assert_allclose(values(outer.gradient(penalty, w)), 4 * (norm - 1) / norm * values(w), rtol=1e-5)
 
 
 def test_gradient_penalty_is_finite_where_the_gradient_vanishes():

@@ -54,9 +54,15 @@ def test_a_round_is_finite_and_logs_every_term(tiny_settings, overrides):
     }
     assert all(np.isfinite(v) for v in logs.values())
     s = step.method.settings
-    total = s.lambda_adv_d * (
-        logs["discriminator/real"] + logs["discriminator/fake"] + s.lambda_gp * logs["discriminator/gradient_penalty"]
-    ) + s.lambda_cls_d * logs["discriminator/classification"]
+    total = (
+        s.lambda_adv_d
+        * (
+            logs["discriminator/real"]
+            + logs["discriminator/fake"]
+            + s.lambda_gp * logs["discriminator/gradient_penalty"]
+        )
+        + s.lambda_cls_d * logs["discriminator/classification"]
+    )
     assert logs["discriminator/total"] == pytest.approx(total, rel=1e-4)
 
 
@@ -74,7 +80,9 @@ def test_a_phase_moves_its_own_weights_alone(tiny_settings, phase):
     before = {k: [np.asarray(v) for v in n.trainable_variables] for k, n in step.method.networks.items()}
     tf.function(lambda: step._update(step.method.phases[phase], data, 0))()
     for name, network in step.method.networks.items():
-        moved = [not np.array_equal(a, np.asarray(b)) for a, b in zip(before[name], network.trainable_variables, strict=True)]
+        moved = [
+            not np.array_equal(a, np.asarray(b)) for a, b in zip(before[name], network.trainable_variables, strict=True)
+        ]
         if name == own:
             # A convolution's bias before a normalisation has no effect and no gradient; all else moves.
             still = [v.path for v, m in zip(network.trainable_variables, moved, strict=True) if not m]
@@ -86,25 +94,39 @@ def test_a_phase_moves_its_own_weights_alone(tiny_settings, phase):
 
 @pytest.mark.parametrize("overrides", [{}, REFERENCE])
 def test_two_replicas_equal_one_on_the_same_global_batch(tiny_settings, overrides, two_replicas):
-    # Tiny learning rates: Adam's first steps have the size of the rate whatever the gradient, also where it is rounding.
-    settings = dataclasses.replace(tiny_settings, **overrides)
+    # Adam's first step has the size of the rate whatever the gradient, also where that is rounding alone; so the rates
+    # are tiny and the gradients themselves are compared, which Adam's momentum holds times 1 - beta_1.
+    settings = dataclasses.replace(
+        tiny_settings,
+        critic_updates=1,
+        generator_learning_rate=1e-7,
+        discriminator_learning_rate=1e-7,
+        **overrides,
+    )
     one, two = build(settings), build(settings, two_replicas)
     for name, network in one.method.networks.items():
         two.method.networks[name].set_weights(network.get_weights())
-    data = [batch(8, seed) for seed in range(2)]
-
-    def share(part):
-        return two_replicas.experimental_distribute_values_from_function(
-            lambda context: tf.constant(part[2 * context.replica_id_in_sync_group :][:2])
+    data = batch(8)
+    distributed = Batch(
+        *(
+            two_replicas.experimental_distribute_values_from_function(
+                lambda context, part=part: tf.constant(part[2 * context.replica_id_in_sync_group :][:2])
+            )
+            for part in data
         )
-
-    distributed = [Batch(*map(share, one_batch)) for one_batch in data]
-    first, second = rounds(one, [data])[0], rounds(two, [distributed])[0]
+    )
+    first, second = rounds(one, [[data]])[0], rounds(two, [[distributed]])[0]
     for name, value in first.items():
-        assert second[name] == pytest.approx(value, rel=2e-3, abs=2e-4), name
-    for name, values in weights(one).items():
-        for a, b in zip(values, weights(two)[name], strict=True):
-            np.testing.assert_allclose(a, b, atol=5e-3)
+        if not name.endswith("gradient_norm"):
+            assert second[name] == pytest.approx(value, rel=1e-4, abs=1e-5), name
+    for name, optimizer in one.optimizers.items():
+        a, b = (
+            np.concatenate([np.asarray(m).ravel() for m in o._momentums]) for o in (optimizer, two.optimizers[name])
+        )
+        # A change of 1e-6 in these white-noise images turns the generator's gradient by 3 % (maxima of the poolings
+        # change places), so this is as close as rounding lets two orders of summation come.
+        assert np.dot(a, b) / (np.linalg.norm(a) * np.linalg.norm(b)) > 0.995
+        assert np.linalg.norm(b) == pytest.approx(np.linalg.norm(a), rel=0.03)
 
 
 def test_rounds_repeat_exactly(tiny_settings):

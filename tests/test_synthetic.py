@@ -200,10 +200,10 @@ def test_missing_and_damaged_files_are_found(tmp_path):
     manifest = synthetic.read_manifest(tmp_path / "d")
     file = tmp_path / "d/train/healthy/00000.npy"
     np.save(file, np.zeros((64, 64), np.float32))
-    with pytest.raises(UserError, match="train/healthy/00000.npy"):
+    with pytest.raises(UserError, match=r"train/healthy/00000\.npy"):
         synthetic.verify_checksums(tmp_path / "d", manifest)
     file.unlink()
-    with pytest.raises(UserError, match="lacks 1 of its 12 files, train/healthy/00000.npy"):
+    with pytest.raises(UserError, match=r"lacks 1 of its 12 files, train/healthy/00000\.npy"):
         synthetic.check_settings(tmp_path / "d", manifest, settings)
     (tmp_path / "d/manifest.json").write_text(json.dumps({"seed": 1}))
     with pytest.raises(UserError, match=r"manifest.json is not a manifest"):

@@ -5,7 +5,9 @@ import tensorflow as tf
 from descargan_tf.types import DISEASED, HEALTHY, Batch, Split
 
 
-def training_batches(split: Split, batch_size: int, seed: int, *, flips: bool = True, start: int = 0) -> tf.data.Dataset:
+def training_batches(
+    split: Split, batch_size: int, seed: int, *, flips: bool = True, start: int = 0
+) -> tf.data.Dataset:
     """An endless dataset of balanced batches; element e of a call with start=s is element s + e of start=0.
 
     Every class is shuffled anew in each pass over its images, by itself, so the smaller class comes round more often.
@@ -30,7 +32,7 @@ def training_batches(split: Split, batch_size: int, seed: int, *, flips: bool = 
         passes = position // count
 
         same = tf.zeros_like(passes)
-        # tf.random.experimental.index_shuffle's kernel, which takes one key per index where the function takes one in all.
+        # The kernel of tf.random.experimental.index_shuffle: one key per index, where that takes one for all.
         order = tf.raw_ops.RandomIndexShuffle(
             index=position % count,
             seed=tf.stack([same + seed, same + label, passes], axis=1),
@@ -47,6 +49,10 @@ def training_batches(split: Split, batch_size: int, seed: int, *, flips: bool = 
 
     return (
         tf.data.Dataset.counter(start)
-        .map(lambda number: Batch(draw(number, HEALTHY), draw(number, DISEASED)), num_parallel_calls=1, deterministic=True)
+        .map(
+            lambda number: Batch(draw(number, HEALTHY), draw(number, DISEASED)),
+            num_parallel_calls=1,
+            deterministic=True,
+        )
         .prefetch(4)
     )

@@ -120,8 +120,12 @@ class SyntheticSettings:
 def sample_geometry(rng: np.random.Generator) -> Geometry:
     """Draw parameters (supplement, Table 1) until the ellipses are inside the image and apart."""
     while True:
-        e1 = Ellipse(*rng.uniform(50, 200, 2), *rng.normal((40, 20), 1), rng.uniform(0, 2 * math.pi), rng.normal(5, 0.7))
-        e2 = Ellipse(*rng.uniform(50, 200, 2), *rng.normal((70, 35), 1), rng.uniform(0, 2 * math.pi), rng.normal(5, 0.7))
+        e1 = Ellipse(
+            *rng.uniform(50, 200, 2), *rng.normal((40, 20), 1), rng.uniform(0, 2 * math.pi), rng.normal(5, 0.7)
+        )
+        e2 = Ellipse(
+            *rng.uniform(50, 200, 2), *rng.normal((70, 35), 1), rng.uniform(0, 2 * math.pi), rng.normal(5, 0.7)
+        )
         c1 = Waves(*rng.uniform(50, 200, 2), rng.uniform(0.2, 0.35), rng.uniform(0.2, 0.4))
         c2 = Waves(e2.x, e2.y, rng.uniform(0.35, 0.5), rng.uniform(0.2, 0.4))
         if _inside(e1) and _inside(e2) and not _intersect(e1, e2):

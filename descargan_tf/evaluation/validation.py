@@ -91,8 +91,8 @@ def _warnings(scalars):
     effect = scalars.get("label_effect")
     if effect is not None and effect < _MIN_LABEL_EFFECT:
         found.append(
-            f"the generator ignores its label: mean |G_p - G_h| is {effect:.5f}. If this lasts, raise --lambda_adv_g or "
-            "lower --lambda_id and --lambda_rec."
+            f"the generator ignores its label: mean |G_p - G_h| is {effect:.5f}. If this lasts, raise --lambda_adv_g "
+            "or lower --lambda_id and --lambda_rec."
         )
     success = scalars.get("translation_success")
     if success is not None and success < 0.5 and scalars.get("accuracy", 0.0) >= _MIN_ACCURACY:

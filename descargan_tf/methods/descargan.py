@@ -78,7 +78,10 @@ class DeScarGAN(Method):
         discriminator = self.networks["discriminator"]
         features = discriminator.get_layer("trunk")(ops.concatenate([of_healthy, of_diseased]))
         healthy, diseased = _split(features, 2)
-        maps = (discriminator.get_layer("critic_healthy")(healthy), discriminator.get_layer("critic_diseased")(diseased))
+        maps = (
+            discriminator.get_layer("critic_healthy")(healthy),
+            discriminator.get_layer("critic_diseased")(diseased),
+        )
         if keep is None:
             return maps
         chosen = ops.concatenate([healthy[:classify], diseased[:classify]])
@@ -119,37 +122,33 @@ class DeScarGAN(Method):
             return ops.ones((count, CLASSIFIER_UNITS))
         return ops.cast(draws["dropout"] >= rate, "float32") / (1.0 - rate)
 
-    def _noisy(self, batch, draws):
-        """Reference: one draw of 0.05 U(0, 1) goes onto reals, fakes and inputs alike (D4.1); zero in the paper."""
-        noise = self.settings.noise * draws["noise"] if self.settings.noise else 0.0
-        n_h, n_p = _split(noise, 2) if self.settings.noise else (0.0, 0.0)
-        return batch.healthy + n_h, batch.diseased + n_p, n_h, n_p
-
     def losses(self, phase, batch, draws, input_gradient):
         """Raw terms of eq. (1) and (4), or of (2), (3), (5) and (6)."""
-        r_h, r_p, n_h, n_p = self._noisy(batch, draws)
+        # Reference: one draw of noise goes onto inputs, fakes and cycled images alike (D4.1); none in the paper.
+        noise = [self.settings.noise * n for n in _split(draws["noise"], 2)] if "noise" in draws else [None, None]
+        r = [_plus(image, n) for image, n in zip(batch, noise, strict=True)]
         if phase.trains == "discriminator":
-            return self._discriminator_losses(r_h, r_p, n_h, n_p, draws, input_gradient)
+            return self._discriminator_losses(r, noise, draws, input_gradient)
         if self.settings.fake_classes == "both":
-            return self._generator_losses_reference(batch, r_h, r_p, n_h, n_p, draws)
-        return self._generator_losses(batch, r_h, r_p, n_h, n_p, draws)
+            return self._generator_losses_reference(batch, r, noise, draws)
+        return self._generator_losses(batch, r, noise, draws)
 
-    def _discriminator_losses(self, r_h, r_p, n_h, n_p, draws, input_gradient):
+    def _discriminator_losses(self, r, noise, draws, input_gradient):
+        (r_h, r_p), (n_h, n_p) = r, noise
         half = ops.shape(r_h)[0]
         if self.settings.fake_classes == "opposite":
             a_h, a_p = self._translate(r_p, r_h)
-            a_h, a_p = ops.stop_gradient(a_h + n_p), ops.stop_gradient(a_p + n_h)
+            a_h, a_p = _plus(a_h, n_p), _plus(a_p, n_h)
             mixed_with_h, mixed_with_p = r_h, r_p
             t_h, t_p = _split(draws["t"], 2)
         else:
             # Reference: fakes of all images into both classes (D4.2), penalised against reals of any class (D4.7).
-            r, n = ops.concatenate([r_h, r_p]), (0.0 if isinstance(n_h, float) else ops.concatenate([n_h, n_p]))
-            a_h, a_p = ops.stop_gradient(self._translate(r, None)[0] + n), ops.stop_gradient(self._translate(None, r)[1] + n)
-            mixed_with_h = mixed_with_p = r
+            a_h, a_p = self._translate_all(r, noise)
+            mixed_with_h = mixed_with_p = ops.concatenate(r)
             t_h = t_p = draws["t"]
-        real_and_fake_h, real_and_fake_p = ops.concatenate([r_h, a_h]), ops.concatenate([r_p, a_p])
-        keep = self._keep(draws, 2 * half)
-        s_h, s_p, logits_h, logits_p = self._criticise(real_and_fake_h, real_and_fake_p, keep, classify=half)
+        a_h, a_p = ops.stop_gradient(a_h), ops.stop_gradient(a_p)
+        real_and_fake = ops.concatenate([r_h, a_h]), ops.concatenate([r_p, a_p])
+        s_h, s_p, logits_h, logits_p = self._criticise(*real_and_fake, self._keep(draws, 2 * half), classify=half)
 
         x_hat = ops.concatenate([losses.mix(mixed_with_h, a_h, t_h), losses.mix(mixed_with_p, a_p, t_p)])
 
@@ -162,29 +161,33 @@ class DeScarGAN(Method):
             "real": losses.critic_real(ops.concatenate([s_h[:half], s_p[:half]])),
             "fake": losses.critic_fake(ops.concatenate([s_h[half:], s_p[half:]])),
             "gradient_penalty": losses.gradient_penalty(input_gradient(penalised, x_hat)),
-            "classification": ops.concatenate(
-                [losses.classification(logits_h, HEALTHY), losses.classification(logits_p, DISEASED)]
-            ),
+            "classification": _classification(logits_h, logits_p),
         }
 
-    def _generator_losses(self, batch, r_h, r_p, n_h, n_p, draws):
-        half = ops.shape(r_h)[0]
-        g_h, g_p = self._translate(ops.concatenate([r_h, r_p]), ops.concatenate([r_h, r_p]))
+    def _generator_losses(self, batch, r, noise, draws):
+        half = ops.shape(r[0])[0]
+        both = ops.concatenate(r)
+        g_h, g_p = self._translate(both, both)
         (i_h, a_h), (a_p, i_p) = _split(g_h, 2), _split(g_p, 2)
-        a_h, a_p = a_h + n_p, a_p + n_h
-        s_h, s_p, logits_h, logits_p = self._criticise(a_h, a_p, self._keep(draws, 2 * half), classify=half)
-        c_h, c_p = self._translate(a_p, a_h)
-        return self._generator_terms(batch, (s_h, s_p), (logits_h, logits_p), (i_h, i_p), (c_h, c_p))
+        a_h, a_p = _plus(a_h, noise[DISEASED]), _plus(a_p, noise[HEALTHY])
+        s_h, s_p, *logits = self._criticise(a_h, a_p, self._keep(draws, 2 * half), classify=half)
+        cycled = self._translate(a_p, a_h)
+        return self._generator_terms(batch, (s_h, s_p), logits, (i_h, i_p), cycled)
 
-    def _generator_losses_reference(self, batch, r_h, r_p, n_h, n_p, draws):
+    def _generator_losses_reference(self, batch, r, noise, draws):
         """Reference: one target class per pass; same-class fakes are criticised and classified too (D4.3, D4.12)."""
-        half = ops.shape(r_h)[0]
-        r, n = ops.concatenate([r_h, r_p]), (0.0 if isinstance(n_h, float) else ops.concatenate([n_h, n_p]))
-        g_h, g_p = self._translate(r, None)[0], self._translate(None, r)[1]
-        f_h, f_p = g_h + n, g_p + n
-        s_h, s_p, logits_h, logits_p = self._criticise(f_h, f_p, self._keep(draws, 4 * half), classify=2 * half)
-        c_h, c_p = self._translate(f_p[:half], None)[0], self._translate(None, f_h[half:])[1]
-        return self._generator_terms(batch, (s_h, s_p), (logits_h, logits_p), (g_h[:half], g_p[half:]), (c_h, c_p))
+        half = ops.shape(r[0])[0]
+        f_h, f_p = self._translate_all(r, noise)
+        s_h, s_p, *logits = self._criticise(f_h, f_p, self._keep(draws, 4 * half), classify=2 * half)
+        cycled = self._translate(f_p[:half], None)[0], self._translate(None, f_h[half:])[1]
+        same_class = _plus(f_h[:half], noise[HEALTHY], -1), _plus(f_p[half:], noise[DISEASED], -1)
+        return self._generator_terms(batch, (s_h, s_p), logits, same_class, cycled)
+
+    def _translate_all(self, r, noise):
+        """Reference: G_h and G_p of all images, one target class to a pass (D3.3), with the inputs' noise on top."""
+        both = ops.concatenate(r)
+        n = None if noise[0] is None else ops.concatenate(noise)
+        return _plus(self._translate(both, None)[0], n), _plus(self._translate(None, both)[1], n)
 
     def _generator_terms(self, batch, score_maps, logits, same_class, cycled):
         real = ops.concatenate([batch.healthy, batch.diseased])
@@ -193,9 +196,7 @@ class DeScarGAN(Method):
             "adversarial": losses.generator_adversarial(ops.concatenate(score_maps)),
             "reconstruction": losses.reconstruction(real, ops.concatenate(cycled), kind),
             "identity": losses.identity(real, ops.concatenate(same_class), kind),
-            "classification": ops.concatenate(
-                [losses.classification(logits[c], c) for c in (HEALTHY, DISEASED)]
-            ),
+            "classification": _classification(*logits),
         }
 
     # --- inference
@@ -245,6 +246,14 @@ def _split(x, parts):
 
 def _join(parts):
     return ops.concatenate(parts) if len(parts) > 1 else parts[0]
+
+
+def _plus(image, noise, sign=1):
+    return image if noise is None else image + sign * noise
+
+
+def _classification(logits_h, logits_p):
+    return ops.concatenate([losses.classification(logits_h, HEALTHY), losses.classification(logits_p, DISEASED)])
 
 
 def _sum(score_map):

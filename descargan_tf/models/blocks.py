@@ -14,7 +14,7 @@ class BatchNormalization(keras.layers.Layer):
     image by itself ("per_image", what the authors' program does by leaving its generator in training mode at batch
     size one, trap D6.1). Neither lets one image influence another at inference.
 
-    Momentum 0.99 and epsilon 1e-5 are PyTorch's 0.01 and 1e-5 (D3.6). As there, the moving variance is the unbiased one.
+    Momentum 0.99 and epsilon 1e-5 are PyTorch's 0.01 and 1e-5 (D3.6). As there, the moving variance is unbiased.
     """
 
     def __init__(self, inference_statistics="moving", momentum=0.99, epsilon=1e-5, **kwargs):
@@ -37,7 +37,7 @@ class BatchNormalization(keras.layers.Layer):
     def call(self, inputs, training=False):
         """[B, H, W, C] to the same."""
         if training:
-            if keras.backend.backend() == "tensorflow" and not _in_several_replicas():
+            if keras.backend.backend() == "tensorflow" and _num_replicas() == 1:
                 return self._fused(inputs)
             mean, variance, count = self._global_moments(inputs)
             self._update_moving_averages(mean, variance * (count / ops.maximum(count - 1, 1)))
@@ -72,19 +72,14 @@ class BatchNormalization(keras.layers.Layer):
         return outputs
 
     def _global_moments(self, inputs):
+        """Moments over all replicas together, so that two with half the batch compute what one does with the whole."""
         x = ops.cast(inputs, "float32")
         axes = tuple(range(len(x.shape) - 1))
-        mean, square = ops.mean(x, axis=axes), ops.mean(ops.square(x), axis=axes)
-        count = ops.size(x) // x.shape[-1]
-        if keras.backend.backend() == "tensorflow":
-            import tensorflow as tf
-
-            # All replicas together, so that two with half the batch compute what one computes with the whole.
-            context = tf.distribute.get_replica_context()
-            replicas = context.num_replicas_in_sync
-            mean, square = (value / replicas for value in context.all_reduce("sum", [mean, square]))
-            count = count * replicas
-        return mean, ops.maximum(square - ops.square(mean), 0.0), ops.cast(count, "float32")
+        mean = _mean_over_replicas(ops.mean(x, axis=axes))
+        # Not the mean square minus the squared mean: in a channel that hardly varies, rounding would be all of that.
+        variance = _mean_over_replicas(ops.mean(ops.square(x - mean), axis=axes))
+        count = ops.cast(ops.size(x) // x.shape[-1], "float32")
+        return mean, variance, count * _num_replicas()
 
     def get_config(self):
         """As every Keras layer."""
@@ -96,11 +91,21 @@ class BatchNormalization(keras.layers.Layer):
         }
 
 
-def _in_several_replicas():
+def _num_replicas():
+    if keras.backend.backend() != "tensorflow":
+        return 1
     import tensorflow as tf
 
     context = tf.distribute.get_replica_context()
-    return context is not None and context.num_replicas_in_sync > 1
+    return context.num_replicas_in_sync if context else 1
+
+
+def _mean_over_replicas(value):
+    if _num_replicas() == 1:
+        return value
+    import tensorflow as tf
+
+    return tf.distribute.get_replica_context().all_reduce("mean", value)
 
 
 # Nearest upsampling by two and a 3x3 convolution are one stride-2 transposed convolution, whose four taps along an axis

@@ -103,7 +103,9 @@ class Trainer:
     def _schedule(self, phase):
         if not self.settings.decay_steps:
             return phase.learning_rate
-        return LinearEnd(phase.learning_rate, phase.updates * self.settings.max_steps, phase.updates * self.settings.decay_steps)
+        return LinearEnd(
+            phase.learning_rate, phase.updates * self.settings.max_steps, phase.updates * self.settings.decay_steps
+        )
 
     # --- state
 
@@ -166,9 +168,12 @@ class Trainer:
             return start
         writer = Writer(self.run_dir, start)
         try:
-            with self._signals(), tqdm(
-                total=self.settings.max_steps, initial=start, unit="round", dynamic_ncols=True, disable=None
-            ) as bar:
+            with (
+                self._signals(),
+                tqdm(
+                    total=self.settings.max_steps, initial=start, unit="round", dynamic_ncols=True, disable=None
+                ) as bar,
+            ):
                 self._rounds(start, writer, bar)
         finally:
             writer.close()

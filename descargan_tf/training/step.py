@@ -4,6 +4,8 @@ Gradients are computed in the replicas, added up and applied outside of them, so
 graph. Every reduction over examples and replicas is here and nowhere else.
 """
 
+import zlib
+
 import keras
 import tensorflow as tf
 
@@ -16,7 +18,7 @@ class Adam(keras.optimizers.Adam):
 
     def apply(self, strategy, gradients):
         """Apply reduced gradients, in cross-replica context; one for each variable that `build` was given."""
-        learning_rate = tf.cast(self.learning_rate.value if hasattr(self.learning_rate, "value") else self.learning_rate, tf.float32)
+        learning_rate = tf.cast(self.learning_rate, tf.float32)
         count = tf.cast(self.iterations.value + 1, tf.float32)
         powers = tf.pow(self.beta_1, count), tf.pow(self.beta_2, count)
 
@@ -48,7 +50,9 @@ class TrainStep:
     batches and of the seed.
     """
 
-    def __init__(self, method: Method, averaged_network, strategy, seed, *, average_decay=0.0, clip_norm=0.0, schedule=None):
+    def __init__(
+        self, method: Method, averaged_network, strategy, seed, *, average_decay=0.0, clip_norm=0.0, schedule=None
+    ):
         self.method = method
         self.strategy = strategy
         self.seed = seed
@@ -123,7 +127,7 @@ class TrainStep:
         replica, replicas = context.replica_id_in_sync_group, context.num_replicas_in_sync
         draws = {}
         for name in sorted(shapes):
-            stream = hash_name(f"{phase.name}/{number}/{name}")
+            stream = zlib.crc32(f"{phase.name}/{number}/{name}".encode()) & 0x7FFFFFFF
             seed = tf.stack([tf.cast(self.seed, tf.int64) * (1 << 31) + stream, self.step])
             values = tf.random.stateless_uniform(shapes[name], seed)
             if replicas > 1:
@@ -146,13 +150,6 @@ class TrainStep:
 
         for average, value in zip(self.averaged_network.weights, live, strict=True):
             self.strategy.extended.update(average.value, update, args=(value.value,))
-
-
-def hash_name(name):
-    """A number below 2^31 from a name, the same in every process."""
-    import zlib
-
-    return zlib.crc32(name.encode()) & 0x7FFFFFFF
 
 
 def _input_gradient(fn, x):

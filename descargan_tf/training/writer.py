@@ -13,7 +13,7 @@ class Writer:
     def __init__(self, run_dir: Path, step: int):
         self._path = run_dir / "metrics.jsonl"
         self._keep_until(step)
-        self._file = open(self._path, "a", buffering=1)  # noqa: SIM115: held for the length of the run
+        self._file = self._path.open("a", buffering=1)
         self._boards = {name: tf.summary.create_file_writer(str(run_dir / name)) for name in ("train", "validate")}
 
     def _keep_until(self, step):
