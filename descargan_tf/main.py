@@ -1,7 +1,10 @@
 """python -m descargan_tf.main --flagfile=configs/quickstart.flags: flags to Config, and one function per --mode."""
 
+import contextlib
 import os
+import shutil
 import sys
+import tempfile
 
 from descargan_tf.config import parse
 from descargan_tf.errors import UserError
@@ -15,9 +18,9 @@ def main(argv=None) -> int:
     """
     try:
         config = parse(argv or sys.argv)
-        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow's start-up messages are no news to a user
-        from descargan_tf import commands
-        from descargan_tf.training.loop import Interrupted
+        with _held_back_unless_it_fails(2):
+            from descargan_tf import commands
+            from descargan_tf.training.loop import Interrupted
 
         try:
             return getattr(commands, config.mode)(config)
@@ -27,6 +30,26 @@ def main(argv=None) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+
+
+@contextlib.contextmanager
+def _held_back_unless_it_fails(descriptor):
+    """Keep what TensorFlow's libraries write while they load (no log level reaches it) from the user's terminal."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    sys.stderr.flush()
+    kept = os.dup(descriptor)
+    with tempfile.TemporaryFile() as held:
+        os.dup2(held.fileno(), descriptor)
+        try:
+            yield
+        except BaseException:
+            held.seek(0)
+            with open(kept, "wb", closefd=False) as out:
+                shutil.copyfileobj(held, out)
+            raise
+        finally:
+            os.dup2(kept, descriptor)
+            os.close(kept)
 
 
 if __name__ == "__main__":

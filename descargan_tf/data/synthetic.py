@@ -168,9 +168,16 @@ def draw_image(geometry: Geometry, image_size: int, *, diseased: bool) -> np.nda
     for waves in (geometry.c1, geometry.c2):
         dx, dy = x - np.float32(waves.x), y - np.float32(waves.y)
         image += np.sin(np.sqrt(dx * dx + dy * dy) * np.float32(waves.frequency)) * np.float32(waves.height)
+    x, y = np.broadcast_arrays(x, y)
     for ellipse in (geometry.e1, geometry.e2):
-        coverage = _contour(ellipse, x, y, pixel)
-        image += coverage * (1 - image)
+        # Nothing of it lies farther out, displaced or not; computing only there halves the time.
+        reach = ellipse.a + _MAX_DISPLACEMENT * _EXTENT
+        rows, columns = (
+            slice(max(int((centre - reach) / pixel), 0), int((centre + reach) / pixel) + 1)
+            for centre in (ellipse.y, ellipse.x)
+        )
+        part = image[rows, columns]
+        part += _contour(ellipse, x[rows, columns], y[rows, columns], pixel) * (1 - part)
     low, high = _RAW_RANGE
     image = (image - np.float32(low)) * np.float32(2 / (high - low)) - 1
     if factor > 1:

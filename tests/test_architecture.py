@@ -1,0 +1,61 @@
+"""Imports go one way: an import against the arrow is a defect."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1] / "descargan_tf"
+ALLOWED = {
+    "types": set(),
+    "errors": set(),
+    "losses": set(),
+    "config": {"errors"},
+    "data": {"types", "errors"},
+    "models": {"types"},
+    "methods": {"types", "models", "losses"},
+    "training": {"types", "errors", "data", "methods"},
+    "evaluation": {"types", "errors", "data"},
+    "prediction": {"types", "errors", "data", "evaluation"},
+    "main": {"config", "errors", "commands", "training"},
+}
+# What may touch TensorFlow: networks and losses run on any Keras backend, metrics on none.
+TENSORFLOW = {"training", "commands", "data/pipeline.py", "models/blocks.py"}
+
+
+def part_of(path):
+    return path.relative_to(ROOT).parts[0].removesuffix(".py")
+
+
+def imports(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+FILES = [p for p in sorted(ROOT.rglob("*.py")) if p.name != "__init__.py" or p.parent != ROOT]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_imports_follow_the_arrow(path):
+    part = part_of(path)
+    if part == "commands":  # the one place where the packages are put together
+        return
+    for name in imports(path):
+        if name.startswith("descargan_tf."):
+            assert name.split(".")[1] in {*ALLOWED[part], part}, f"{path} imports {name}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_tensorflow_stays_where_it_belongs(path):
+    allowed = part_of(path) in TENSORFLOW or str(path.relative_to(ROOT)) in TENSORFLOW
+    assert allowed or not any(name.split(".")[0] == "tensorflow" for name in imports(path))
+
+
+def test_no_method_is_named_outside_its_file():
+    for path in FILES:
+        if part_of(path) not in ("methods", "config"):
+            assert not any(name.startswith("descargan_tf.methods.descargan") for name in imports(path)), path

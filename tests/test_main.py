@@ -1,0 +1,419 @@
+"""The program as its users start it: the whole way once, and every refusal.
+
+Training runs in processes of its own, as signals and exit statuses are theirs; refusals run in this one.
+"""
+
+import csv
+import dataclasses
+import hashlib
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from descargan_tf import commands
+from descargan_tf.config import Config
+from descargan_tf.main import main
+from descargan_tf.methods import METHODS
+from descargan_tf.training import checkpoint
+
+ROOT = Path(__file__).resolve().parent.parent
+FLAGS = """# A DeScarGAN of a few thousand weights
+--dataset=synthetic
+--image_size=64
+--num_train=6
+--num_validate=4
+--num_test=4
+--batch_size=4
+--generator_filters=2
+--discriminator_filters=2
+--critic_updates=1
+--average_decay=0.9
+--log_every_steps=1
+--validate_every_steps=1000000
+--checkpoint_every_steps=1000000
+--max_steps=1000000
+"""
+ENDLESS = 240  # seconds after which a process is taken to hang
+NAMES = ("dice", "auroc_pixel", "mse_d_gt", "ssim", "mse_healthy", "accuracy", "kappa", "auroc_image")
+
+
+@pytest.fixture(autouse=True)
+def one_strategy(monkeypatch):
+    """A second MirroredStrategy in this process would reuse the collective keys of the first (see conftest)."""
+    monkeypatch.setattr(tf.distribute, "MirroredStrategy", tf.distribute.get_strategy)
+
+
+def start(folder, *arguments):
+    return subprocess.Popen(
+        [sys.executable, "-m", "descargan_tf.main", *arguments],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def end(process):
+    try:
+        out, err = process.communicate(timeout=ENDLESS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        raise
+    return process.returncode, out, err
+
+
+def listing(folder):
+    """Every path below a folder with its content."""
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
+        for path in sorted(Path(folder).rglob("*"))
+    }
+
+
+# ---- the whole way
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory):
+    """Where a user works: a flagfile and generated data."""
+    folder = tmp_path_factory.mktemp("workplace")
+    (folder / "tiny.flags").write_text(FLAGS)
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        assert main(["main", "--mode=generate", "--flagfile=tiny.flags", "--num_workers=1"]) == 0
+    finally:
+        os.chdir(before)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def stopped(workplace):
+    """Training stopped by SIGTERM: exit status, standard error, and the names of the checkpoints then."""
+    process = start(workplace, "--flagfile=tiny.flags")
+    log = workplace / "runs" / "tiny" / "train.log"
+    for _ in range(4 * ENDLESS):
+        if process.poll() is not None or (log.exists() and "step       2 " in log.read_text()):
+            break
+        time.sleep(0.25)
+    process.send_signal(signal.SIGTERM)
+    status, _, err = end(process)
+    return status, err, checkpoint.steps(workplace / "runs" / "tiny" / "checkpoints")
+
+
+@pytest.fixture(scope="module")
+def trained(workplace, stopped):
+    """The same command taken up, to two rounds more."""
+    last = stopped[2][-1] + 2
+    status, out, err = end(start(workplace, "--flagfile=tiny.flags", f"--max_steps={last}"))
+    assert status == 0, err
+    return workplace / "runs" / "tiny", last, out
+
+
+@pytest.fixture(scope="module")
+def evaluated(workplace, trained):
+    status, out, err = end(start(workplace, "--mode=evaluate", "--run_dir=runs/tiny"))
+    assert status == 0, err
+    return trained[0], out
+
+
+@pytest.fixture
+def inside(workplace, monkeypatch):
+    monkeypatch.chdir(workplace)
+    return workplace
+
+
+def test_generated_data_pass_their_check(inside, capsys):
+    assert main(["main", "--mode=check_data", "--flagfile=tiny.flags"]) == 0
+    out = capsys.readouterr().out
+    assert "labels: 0=healthy n=14, 1=diseased n=14" in out
+    assert "all 42 files are as they were generated" in out
+
+
+def test_sigterm_saves_and_ends_with_143(stopped):
+    status, err, steps = stopped
+    assert status == 143
+    assert len(steps) == 1
+    assert f"SIGTERM at step {steps[0]}: saved; run the same command to go on" in err
+    assert "Traceback" not in err
+
+
+def test_the_same_command_resumes(trained, stopped):
+    run_dir, last, out = trained
+    assert f"resuming at step {stopped[2][0]}" in out
+    assert checkpoint.steps(run_dir / "checkpoints") == [stopped[2][0], last]
+    lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if line["group"] == "train"] == list(range(1, last + 1))
+    assert lines[-1]["group"] == "validate"
+    assert {"selection", "translation_success", "label_effect", "accuracy", "dice"} < set(lines[-1])
+
+
+def test_a_run_folder_holds_what_is_documented(trained):
+    run_dir, last, out = trained
+    assert {"flags.txt", "metrics.jsonl", "train", "validate", "checkpoints"} <= {p.name for p in run_dir.iterdir()}
+    assert (run_dir / "checkpoints" / "best" / "state.npz").exists()
+    assert f"--max_steps={last}\n" in (run_dir / "flags.txt").read_text()
+    assert re.search(r"^generator: [\d,]+ trainable parameters$", out, re.MULTILINE)
+    assert re.search(r"^discriminator: [\d,]+ trainable parameters$", out, re.MULTILINE)
+
+
+def test_the_flags_of_a_run_folder_rerun_it(trained, inside, capsys):
+    before = listing(inside)
+    assert main(["main", f"--flagfile={trained[0] / 'flags.txt'}", "--dry_run"]) == 0
+    assert listing(inside) == before
+    assert f"--max_steps={trained[1]}" in capsys.readouterr().out
+
+
+def test_evaluation_writes_the_documented_report(evaluated, inside):
+    run_dir, out = evaluated
+    report = json.loads((run_dir / "report.json").read_text())
+    for protocol in ("image_units", "authors"):
+        for part in ("metrics", "baseline_zero_map"):
+            for name in NAMES:
+                assert {"mean", "ci95", "var"} <= set(report[part][protocol][name]), (part, protocol, name)
+        assert report["threshold"][protocol]["split"] == "validate"
+        assert report["threshold"][protocol]["value"] > 0
+    dice = report["metrics"]["image_units"]["dice"]
+    assert 0 <= dice["ci95"][0] <= dice["mean"] <= dice["ci95"][1] <= 1
+    assert report["baseline_zero_map"]["image_units"]["dice"]["mean"] == 0
+    assert report["config"]["generator_filters"] == 2
+    assert report["versions"]["keras"]
+    assert "git_commit" in report
+    for name in ("report.md", "report.html", "per_image.csv", "figures/samples.png", "figures/healthy.png"):
+        assert (run_dir / name).stat().st_size > 0, name
+    with open(run_dir / "per_image.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 8
+    assert "Dice" in out
+    assert "report.html" in out
+
+
+def test_prediction_lists_the_broken_file_and_does_the_others(trained, workplace):
+    scans = workplace / "scans"
+    scans.mkdir()
+    for name in ("a", "c"):
+        source = sorted((workplace / "data" / "synthetic_64" / "test" / "diseased").iterdir())[0]
+        shutil.copy(source, scans / f"{name}.npy")
+    (scans / "b.png").write_bytes(b"broken")
+    status, out, err = end(
+        start(workplace, "--mode=predict", "--run_dir=runs/tiny", "--input=scans", "--output_dir=out")
+    )
+    assert status == 1
+    assert "2 of 3 images done: out/predictions.csv" in out
+    assert "Traceback" not in err
+    assert [line for line in err.splitlines() if "b.png" in line][-1].startswith("not done: scans/b.png: ")
+    wanted = [f"{stem}_{what}" for stem in "ac" for what in ("healthy.npy", "map.npy", "overlay.png")]
+    assert sorted(p.name for p in (workplace / "out").iterdir()) == sorted([*wanted, "predictions.csv"])
+    with open(workplace / "out" / "predictions.csv", newline="") as file:
+        head, *rows = csv.reader(file)
+    assert head == ["file", "disease_probability", "anomaly_score", "predicted_class"]
+    assert [row[0] for row in rows] == ["a.npy", "c.npy"]
+    assert rows[0][1:] == rows[1][1:]
+    healthy, signed = (np.load(workplace / "out" / f"a_{name}.npy") for name in ("healthy", "map"))
+    np.testing.assert_allclose(signed, healthy - np.load(scans / "a.npy"), atol=1e-6)
+    assert float(rows[0][2]) == pytest.approx(np.abs(signed).mean(), abs=1e-5)
+    assert 0 <= float(rows[0][1]) <= 1
+    assert np.asarray(Image.open(workplace / "out" / "a_overlay.png")).shape == (64, 64, 3)
+
+
+def test_dry_run_says_how_large_it_is_and_writes_nothing(inside, capsys):
+    before = listing(inside)
+    assert main(["main", "--flagfile=tiny.flags", "--run_dir=runs/other", "--data_dir=data/none", "--dry_run"]) == 0
+    assert listing(inside) == before
+    out = capsys.readouterr().out
+    method = commands._build_method(Config(image_size=64, generator_filters=2, discriminator_filters=2))
+    for name, network in method.networks.items():
+        count = sum(int(np.prod(v.shape)) for v in network.trainable_variables)
+        assert f"{name}: {count:,} trainable parameters" in out
+    assert "train: 0=healthy n=6, 1=diseased n=6" in out
+    assert "test: 0=healthy n=4, 1=diseased n=4" in out
+    assert re.search(r"s a round: 1000000 rounds in about [\d.]+ hours", out)
+    assert "--generator_filters=2\n" in out
+
+
+# ---- flags reach what they name
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_setting_of_a_method_is_a_flag(name):
+    flags = {field.name for field in dataclasses.fields(Config)}
+    assert {field.name for field in dataclasses.fields(METHODS[name][1])} <= flags
+
+
+def test_batch_norm_changes_what_is_predicted():
+    small = {"image_size": 64, "generator_filters": 2, "discriminator_filters": 2}
+    moving, per_image = (commands._build_method(Config(**small, batch_norm=kind)) for kind in ("moving", "per_image"))
+    for name, network in moving.networks.items():
+        per_image.networks[name].set_weights(network.get_weights())
+    images = np.random.default_rng(0).uniform(-1, 1, (1, 64, 64, 1)).astype(np.float32)
+    maps = [np.asarray(method.predict(images).anomaly_map) for method in (moving, per_image)]
+    assert np.abs(maps[0] - maps[1]).max() > 1e-3
+
+
+# ---- refusals
+
+
+@pytest.fixture
+def refused(inside, capsys):
+    """Run `main` on bad input: status 2, one line, nothing changed below the folder. Returns that line."""
+
+    def run(*arguments):
+        before = listing(inside)
+        capsys.readouterr()
+        status = main(["main", *arguments])
+        err = capsys.readouterr().err
+        assert status == 2
+        assert err.startswith("error: ")
+        assert err.endswith("\n")
+        assert err.count("\n") == 1
+        assert "Traceback" not in err
+        assert listing(inside) == before
+        return err
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (["--nonsense=1"], ["nonsense"]),
+        (["--batch_size=7"], ["--batch_size=7", "multiple of 2"]),
+        (["--distance=l7"], ["--distance", "l7"]),
+        (["go"], ["'go'"]),
+        (["--decay_steps=2000000"], ["--decay_steps=2000000", "--max_steps=1000000"]),
+        (["--method=stargun", "--run_dir=runs/new"], ["--method=stargun", "descargan"]),
+        (
+            ["--num_train=7", "--run_dir=runs/new"],
+            ["--data_dir=data/synthetic_64", "--num_train is 6 there and 7 here"],
+        ),
+        (["--data_dir=.", "--run_dir=runs/new"], ["--data_dir=.", "not generated here", "--dataset=folders"]),
+        (["--dataset=folders", "--data_dir=none", "--run_dir=runs/new"], ["--data_dir=none does not exist"]),
+        (
+            ["--dataset=folders", "--data_dir=tiny.flags", "--run_dir=runs/new"],
+            ["--data_dir=tiny.flags is not a folder"],
+        ),
+        (
+            ["--dataset=folders", "--data_dir=data/synthetic_64", "--value_range=3,1", "--run_dir=runs/new"],
+            ["--value_range=3,1"],
+        ),
+        (["--run_dir=data"], ["--run_dir=data holds something that is not a run"]),
+        (["--run_dir=tiny.flags"], ["--run_dir=tiny.flags"]),
+        (["--run_dir=tiny.flags/below"], ["--run_dir=tiny.flags/below"]),
+        (["--mode=generate"], ["--data_dir=data/synthetic_64 already holds something"]),
+    ],
+)
+def test_bad_input_is_refused_in_one_line_and_nothing_is_touched(refused, arguments, parts):
+    message = refused("--flagfile=tiny.flags", *arguments)
+    for part in parts:
+        assert part in message
+
+
+@pytest.mark.parametrize("mode", ["evaluate", "predict"])
+def test_a_folder_without_a_run_cannot_be_used(refused, mode):
+    for folder in ("runs/none", "data"):
+        assert f"--run_dir={folder} is not a run" in refused(
+            f"--mode={mode}", f"--run_dir={folder}", "--input=scan.png"
+        )
+
+
+def test_own_images_without_a_folder_are_refused(refused):
+    assert "--data_dir is missing" in refused("--run_dir=runs/new")
+
+
+def test_no_arguments_at_all_are_refused(refused, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["main"])
+    assert "--data_dir is missing" in refused()
+
+
+def test_a_run_made_with_other_settings_is_refused_by_their_names(trained, refused):
+    message = refused("--flagfile=tiny.flags", "--generator_filters=3", "--seed=4")
+    assert "--run_dir=runs/tiny was made with other settings" in message
+    assert "--generator_filters is 2 there and 3 here" in message
+    assert "--seed is 0 there and 4 here" in message
+
+
+@pytest.mark.parametrize("mode", ["evaluate", "predict"])
+def test_an_unknown_checkpoint_lists_those_there_are(trained, refused, mode):
+    message = refused(f"--mode={mode}", "--run_dir=runs/tiny", "--checkpoint=777", "--input=tiny.flags")
+    steps = checkpoint.steps(trained[0] / "checkpoints")
+    assert (
+        f"--checkpoint=777: no such checkpoint in runs/tiny/checkpoints (steps there: {steps[0]}, {steps[1]})"
+        in message
+    )
+
+
+@pytest.mark.parametrize("mode", ["evaluate", "predict"])
+def test_a_checkpoint_of_another_size_is_refused(trained, refused, tmp_path, mode):
+    wide = commands._build_method(Config(image_size=64, generator_filters=3, discriminator_filters=2))
+    arrays = checkpoint.network_arrays("averaged", wide.networks["generator"])
+    arrays |= checkpoint.network_arrays("networks/discriminator", wide.networks["discriminator"])
+    checkpoint.save(tmp_path / "wide", arrays, {"step": 3})
+    message = refused(
+        f"--mode={mode}", "--run_dir=runs/tiny", f"--checkpoint={tmp_path / 'wide'}", "--input=tiny.flags"
+    )
+    assert f"checkpoint {tmp_path / 'wide'} was made with another size" in message
+    assert "--generator_filters" in message
+
+
+def test_a_damaged_checkpoint_is_refused(trained, refused, inside):
+    shutil.copytree(trained[0], inside / "runs" / "damaged")
+    state = inside / "runs" / "damaged" / "checkpoints" / "best" / "state.npz"
+    state.write_bytes(state.read_bytes()[:5000])
+    message = refused("--mode=evaluate", "--run_dir=runs/damaged")
+    assert "runs/damaged/checkpoints/best is not a readable checkpoint" in message
+
+
+@pytest.mark.parametrize("content", [None, "{", "{}", '{"scaling": [0], "dtype": "uint8"}'])
+def test_a_run_without_the_facts_of_its_data_cannot_predict(trained, refused, inside, content):
+    run_dir = inside / "runs" / "factless"
+    shutil.rmtree(run_dir, ignore_errors=True)
+    shutil.copytree(trained[0], run_dir)
+    (run_dir / "data.json").unlink()
+    if content is not None:
+        (run_dir / "data.json").write_text(content)
+    message = refused("--mode=predict", "--run_dir=runs/factless", "--input=tiny.flags")
+    assert "runs/factless/data.json cannot be read" in message
+
+
+@pytest.mark.parametrize(("given", "part"), [("none", "--input=none does not exist"), ("runs", "holds no image file")])
+def test_nothing_to_predict_is_said_before_anything_is_loaded(trained, refused, given, part):
+    assert part in refused("--mode=predict", "--run_dir=runs/tiny", f"--input={given}")
+    assert "--input" in refused("--mode=predict", "--run_dir=runs/tiny")
+
+
+def test_an_output_folder_that_cannot_be_is_named(trained, refused, inside):
+    image = sorted((inside / "data" / "synthetic_64" / "test" / "diseased").iterdir())[0]
+    message = refused("--mode=predict", "--run_dir=runs/tiny", f"--input={image}", "--output_dir=tiny.flags")
+    assert "--output_dir=tiny.flags cannot be written: File exists" in message
+
+
+def test_a_report_that_cannot_be_written_is_the_users_error(trained, refused, inside):
+    run_dir = inside / "runs" / "blocked"
+    shutil.copytree(trained[0], run_dir, ignore=shutil.ignore_patterns("figures", "report.*"))
+    (run_dir / "figures").write_text("a file in the way")
+    assert "runs/blocked" in refused("--mode=evaluate", "--run_dir=runs/blocked")
+
+
+def test_data_of_a_run_that_are_gone_or_changed_are_refused(trained, refused, inside):
+    message = refused("--mode=evaluate", "--run_dir=runs/tiny", "--data_dir=runs")
+    assert "--data_dir=runs" in message
+    shutil.copytree(inside / "data" / "synthetic_64", inside / "data" / "damaged")
+    victim = sorted((inside / "data" / "damaged" / "test" / "healthy").iterdir())[0]
+    np.save(victim, np.zeros((64, 64), np.float32))
+    message = refused("--mode=check_data", "--flagfile=tiny.flags", "--data_dir=data/damaged")
+    assert f"1 files of --data_dir=data/damaged are not what was generated: test/healthy/{victim.name}" in message
+    victim.unlink()
+    message = refused("--mode=check_data", "--flagfile=tiny.flags", "--data_dir=data/damaged")
+    assert "--data_dir=data/damaged lacks 1 of its 42 files" in message
