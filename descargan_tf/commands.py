@@ -55,7 +55,7 @@ def train(config: Config) -> int:
     saved = run_dir / config_module.RUN_FLAGS
     if saved.exists():
         config_module.check_run(config, saved)
-    elif run_dir.exists() and any(run_dir.iterdir()):
+    elif run_dir.exists() and (not run_dir.is_dir() or any(run_dir.iterdir())):
         raise UserError(f"--run_dir={run_dir} holds something that is not a run: name another folder.")
     if config.method not in METHODS:
         raise UserError(f"--method={config.method} is not known; known are {', '.join(METHODS)}.")
@@ -108,24 +108,29 @@ def evaluate(config: Config) -> int:
             tf.function(method.predict), test.images, _PREDICTION_BATCH, lambda done, _: bar.update(done - bar.n)
         )
     result = evaluator.evaluate_split(prediction, test, thresholds, config.seed)
-    pictures = figures.draw_all(run_dir / "figures", prediction, test, thresholds["image_units"]["value"])
-    report.write_report(
-        run_dir,
-        result,
-        pictures,
-        {
-            "method": config.method,
-            "config": dataclasses.asdict(config),
-            "versions": _versions(),
-            "git_commit": _git_commit(),
-            "checkpoint": f"{folder} (step {about['step']})",
-            "data_digest": digest,
-            "batch_norm_inference": config.batch_norm,
-            "command": f"python -m descargan_tf.main --mode=evaluate --run_dir={run_dir} "
-            f"--checkpoint={config.checkpoint} --batch_norm={config.batch_norm}",
-            "wall_seconds": time.perf_counter() - started,
-        },
-    )
+    try:
+        pictures = figures.draw_all(run_dir / "figures", prediction, test, thresholds["image_units"]["value"])
+        report.write_report(
+            run_dir,
+            result,
+            pictures,
+            {
+                "method": config.method,
+                "config": dataclasses.asdict(config),
+                "versions": _versions(),
+                "git_commit": _git_commit(),
+                "checkpoint": f"{folder} (step {about['step']})",
+                "data_digest": digest,
+                "batch_norm_inference": config.batch_norm,
+                "command": f"python -m descargan_tf.main --mode=evaluate --run_dir={run_dir} "
+                f"--checkpoint={config.checkpoint} --batch_norm={config.batch_norm}",
+                "wall_seconds": time.perf_counter() - started,
+            },
+        )
+    except OSError as error:
+        raise UserError(
+            f"--run_dir={run_dir} cannot be written: {error.strerror or error}: {error.filename}."
+        ) from error
     print(report.format_table(result))
     print(f"\nreport:       {run_dir / 'report.html'} (also report.md, report.json, per_image.csv)")
     print(f"figures:      {run_dir / 'figures'}\nTensorBoard:  tensorboard --logdir {run_dir}")

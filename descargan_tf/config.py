@@ -1,6 +1,7 @@
 """Every flag, with its unit and range, and the one frozen Config that comes of them. FLAGS are read nowhere else."""
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -153,6 +154,10 @@ def define_flags(flag_values=flags.FLAGS):
                 upper_bound=flag.high,
                 **options,
             )
+            if isinstance(flag.default, float):  # absl's bounds let nan through
+                flags.register_validator(
+                    field.name, math.isfinite, message="must be a finite number", flag_values=flag_values
+                )
             if flag.multiple_of > 1:
                 flags.register_validator(
                     field.name,
@@ -198,17 +203,25 @@ def _parse(argv):
         rest = flag_values(list(argv))
     except flags.Error as error:
         raise UserError(" ".join(str(error).split())) from None
-    except OSError as error:
-        raise UserError(f"--flagfile: {error.strerror}: {error.filename}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"--flagfile cannot be read: {error}") from None
     if len(rest) > 1:
         raise UserError(f"unexpected argument {rest[1]!r}: flags are written --name=value.")
     values = {field.name: flag_values[field.name].value for field in dataclasses.fields(Config)}
-    name = next((Path(a.split("=", 1)[1]).stem for a in argv if a.startswith(("--flagfile=", "-flagfile="))), "")
+    name = _flagfile_name(argv)
     if not values["run_dir"] and name:
         values["run_dir"] = str(Path("runs") / name)
     if not values["data_dir"] and values["dataset"] == "synthetic":
         values["data_dir"] = str(Path("data") / f"synthetic_{values['image_size']}")
     return values
+
+
+def _flagfile_name(argv):
+    for i, argument in enumerate(argv):
+        flag, equals, value = argument.lstrip("-").partition("=")
+        if flag == "flagfile" and argument.startswith("-"):
+            return Path(value if equals else argv[i + 1]).stem
+    return ""
 
 
 def flag_lines(config: Config) -> str:
@@ -222,13 +235,11 @@ def check_run(config: Config, saved: Path) -> None:
     Raises:
         UserError: names each setting, with both values.
     """
-    before = dict(line[2:].split("=", 1) for line in saved.read_text().splitlines() if line.startswith("--"))
+    before = _parse(["saved", f"--flagfile={saved}"])
     differing = [
-        f"--{field.name} is {before[field.name]} there and {_text(getattr(config, field.name))} here"
+        f"--{field.name} is {_text(before[field.name])} there and {_text(getattr(config, field.name))} here"
         for field in dataclasses.fields(Config)
-        if field.metadata["flag"].of_run
-        and field.name in before
-        and before[field.name] != _text(getattr(config, field.name))
+        if field.metadata["flag"].of_run and before[field.name] != getattr(config, field.name)
     ]
     if differing:
         raise UserError(

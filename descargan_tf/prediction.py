@@ -52,7 +52,7 @@ def predict_files(
     """Write `<stem>_healthy.npy`, `<stem>_map.npy`, `<stem>_overlay.png` for each file and `predictions.csv` for all.
 
     Healthy image and signed map (healthy - input) are [H, W] float32 in the network's units, images in [-1, 1]. Where
-    two files differ in their suffix alone, it becomes part of the stem.
+    two files differ in their suffix alone, it becomes part of the name.
 
     Args:
         predict: images [B, H, W, 1] to Prediction.
@@ -68,7 +68,7 @@ def predict_files(
         A message per file that could not be read; all others are done.
     """
     output_dir.mkdir(parents=True, exist_ok=True)
-    stems = Counter(file.stem for file in files)
+    names = _output_names(files)
     rows, failed = [], []
     for start in range(0, len(files), _CHUNK):
         chunk, images = [], []
@@ -85,7 +85,7 @@ def predict_files(
         images = np.stack(images)[..., None]
         prediction = predict_split(predict, images, min(batch_size, len(files)))
         for i, file in enumerate(chunk):
-            stem = file.stem if stems[file.stem] == 1 else f"{file.stem}_{file.suffix[1:]}"
+            stem = names[file]
             if prediction.anomaly_map is not None:
                 write_npy(output_dir / f"{stem}_healthy.npy", prediction.healthy_image[i, ..., 0])
                 write_npy(output_dir / f"{stem}_map.npy", prediction.anomaly_map[i, ..., 0])
@@ -100,6 +100,22 @@ def predict_files(
     writer.writerows(rows)
     write_atomically(output_dir / "predictions.csv", text.getvalue().encode())
     return failed
+
+
+def _output_names(files):
+    """The stem of each file; where two would share one, with the suffix, or a number, behind it."""
+    count = Counter(file.stem for file in files)
+    names, taken = {}, {stem for stem in count if count[stem] == 1}
+    for file in files:
+        name = file.stem
+        if count[name] > 1:
+            base = name = f"{name}_{file.suffix[1:]}"
+            number = 2
+            while name in taken:
+                name, number = f"{base}_{number}", number + 1
+            taken.add(name)
+        names[file] = name
+    return names
 
 
 def _read(file, image_size, scaling, dtype):

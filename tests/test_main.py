@@ -22,7 +22,7 @@ import tensorflow as tf
 from PIL import Image
 
 from descargan_tf import commands
-from descargan_tf.config import Config
+from descargan_tf.config import Config, parse
 from descargan_tf.main import main
 from descargan_tf.methods import METHODS
 from descargan_tf.training import checkpoint
@@ -72,6 +72,11 @@ def end(process):
         process.kill()
         raise
     return process.returncode, out, err
+
+
+def tiny_method(generator_filters=2, **changes):
+    small = {"image_size": 64, "generator_filters": generator_filters, "discriminator_filters": 2, "critic_updates": 1}
+    return commands._build_method(Config(mode="generate", dataset="synthetic", **small, **changes))
 
 
 def listing(folder):
@@ -169,11 +174,9 @@ def test_a_run_folder_holds_what_is_documented(trained):
     assert re.search(r"^discriminator: [\d,]+ trainable parameters$", out, re.MULTILINE)
 
 
-def test_the_flags_of_a_run_folder_rerun_it(trained, inside, capsys):
-    before = listing(inside)
-    assert main(["main", f"--flagfile={trained[0] / 'flags.txt'}", "--dry_run"]) == 0
-    assert listing(inside) == before
-    assert f"--max_steps={trained[1]}" in capsys.readouterr().out
+def test_the_flags_of_a_run_folder_rerun_it(trained, inside):
+    again = parse(["main", "--flagfile=runs/tiny/flags.txt"])
+    assert again == parse(["main", "--flagfile=tiny.flags", f"--max_steps={trained[1]}"])
 
 
 def test_evaluation_writes_the_documented_report(evaluated, inside):
@@ -233,8 +236,7 @@ def test_dry_run_says_how_large_it_is_and_writes_nothing(inside, capsys):
     assert main(["main", "--flagfile=tiny.flags", "--run_dir=runs/other", "--data_dir=data/none", "--dry_run"]) == 0
     assert listing(inside) == before
     out = capsys.readouterr().out
-    method = commands._build_method(Config(image_size=64, generator_filters=2, discriminator_filters=2))
-    for name, network in method.networks.items():
+    for name, network in tiny_method().networks.items():
         count = sum(int(np.prod(v.shape)) for v in network.trainable_variables)
         assert f"{name}: {count:,} trainable parameters" in out
     assert "train: 0=healthy n=6, 1=diseased n=6" in out
@@ -253,11 +255,10 @@ def test_every_setting_of_a_method_is_a_flag(name):
 
 
 def test_batch_norm_changes_what_is_predicted():
-    small = {"image_size": 64, "generator_filters": 2, "discriminator_filters": 2}
-    moving, per_image = (commands._build_method(Config(**small, batch_norm=kind)) for kind in ("moving", "per_image"))
+    moving, per_image = (tiny_method(batch_norm=kind) for kind in ("moving", "per_image"))
     for name, network in moving.networks.items():
         per_image.networks[name].set_weights(network.get_weights())
-    images = np.random.default_rng(0).uniform(-1, 1, (1, 64, 64, 1)).astype(np.float32)
+    images = tf.constant(np.random.default_rng(0).uniform(-1, 1, (1, 64, 64, 1)), tf.float32)
     maps = [np.asarray(method.predict(images).anomaly_map) for method in (moving, per_image)]
     assert np.abs(maps[0] - maps[1]).max() > 1e-3
 
@@ -356,7 +357,7 @@ def test_an_unknown_checkpoint_lists_those_there_are(trained, refused, mode):
 
 @pytest.mark.parametrize("mode", ["evaluate", "predict"])
 def test_a_checkpoint_of_another_size_is_refused(trained, refused, tmp_path, mode):
-    wide = commands._build_method(Config(image_size=64, generator_filters=3, discriminator_filters=2))
+    wide = tiny_method(generator_filters=3)
     arrays = checkpoint.network_arrays("averaged", wide.networks["generator"])
     arrays |= checkpoint.network_arrays("networks/discriminator", wide.networks["discriminator"])
     checkpoint.save(tmp_path / "wide", arrays, {"step": 3})

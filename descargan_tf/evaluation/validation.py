@@ -49,29 +49,35 @@ def validate(predict, monitor, translate, split: Split, threshold: float | None,
         if split.ground_truth is not None and threshold is not None:
             d, gt = prediction.anomaly_map[diseased], split.ground_truth[diseased]
             scalars["dice"] = float(np.mean(metrics.dice(d, gt, threshold)))
-            scalars["auroc_pixel"] = float(np.nanmean(metrics.auroc_pixel(d, gt, threshold)))
+            auroc = metrics.auroc_pixel(d, gt, threshold)
+            scalars["auroc_pixel"] = float(np.nanmean(auroc)) if np.isfinite(auroc).any() else None
             scalars["mse_d_gt"] = float(np.mean(metrics.mse(d, gt)))
     return Validation(scalars, float(selection), _pictures(translate, split), _warnings(scalars))
 
 
 def _monitored(monitor, split, batch_size):
     """Means of what the method watches, over as many images of each class as the smaller one has, at most 100."""
-    half = max(batch_size // 2, 1)
     parts = [split.images[split.labels == label] for label in (HEALTHY, DISEASED)]
     count = min(len(parts[0]), len(parts[1]), 100)
-    half = min(half, count)
+    half = max(batch_size // 2, 1)
     found: dict[str, list] = {}
-    for start in range(0, count - half + 1, half):
-        for name, value in monitor(Batch(*(part[start : start + half] for part in parts))).items():
-            found.setdefault(name, []).append(np.asarray(value))
+    for start in range(0, count, half):
+        chosen = np.minimum(np.arange(start, start + half), count - 1)  # one shape of batch: the last image again
+        num_real = min(half, count - start)
+        for name, value in monitor(Batch(*(part[chosen] for part in parts))).items():
+            value = np.asarray(value)
+            # One value per pair, or per image of both halves: what repeats an image is cut off either.
+            found.setdefault(name, []).append(value.reshape(-1, half)[:, :num_real].ravel())
     return {name: float(np.concatenate(values).mean()) for name, values in found.items()}
 
 
 def _pictures(translate, split):
     """The first diseased images of the split, always the same ones."""
     images = split.images[split.labels == DISEASED][:_NUM_PICTURES]
-    translated = {name: np.asarray(value) for name, value in translate(images).items()}
     pictures = {"1_input": _gray(images)}
+    translated = {name: np.asarray(value) for name, value in translate(images).items() if value is not None}
+    if "healthy" not in translated:
+        return pictures
     pictures |= {f"{i}_{name}_translation": _gray(value) for i, (name, value) in enumerate(translated.items(), 2)}
     d = translated["healthy"] - images
     middle_gray = np.zeros_like(images[0, ..., 0])

@@ -24,7 +24,7 @@ class DeScarGANSettings:
     generator_filters: int = 64
     discriminator_filters: int = 32
     precision: str = "float32"
-    inference_statistics: str = "moving"
+    batch_norm: str = "moving"
     critic_updates: int = 5
     generator_learning_rate: float = 1e-4
     discriminator_learning_rate: float = 1e-4
@@ -51,7 +51,7 @@ class DeScarGAN(Method):
     def __init__(self, settings: DeScarGANSettings):
         s = self.settings = settings
         self.networks = {
-            "generator": build_generator(s.image_size, s.generator_filters, s.precision, s.inference_statistics),
+            "generator": build_generator(s.image_size, s.generator_filters, s.precision, s.batch_norm),
             "discriminator": build_discriminator(s.image_size, s.discriminator_filters, s.precision, s.critic_padding),
         }
         self.phases = (

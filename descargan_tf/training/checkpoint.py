@@ -19,8 +19,9 @@ def save(folder: Path, arrays: dict[str, np.ndarray], about: dict) -> None:
     Raises:
         UserError: the disk is full or not writable; what was there before is untouched.
     """
-    partial = folder.with_name(folder.name + ".partial")
+    partial, old = (folder.with_name(folder.name + suffix) for suffix in (".partial", ".old"))
     try:
+        _recover(folder)
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         with open(partial / _ARRAYS, "wb") as file:
@@ -29,14 +30,24 @@ def save(folder: Path, arrays: dict[str, np.ndarray], about: dict) -> None:
             os.fsync(file.fileno())
         (partial / _ABOUT).write_text(json.dumps(about, indent=1) + "\n")
         if folder.exists():
-            shutil.rmtree(folder)
+            folder.rename(old)
         partial.rename(folder)
+        shutil.rmtree(old, ignore_errors=True)
     except OSError as error:
         shutil.rmtree(partial, ignore_errors=True)
+        _recover(folder)
         raise UserError(
             f"the checkpoint {folder} could not be written: {error.strerror or error}. "
             "Earlier checkpoints are untouched; free space and run the same command to go on from the latest."
         ) from error
+
+
+def _recover(folder: Path) -> None:
+    """Put back what a failure between the two renames of `save` left under another name."""
+    old = folder.with_name(folder.name + ".old")
+    if old.exists() and not folder.exists():
+        old.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def load(folder: Path) -> tuple[dict[str, np.ndarray], dict]:
@@ -50,7 +61,10 @@ def load(folder: Path) -> tuple[dict[str, np.ndarray], dict]:
         with np.load(folder / _ARRAYS, allow_pickle=False) as file:
             return {name: file[name] for name in file.files}, about
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise UserError(f"{folder} is not a readable checkpoint ({error}): name another with --checkpoint.") from error
+        raise UserError(
+            f"{folder} is not a readable checkpoint ({error}): name another with --checkpoint, or "
+            "remove it to resume from the one before."
+        ) from error
 
 
 def steps(checkpoints: Path) -> list[int]:
@@ -67,13 +81,14 @@ def find(run_dir: Path, which: str) -> Path:
         UserError: there is none; lists what there is.
     """
     checkpoints = run_dir / "checkpoints"
+    _recover(checkpoints / "best")
     known = steps(checkpoints)
     if which == "best" and (checkpoints / "best" / _ABOUT).exists():
         return checkpoints / "best"
     if which in ("best", "latest") and known:
         return checkpoints / str(known[-1])
     if which.isdigit() and int(which) in known:
-        return checkpoints / which
+        return checkpoints / str(int(which))
     if (Path(which) / _ABOUT).exists():
         return Path(which)
     listed = ", ".join(map(str, known)) or "none"

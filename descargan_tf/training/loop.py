@@ -161,11 +161,21 @@ class Trainer:
             Interrupted: SIGTERM or SIGINT, after saving.
         """
         start = self._restore()
-        if start:
-            self._say(f"resuming at step {start}")
-        if start >= self.settings.max_steps:
-            self._say(f"nothing to do: step {start} of --max_steps={self.settings.max_steps} is reached")
-            return start
+        try:
+            if start:
+                self._say(f"resuming at step {start}")
+            if start >= self.settings.max_steps:
+                self._say(f"nothing to do: step {start} of --max_steps={self.settings.max_steps} is reached")
+                return start
+            self._train_from(start)
+        except OSError as error:
+            raise UserError(
+                f"--run_dir={self.run_dir} cannot be written: {error.strerror or error}. The checkpoints are whole; "
+                "free space and run the same command to go on from the latest."
+            ) from error
+        return self.settings.max_steps
+
+    def _train_from(self, start):
         writer = Writer(self.run_dir, start)
         try:
             with (
@@ -177,7 +187,6 @@ class Trainer:
                 self._rounds(start, writer, bar)
         finally:
             writer.close()
-        return self.settings.max_steps
 
     def _rounds(self, start, writer, bar):
         s = self.settings
@@ -200,12 +209,13 @@ class Trainer:
             elif step == start + 6:
                 self._say_duration((time.perf_counter() - since) / (step - since_step), s.max_steps - step)
             if step % s.log_every_steps == 0 or step == s.max_steps:
-                seconds = (time.perf_counter() - since) / max(step - since_step, 1)
+                measured = step - since_step
+                seconds = (time.perf_counter() - since) / measured if measured else None
                 self._log(step, {name: value / count for name, value in sums.items()}, seconds, writer, bar)
                 since, since_step, sums, count = time.perf_counter(), step, {}, 0
             stopping = self._stop_signal is not None
             paused = time.perf_counter()
-            if not stopping and (step % s.validate_every_steps == 0 or step == s.max_steps):
+            if step % s.validate_every_steps == 0 or step == s.max_steps:
                 self._validation(step, writer)
             if stopping or step % s.checkpoint_every_steps == 0 or step == s.max_steps:
                 self._save(str(step))
@@ -239,13 +249,20 @@ class Trainer:
             self._save(BEST)
 
     def _log(self, step, means, seconds, writer, bar):
-        images = self.settings.batch_size * self.step.batches_per_round / seconds
-        writer.scalars("train", step, {**means, "seconds_per_round": seconds, "images_per_second": images})
+        speed = {}
+        if seconds is not None:  # a first round is compilation, and says nothing
+            images = self.settings.batch_size * self.step.batches_per_round / seconds
+            speed = {"seconds_per_round": seconds, "images_per_second": images}
+        writer.scalars("train", step, means | speed)
         short = {name: means[f"{name}/total"] for name in self.step.optimizers}
-        bar.set_postfix({**{name: f"{value:.3g}" for name, value in short.items()}, "images/s": f"{images:.0f}"})
         totals = "  ".join(f"{name} {value:>10.4f}" for name, value in short.items())
-        left = datetime.timedelta(seconds=round(seconds * (self.settings.max_steps - step)))
-        self._say(f"step {step:>7}  {totals}  {images:>7.1f} images/s  {left} left")
+        pace = ""
+        if speed:
+            left = datetime.timedelta(seconds=round(seconds * (self.settings.max_steps - step)))
+            pace = f"  {images:>7.1f} images/s  {left} left"
+            short["images/s"] = images
+        bar.set_postfix({name: f"{value:.3g}" for name, value in short.items()})
+        self._say(f"step {step:>7}  {totals}{pace}")
 
     def _say_duration(self, seconds, rounds):
         total = datetime.timedelta(seconds=round(seconds * rounds))

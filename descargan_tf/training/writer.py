@@ -1,5 +1,6 @@
 """Where a run's numbers go: metrics.jsonl, TensorBoard, and the log."""
 
+import contextlib
 import json
 from pathlib import Path
 
@@ -33,19 +34,29 @@ class Writer:
     def scalars(self, group: str, step: int, values: dict[str, float]) -> None:
         """Write numbers of `group` ("train" or "validate") to metrics.jsonl and TensorBoard."""
         self._file.write(json.dumps({"step": step, "group": group, **values}) + "\n")
-        with self._boards[group].as_default(step):
+        with _as_os_error(), self._boards[group].as_default(step):
             for name, value in values.items():
                 if value is not None:
                     tf.summary.scalar(name, value)
 
     def images(self, step: int, pictures: dict[str, np.ndarray]) -> None:
         """Show pictures [N, H, W, 1 or 3] in [0, 1] in TensorBoard."""
-        with self._boards["validate"].as_default(step):
+        with _as_os_error(), self._boards["validate"].as_default(step):
             for name, value in pictures.items():
                 tf.summary.image(name, value, max_outputs=len(value))
 
     def close(self) -> None:
         """Flush and close everything."""
         self._file.close()
-        for board in self._boards.values():
-            board.close()
+        with _as_os_error():
+            for board in self._boards.values():
+                board.close()
+
+
+@contextlib.contextmanager
+def _as_os_error():
+    """TensorBoard's writers report a full disk in TensorFlow's own terms."""
+    try:
+        yield
+    except tf.errors.OpError as error:
+        raise OSError(error.message) from error
