@@ -89,6 +89,10 @@ class Config:
     critic_updates: int = _flag(5, "discriminator updates per generator update", low=1)
     generator_learning_rate: float = _flag(1e-4, "Adam", low=0)
     discriminator_learning_rate: float = _flag(1e-4, "Adam", low=0)
+    discriminator_warmup_steps: int = _flag(
+        0, "first rounds over which the discriminator's learning rate rises to its value; 0: none", low=0
+    )
+    discriminator_initial_learning_rate: float = _flag(0.0, "what it rises from", low=0)
     lambda_adv_d: float = _flag(20.0, "eq. (8)", low=0)
     lambda_gp: float = _flag(10.0, "eq. (1); multiplied by lambda_adv_d as well", low=0)
     lambda_cls_d: float = _flag(5.0, "eq. (8)", low=0)
@@ -193,7 +197,7 @@ def parse(argv: Sequence[str]) -> Config:
     return Config(**values)
 
 
-def _parse(argv):
+def _read_flags(argv):
     flag_values = flags.FlagValues()
     define_flags(flag_values)
     if {"--help", "-h", "--helpfull"} & set(argv[1:]):
@@ -207,6 +211,11 @@ def _parse(argv):
         raise UserError(f"--flagfile cannot be read: {error}") from None
     if len(rest) > 1:
         raise UserError(f"unexpected argument {rest[1]!r}: flags are written --name=value.")
+    return flag_values
+
+
+def _parse(argv):
+    flag_values = _read_flags(argv)
     values = {field.name: flag_values[field.name].value for field in dataclasses.fields(Config)}
     name = _flagfile_name(argv)
     if not values["run_dir"] and name:
@@ -235,11 +244,14 @@ def check_run(config: Config, saved: Path) -> None:
     Raises:
         UserError: names each setting, with both values.
     """
-    before = _parse(["saved", f"--flagfile={saved}"])
+    before = _read_flags(["saved", f"--flagfile={saved}"])
     differing = [
-        f"--{field.name} is {_text(before[field.name])} there and {_text(getattr(config, field.name))} here"
+        f"--{field.name} is {_text(before[field.name].value)} there and {_text(getattr(config, field.name))} here"
         for field in dataclasses.fields(Config)
-        if field.metadata["flag"].of_run and before[field.name] != getattr(config, field.name)
+        # A flag that the file lacks is newer than the run.
+        if field.metadata["flag"].of_run
+        and before[field.name].present
+        and before[field.name].value != getattr(config, field.name)
     ]
     if differing:
         raise UserError(

@@ -35,6 +35,8 @@ class Phase(NamedTuple):
     trains: str  # a key of Method.networks
     updates: int  # updates per round
     learning_rate: float
+    warmup: int = 0  # rounds over which the learning rate rises to it,
+    initial_learning_rate: float = 0.0  # linearly from this
 
 
 class Prediction(NamedTuple):

@@ -28,6 +28,8 @@ class DeScarGANSettings:
     critic_updates: int = 5
     generator_learning_rate: float = 1e-4
     discriminator_learning_rate: float = 1e-4
+    discriminator_warmup_steps: int = 0
+    discriminator_initial_learning_rate: float = 0.0
     lambda_adv_d: float = 20.0
     lambda_gp: float = 10.0
     lambda_cls_d: float = 5.0
@@ -55,7 +57,14 @@ class DeScarGAN(Method):
             "discriminator": build_discriminator(s.image_size, s.discriminator_filters, s.precision, s.critic_padding),
         }
         self.phases = (
-            Phase("discriminator", "discriminator", s.critic_updates, s.discriminator_learning_rate),
+            Phase(
+                "discriminator",
+                "discriminator",
+                s.critic_updates,
+                s.discriminator_learning_rate,
+                s.discriminator_warmup_steps,
+                s.discriminator_initial_learning_rate,
+            ),
             Phase("generator", "generator", 1, s.generator_learning_rate),
         )
 

@@ -101,11 +101,11 @@ class Trainer:
         self._stop_signal = None
 
     def _schedule(self, phase):
-        if not self.settings.decay_steps:
+        if not (self.settings.decay_steps or phase.warmup):
             return phase.learning_rate
-        return LinearEnd(
-            phase.learning_rate, phase.updates * self.settings.max_steps, phase.updates * self.settings.decay_steps
-        )
+        rounds = (phase.warmup, self.settings.max_steps, self.settings.decay_steps)
+        updates = (phase.updates * count for count in rounds)
+        return RiseAndFall(phase.initial_learning_rate, phase.learning_rate, *updates)
 
     # --- state
 
@@ -249,15 +249,13 @@ class Trainer:
             self._save(BEST)
 
     def _log(self, step, means, seconds, writer, bar):
-        speed = {}
-        if seconds is not None:  # a first round is compilation, and says nothing
-            images = self.settings.batch_size * self.step.batches_per_round / seconds
-            speed = {"seconds_per_round": seconds, "images_per_second": images}
-        writer.scalars("train", step, means | speed)
+        # A first round is compilation and says nothing of the pace.
+        images = None if seconds is None else self.settings.batch_size * self.step.batches_per_round / seconds
+        writer.scalars("train", step, {**means, "seconds_per_round": seconds, "images_per_second": images})
         short = {name: means[f"{name}/total"] for name in self.step.optimizers}
         totals = "  ".join(f"{name} {value:>10.4f}" for name, value in short.items())
         pace = ""
-        if speed:
+        if images is not None:
             left = datetime.timedelta(seconds=round(seconds * (self.settings.max_steps - step)))
             pace = f"  {images:>7.1f} images/s  {left} left"
             short["images/s"] = images
@@ -296,17 +294,28 @@ class Trainer:
 
 
 @keras.saving.register_keras_serializable("descargan_tf")
-class LinearEnd(keras.optimizers.schedules.LearningRateSchedule):
-    """Constant, then over the last `decay` of `total` updates linearly to zero."""
+class RiseAndFall(keras.optimizers.schedules.LearningRateSchedule):
+    """Linearly to `rate` over the first `warmup` updates, constant, linearly to 0 over the last `decay` of `total`."""
 
-    def __init__(self, rate: float, total: int, decay: int):
-        self.rate, self.total, self.decay = rate, total, decay
+    def __init__(self, initial: float, rate: float, warmup: int, total: int, decay: int):
+        self.initial, self.rate, self.warmup, self.total, self.decay = initial, rate, warmup, total, decay
 
     def __call__(self, step):
-        """Learning rate of update number `step`."""
-        left = (self.total - tf.cast(step, tf.float32)) / self.decay
-        return self.rate * tf.clip_by_value(left, 0.0, 1.0)
+        """Learning rate of update number `step`, counted from 0."""
+        step = tf.cast(step, tf.float32)
+        rate = tf.constant(self.rate)
+        if self.warmup:
+            rate = self.initial + (self.rate - self.initial) * tf.minimum((step + 1.0) / self.warmup, 1.0)
+        if self.decay:
+            rate *= tf.clip_by_value((self.total - step) / self.decay, 0.0, 1.0)
+        return rate
 
     def get_config(self):
         """As every Keras schedule."""
-        return {"rate": self.rate, "total": self.total, "decay": self.decay}
+        return {
+            "initial": self.initial,
+            "rate": self.rate,
+            "warmup": self.warmup,
+            "total": self.total,
+            "decay": self.decay,
+        }
