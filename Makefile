@@ -14,7 +14,7 @@ help:
 
 check-python:
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null || { \
-	  echo "error: $(PYTHON) is $$($(PYTHON) --version 2>&1 || echo 'not there'); Python 3.11 to 3.13 is needed."; \
+	  echo "error: $(PYTHON) is $$(command -v $(PYTHON) >/dev/null && $(PYTHON) --version 2>&1 || echo "not there"); Python 3.11 to 3.13 is needed."; \
 	  echo "       Name one: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 2; }
 
 $(VENV)/installed: requirements.txt | check-python

@@ -2,11 +2,13 @@
 
 The map of the package:
 
-    config.py      every flag -> one frozen Config          main.py       flags -> one function per --mode
-    types.py       the nouns that pass between packages     errors.py     what a user caused and can mend
+    main.py        flags -> one function per --mode         commands.py   those functions: puts the packages together
+    config.py      every flag -> one frozen Config          errors.py     what a user caused and can mend
+    types.py       the nouns that pass between packages     files.py      files that are whole or not there
     data/          draw, read, check and batch images       models/       the networks, one file each
     losses.py      the paper's equations                    methods/      networks + losses = a method
     training/      step, loop, checkpoints, writer          evaluation/   metrics, figures, report
+    prediction.py  image files -> maps on disk
 
 Letters in shapes: B batch, N images of a split, H height, W width, C channels, K classes. Images are float32 in
 [-1, 1]; label 0 is healthy, 1 diseased. r is a real image, a an artificial one, d = a_h - r the signed anomaly map.

@@ -23,6 +23,7 @@ from descargan_tf.data.images import Scaling
 from descargan_tf.errors import UserError
 from descargan_tf.evaluation import evaluator, figures, report
 from descargan_tf.evaluation.validation import validate
+from descargan_tf.files import write_atomically
 from descargan_tf.methods import METHODS
 from descargan_tf.prediction import find_inputs, predict_files
 from descargan_tf.training import checkpoint
@@ -67,9 +68,9 @@ def train(config: Config) -> int:
     splits = {name: _load(config, name, summary.scaling) for name in ("train", "validate")}
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
-        figures.write_atomically(saved, config_module.flag_lines(config).encode())
+        write_atomically(saved, config_module.flag_lines(config).encode())
         facts = {"scaling": list(summary.scaling), "dtype": summary.dtype, "digest": _digest(config)}
-        figures.write_atomically(run_dir / _DATA_FACTS, (json.dumps(facts, indent=1) + "\n").encode())
+        write_atomically(run_dir / _DATA_FACTS, (json.dumps(facts, indent=1) + "\n").encode())
     except OSError as error:
         raise UserError(f"--run_dir={run_dir} cannot be written: {error.strerror or error}.") from error
     threshold = evaluator.calibrate(splits["validate"])["image_units"]["value"]

@@ -13,7 +13,8 @@ from descargan_tf.data.folders import list_images
 from descargan_tf.data.images import Scaling, read_image, scale_pixels, write_npy, write_png
 from descargan_tf.errors import UserError
 from descargan_tf.evaluation.evaluator import predict_split
-from descargan_tf.evaluation.figures import SCALE, overlay, write_atomically
+from descargan_tf.evaluation.figures import SCALE, overlay
+from descargan_tf.files import write_atomically
 from descargan_tf.types import CLASS_NAMES, DISEASED
 
 COLUMNS = ("file", "disease_probability", "anomaly_score", "predicted_class")

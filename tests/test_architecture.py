@@ -9,14 +9,15 @@ ROOT = Path(__file__).parents[1] / "descargan_tf"
 ALLOWED = {
     "types": set(),
     "errors": set(),
+    "files": {"errors"},
     "losses": set(),
     "config": {"errors"},
-    "data": {"types", "errors"},
+    "data": {"types", "errors", "files"},
     "models": {"types"},
     "methods": {"types", "models", "losses"},
     "training": {"types", "errors", "data", "methods"},
-    "evaluation": {"types", "errors", "data"},
-    "prediction": {"types", "errors", "data", "evaluation"},
+    "evaluation": {"types", "errors", "files", "data"},
+    "prediction": {"types", "errors", "files", "data", "evaluation"},
     "main": {"config", "errors", "commands", "training"},
 }
 # What may touch TensorFlow: networks and losses run on any Keras backend, metrics on none.

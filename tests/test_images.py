@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from descargan_tf import files
 from descargan_tf.data import images
 from descargan_tf.data.images import (
     Scaling,
@@ -323,7 +324,7 @@ def test_old_file_survives_a_defect_and_an_interrupt(tmp_path, monkeypatch):
     def interrupt(*args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(images.os, "replace", interrupt)
+    monkeypatch.setattr(files.os, "replace", interrupt)
     with pytest.raises(KeyboardInterrupt):
         write_npy(path, GRAY16)
     assert path.read_bytes() == old

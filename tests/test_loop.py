@@ -231,8 +231,8 @@ def test_metrics_hold_every_raw_term_of_every_logged_step(straight):
     for line in train:
         assert set(line) == {"step", "group", *TIMINGS, *TERMS}
         assert all(math.isfinite(line[name]) for name in TERMS)
-            # The first round of a start is compilation: it has no pace.
-            assert all(line[name] is None or 0 < line[name] < 1e6 for name in TIMINGS)
+        # The first round of a start is compilation: it has no pace.
+        assert all(line[name] is None or 0 < line[name] < 1e6 for name in TIMINGS)
     assert len({line["generator/identity"] for line in train}) == 5
     validate = lines(straight, "validate")
     assert [line["step"] for line in validate] == [2, 4, 5]

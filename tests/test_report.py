@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from descargan_tf import files
 from descargan_tf.evaluation import evaluator, figures, report
 from descargan_tf.types import Prediction, Split
 
@@ -246,8 +247,8 @@ def test_figures_show_colour_repeat_and_share_one_scale(tmp_path, split, predict
 
 def test_a_failed_write_leaves_the_old_file(tmp_path):
     path = tmp_path / "report.md"
-    figures.write_atomically(path, b"old")
+    files.write_atomically(path, b"old")
     with pytest.raises(TypeError):
-        figures.write_atomically(path, "not bytes")
+        files.write_atomically(path, "not bytes")
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]

@@ -3,15 +3,14 @@
 import io
 import math
 import os
-import uuid
-from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps, JpegImagePlugin, PngImagePlugin, TiffImagePlugin
 
 from descargan_tf.errors import UserError
+from descargan_tf.files import write_atomically
 
 IMAGE_SUFFIXES = (".npy", ".png", ".jpg", ".jpeg", ".tif", ".tiff")
 MAX_PIXELS = 2**26  # 8192 x 8192, far above a radiograph; a file that claims more is a mistake or an attack
@@ -119,7 +118,7 @@ def read_image(path: str | os.PathLike) -> DecodedImage:
 
 def write_npy(path: str | os.PathLike, array: np.ndarray) -> None:
     """Write a .npy file that is either whole or not there; UserError if the folder or disk refuses it."""
-    _write_atomically(path, lambda file: np.save(file, array, allow_pickle=False))
+    write_atomically(path, lambda file: np.save(file, array, allow_pickle=False))
 
 
 def write_png(path: str | os.PathLike, array: np.ndarray) -> None:
@@ -137,22 +136,7 @@ def write_png(path: str | os.PathLike, array: np.ndarray) -> None:
         raise ValueError(
             f"array is {array.dtype} {list(array.shape)}, expected [H, W] uint8 or uint16, or [H, W, 3] uint8"
         )
-    _write_atomically(path, lambda file: Image.fromarray(array).save(file, "PNG"))
-
-
-def _write_atomically(path: str | os.PathLike, write: Callable[[BinaryIO], None]) -> None:
-    path = Path(path)
-    # In the same folder, as a rename cannot cross file systems; not by tempfile, whose files only their owner can read.
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
-    try:
-        try:
-            with open(partial, "xb") as file:
-                write(file)
-            os.replace(partial, path)
-        finally:
-            partial.unlink(missing_ok=True)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written: {error.strerror or error}") from error
+    write_atomically(path, lambda file: Image.fromarray(array).save(file, "PNG"))
 
 
 def _check_pixel_count(height: int, width: int) -> None:

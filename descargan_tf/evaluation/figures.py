@@ -5,7 +5,6 @@ images look sick. Samples are the first of the split in its order, never picked.
 """
 
 import io
-import os
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,6 +13,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from sklearn.metrics import roc_auc_score, roc_curve
 
+from descargan_tf.files import write_atomically
 from descargan_tf.types import DISEASED, HEALTHY
 
 SCALE = 1.0  # |d| and |GT| at which a colour is full; the paper's colour bars end there too (Figures 4 and 5)
@@ -30,19 +30,6 @@ class FigureFile(NamedTuple):
     title: str
     caption: str
     alt: str
-
-
-def write_atomically(path, data):
-    """Write bytes under a temporary name and rename, so a reader never sees half a file; makes the folder."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(data)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return path
 
 
 def overlay(image, anomaly_map, scale=SCALE):
@@ -251,4 +238,5 @@ def _save(figure, path, title, caption, alt):
     buffer = io.BytesIO()
     # No version string: the same input gives the same bytes.
     figure.savefig(buffer, format="png", bbox_inches="tight", pad_inches=0.08, metadata={"Software": None})
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
     return FigureFile(write_atomically(path, buffer.getvalue()), title, caption, alt)

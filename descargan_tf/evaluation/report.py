@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from descargan_tf.evaluation.figures import write_atomically
+from descargan_tf.files import write_atomically
 
 SCHEMA = 1
 TABLE_1 = {

@@ -13,8 +13,6 @@ from descargan_tf.models.discriminator import CLASSIFIER_UNITS, build_discrimina
 from descargan_tf.models.generator import build_generator
 from descargan_tf.types import CLASS_NAMES, DISEASED, HEALTHY, Phase, Prediction
 
-FAKE_CLASSES = ("opposite", "both")
-
 
 @dataclasses.dataclass(frozen=True)
 class DeScarGANSettings:
