@@ -1,10 +1,15 @@
 """What is measured while training, and the rule by which the best checkpoint is chosen.
 
-The rule uses image labels alone, as a user without ground truth has them. A checkpoint must translate: the share of
-diseased validation images whose healthy translation D_cls calls healthy. Below `MIN_SUCCESS` that share is the
-selection value. From there on it is 1 + the contrast of the maps, the mean square of d on diseased images over that on
-healthy ones: a good generator changes diseased images much and healthy ones little. Where ground truth is known, Dice
-and the like are written down beside it, for information; they choose nothing.
+The rule uses image labels alone, as a user without ground truth has them: the product of
+
+* the translation success, the share of diseased validation images whose healthy translation D_cls calls healthy, and
+* the contrast of the maps, the mean square of d on diseased images over that on healthy ones: a good generator changes
+  diseased images much and healthy ones little.
+
+A method without maps is chosen by its image AUROC. Where ground truth is known, Dice and the like are written down
+beside it, for information; they choose nothing. (A first rule, success alone below 0.9 and contrast above, chose the
+worst maps of a run: success falls for a while when the classifier gets sharper, as it did from 0.85 to 0.74 while Dice
+on the validation split rose from 0.10 to 0.16 and contrast from 1.4 to 3.3.)
 """
 
 import numpy as np
@@ -14,7 +19,6 @@ from descargan_tf.evaluation.evaluator import predict_split
 from descargan_tf.evaluation.figures import SCALE, overlay
 from descargan_tf.types import DISEASED, HEALTHY, Batch, Split, Validation
 
-MIN_SUCCESS = 0.9
 _MIN_LABEL_EFFECT = 0.005  # mean |G_p - G_h| in image units below which the label is ignored
 _MIN_ACCURACY = 0.7  # of the classifier, before its opinion of translations counts
 _NUM_PICTURES = 4
@@ -45,7 +49,7 @@ def validate(predict, monitor, translate, split: Split, threshold: float | None,
         scalars["map_contrast"] = float(square[diseased].mean() / max(square[healthy].mean(), 1e-12))
         scalars |= _monitored(monitor, split, batch_size)
         success = scalars.get("translation_success", 1.0)
-        selection = success if success < MIN_SUCCESS else 1.0 + scalars["map_contrast"]
+        selection = success * scalars["map_contrast"]
         if split.ground_truth is not None and threshold is not None:
             d, gt = prediction.anomaly_map[diseased], split.ground_truth[diseased]
             scalars["dice"] = float(np.mean(metrics.dice(d, gt, threshold)))
