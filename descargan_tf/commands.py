@@ -60,7 +60,8 @@ def train(config: Config) -> int:
         raise UserError(f"--run_dir={run_dir} holds something that is not a run: name another folder.")
     if config.method not in METHODS:
         raise UserError(f"--method={config.method} is not known; known are {', '.join(METHODS)}.")
-    tf.config.threading.set_intra_op_parallelism_threads(config.threads_per_op)
+    if config.threads_per_op:  # must come before TensorFlow's first operation
+        tf.config.threading.set_intra_op_parallelism_threads(config.threads_per_op)
     strategy = tf.distribute.MirroredStrategy()
     if config.dry_run:
         return _dry_run(config, strategy)
