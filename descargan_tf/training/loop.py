@@ -22,6 +22,7 @@ from descargan_tf.training.writer import Writer
 from descargan_tf.types import Split
 
 BEST = "best"
+_ESTIMATE_SECONDS = 10.0  # how long rounds are timed, at most, before the duration is estimated; or five rounds
 _LONG_HOURS = 3.0  # a training estimated to be longer than this says so at the start
 
 
@@ -192,6 +193,7 @@ class Trainer:
         s = self.settings
         batches = self._batches(start)
         since, since_step, sums, count = time.perf_counter(), start, {}, 0
+        untold = True  # how long it will take
         for step in range(start + 1, s.max_steps + 1):
             logs = self.step.round(tuple(next(batches) for _ in range(self.step.batches_per_round)))
             logs = {name: float(value) for name, value in logs.items()}
@@ -206,8 +208,9 @@ class Trainer:
             bar.update()
             if step == start + 1:
                 since, since_step = time.perf_counter(), step  # the first round was compilation
-            elif step == start + 6:
+            elif untold and (step == start + 6 or time.perf_counter() - since > _ESTIMATE_SECONDS):
                 self._say_duration((time.perf_counter() - since) / (step - since_step), s.max_steps - step)
+                untold = False
             if step % s.log_every_steps == 0 or step == s.max_steps:
                 measured = step - since_step
                 seconds = (time.perf_counter() - since) / measured if measured else None
