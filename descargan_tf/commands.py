@@ -28,6 +28,7 @@ from descargan_tf.methods import METHODS
 from descargan_tf.prediction import find_inputs, predict_files
 from descargan_tf.training import checkpoint
 from descargan_tf.training.loop import LoopSettings, Trainer
+from descargan_tf.training.step import TrainStep
 from descargan_tf.types import CLASS_NAMES, DISEASED, HEALTHY, SPLITS, Batch
 
 _DATA_FACTS = "data.json"  # in the run folder: what prediction must know of the training data
@@ -36,7 +37,7 @@ _PREDICTION_BATCH = 16
 
 def generate(config: Config) -> int:
     """--mode=generate: write the synthetic data set."""
-    _generate(dataclasses.replace(config, dataset="synthetic", data_dir=config.data_dir or _default_data_dir(config)))
+    _generate(config)
     return 0
 
 
@@ -175,10 +176,6 @@ def predict(config: Config) -> int:
 # ---- parts
 
 
-def _default_data_dir(config):
-    return str(Path("data") / f"synthetic_{config.image_size}")
-
-
 def _synthetic_settings(config):
     return synthetic.SyntheticSettings(
         seed=config.data_seed,
@@ -269,8 +266,6 @@ def _dry_run(config, strategy):
         print(
             f"{split}: {HEALTHY}={CLASS_NAMES[HEALTHY]} n={counts[0]}, {DISEASED}={CLASS_NAMES[DISEASED]} n={counts[1]}"
         )
-    from descargan_tf.training.step import TrainStep
-
     with strategy.scope():
         method, predictor = _build_method(config), _build_method(config)
         step = TrainStep(method, predictor.networks[method.averaged], strategy, config.seed)

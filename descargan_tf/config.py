@@ -220,7 +220,7 @@ def _parse(argv):
     name = _flagfile_name(argv)
     if not values["run_dir"] and name:
         values["run_dir"] = str(Path("runs") / name)
-    if not values["data_dir"] and values["dataset"] == "synthetic":
+    if not values["data_dir"] and (values["dataset"] == "synthetic" or values["mode"] == "generate"):
         values["data_dir"] = str(Path("data") / f"synthetic_{values['image_size']}")
     return values
 
