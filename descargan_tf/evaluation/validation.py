@@ -7,9 +7,11 @@ The rule uses image labels alone, as a user without ground truth has them: the p
   diseased images much and healthy ones little.
 
 A method without maps is chosen by its image AUROC. Where ground truth is known, Dice and the like are written down
-beside it, for information; they choose nothing. (A first rule, success alone below 0.9 and contrast above, took the
-last step of a run, with less than half the Dice of the step before: success falls for a while when the classifier gets sharper, as it did from 0.85 to 0.74 while Dice
-on the validation split rose from 0.10 to 0.16 and contrast from 1.4 to 3.3.)
+beside it, for information; they choose nothing.
+
+A first rule, success alone below 0.9 and contrast above, took the last step of a run, which had less than half the Dice
+of the validation before: success falls for a while when the classifier gets sharper, as it did from 0.85 to 0.74 while
+Dice on the validation split rose from 0.10 to 0.16 and contrast from 1.4 to 3.3.
 """
 
 import numpy as np
