@@ -24,12 +24,19 @@ from descargan_tf.errors import UserError
 from descargan_tf.evaluation import evaluator, figures, report
 from descargan_tf.evaluation.validation import validate
 from descargan_tf.files import write_atomically
+from descargan_tf.hardware import fast_precision
 from descargan_tf.methods import METHODS
+from descargan_tf.methods.classifier import Classifier
+from descargan_tf.methods.saliency import explained
 from descargan_tf.prediction import find_inputs, predict_files
 from descargan_tf.training import checkpoint
 from descargan_tf.training.loop import LoopSettings, Trainer
-from descargan_tf.training.step import TrainStep
+from descargan_tf.training.step import TrainStep, input_gradient
 from descargan_tf.types import CLASS_NAMES, DISEASED, HEALTHY, SPLITS, Batch
+from export import exporter, server
+from export.bytes_input import FileRule
+from export.formats import check_formats
+from export.publish import refuse_version
 
 _DATA_FACTS = "data.json"  # in the run folder: what prediction must know of the training data
 _PREDICTION_BATCH = 16
@@ -55,6 +62,7 @@ def train(config: Config) -> int:
     """--mode=train: start a run, or take it up where it stopped."""
     run_dir = Path(config.run_dir)
     saved = run_dir / config_module.RUN_FLAGS
+    config = config_module.with_precision(config, saved, fast_precision)
     if saved.exists():
         config_module.check_run(config, saved)
     elif run_dir.exists() and (not run_dir.is_dir() or any(run_dir.iterdir())):
@@ -105,10 +113,13 @@ def evaluate(config: Config) -> int:
     splits = {name: _load(config, name, summary.scaling) for name in ("validate", "test")}
     digest = _digest(config)
     thresholds = evaluator.calibrate(splits["validate"], data_checksum=digest)
-    test = splits["test"]
+    test, answer = splits["test"], tf.function(method.predict)
+    if config.saliency != "none":
+        found = evaluator.predict_split(answer, splits["validate"].images, _PREDICTION_BATCH)
+        thresholds = evaluator.calibrate_saliency(thresholds, found, splits["validate"])
     with tqdm(total=len(test.images), unit="image", disable=None, desc="predict") as bar:
         prediction = evaluator.predict_split(
-            tf.function(method.predict), test.images, _PREDICTION_BATCH, lambda done, _: bar.update(done - bar.n)
+            answer, test.images, _PREDICTION_BATCH, lambda done, _: bar.update(done - bar.n)
         )
     result = evaluator.evaluate_split(prediction, test, thresholds, config.seed)
     try:
@@ -125,8 +136,9 @@ def evaluate(config: Config) -> int:
                 "checkpoint": f"{folder} (step {about['step']})",
                 "data_digest": digest,
                 "batch_norm_inference": config.batch_norm,
+                "saliency": config.saliency,
                 "command": f"python -m descargan_tf.main --mode=evaluate --run_dir={run_dir} "
-                f"--checkpoint={config.checkpoint} --batch_norm={config.batch_norm}",
+                f"--checkpoint={config.checkpoint} --batch_norm={config.batch_norm} --saliency={config.saliency}",
                 "wall_seconds": time.perf_counter() - started,
             },
         )
@@ -145,13 +157,7 @@ def predict(config: Config) -> int:
     files = find_inputs(config.input)
     run_dir = Path(config.run_dir)
     method, _, _ = _restore(config)
-    try:
-        facts = json.loads((run_dir / _DATA_FACTS).read_text())
-        scaling, dtype = Scaling(*facts["scaling"]), facts["dtype"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"{run_dir / _DATA_FACTS} cannot be read ({error}): it holds the training data's scaling."
-        ) from error
+    scaling, dtype = _file_rule(run_dir)
     output_dir = Path(config.output_dir or run_dir / "predictions")
     try:
         with tqdm(total=len(files), unit="image", disable=None, desc="predict") as bar:
@@ -173,7 +179,101 @@ def predict(config: Config) -> int:
     return 1 if failed else 0
 
 
+def export(config: Config) -> int:
+    """--mode=export: a version for TensorFlow Serving, verified before it is published."""
+    check_formats(config.formats)
+    base = Path(config.export_dir or Path(config.run_dir) / "export")
+    refuse_version(base, config.export_version)
+    rule = _file_rule(Path(config.run_dir))
+    live, checkpoint_folder, about = _restore(dataclasses.replace(config, precision=config.export_precision))
+    found, reason = _report_of(config, about["step"])
+
+    def describe(predictor):
+        return {
+            "report": found,
+            "no_report": reason,
+            "other_precision": _measured_again(config, predictor, found),
+            "checkpoint": f"{checkpoint_folder} (step {about['step']})",
+            "batch_norm": config.batch_norm,
+            "saliency": config.saliency,
+            "versions": _versions(),
+            "git_commit": _git_commit(),
+        }
+
+    what = exporter.Export(
+        config.method,
+        live,
+        config.image_size,
+        rule,
+        config.export_precision,
+        config.formats,
+        config.export_largest_batch,
+    )
+    folder = exporter.export_version(base, config.export_version, what, describe)
+    print(f"exported:     {folder} (model card: {folder / 'assets.extra' / 'README.md'})")
+    print(
+        f"serve:        tensorflow_model_server --rest_api_port=8501 --model_name={config.method} "
+        f"--model_base_path={base.resolve()}"
+    )
+    return 0
+
+
+def serve(config: Config) -> int:
+    """--mode=serve: what was exported, over TensorFlow Serving's REST API, on this machine."""
+    base = Path(config.export_dir or Path(config.run_dir) / "export")
+    return server.serve(
+        server.ServerSettings(
+            [server.ModelConfig(config.method, base)], config.host, config.rest_api_port, config.grpc_port
+        )
+    )
+
+
 # ---- parts
+
+
+def _file_rule(run_dir):
+    """How files become images, as training left it in the run folder."""
+    try:
+        facts = json.loads((run_dir / _DATA_FACTS).read_text())
+        return FileRule(Scaling(*facts["scaling"]), facts["dtype"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{run_dir / _DATA_FACTS} cannot be read ({error}): it holds the training data's scaling."
+        ) from error
+
+
+def _report_of(config, step):
+    """The run's report where it is of this checkpoint, and why there is none."""
+    path = Path(config.run_dir) / "report.json"
+    evaluate = f"python -m descargan_tf.main --mode=evaluate --run_dir={config.run_dir} --checkpoint={step}"
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None, f"not evaluated when it was exported. `{evaluate}` does it; then export again."
+    if not str(found.get("checkpoint")).endswith(f"(step {step})"):
+        return None, f"{path} is of {found.get('checkpoint')}, this is step {step}. `{evaluate}`; then export again."
+    for name, used in (("batch_norm_inference", config.batch_norm), ("saliency", config.saliency)):
+        if found.get(name, used) != used:
+            return None, f"{path} was made with {name} {found[name]}, this export with {used}."
+    return found, ""
+
+
+def _measured_again(config, predictor, found):
+    """The metrics of an export that computes in another precision than the evaluation did; None where it does not."""
+    evaluated = found and found["config"]["precision"]
+    if evaluated in (None, config.export_precision):
+        return None
+    try:
+        summary = _checked_data(config, ("test",))
+        split = _load(config, "test", summary.scaling)
+    except UserError as error:
+        return {"evaluated": evaluated, "not_measured": str(error)}
+    print(f"the evaluation was in {evaluated}: measuring again in {config.export_precision}", flush=True)
+    prediction = evaluator.predict_split(predictor, split.images, _PREDICTION_BATCH)
+    result = evaluator.evaluate_split(prediction, split, found["threshold"], config.seed)
+    before, now = (scores["metrics"]["image_units"] for scores in (found, result))
+    pairs = {name: [before[name]["mean"], now[name]["mean"]] for name in now if name in before}
+    return {"evaluated": evaluated, "metrics": {name: pair for name, pair in pairs.items() if None not in pair}}
 
 
 def _synthetic_settings(config):
@@ -231,18 +331,26 @@ def _digest(config):
 
 def _build_method(config):
     method, settings = METHODS[config.method]
+    if config.saliency != "none" and not issubclass(method, Classifier):
+        classifiers = ", ".join(name for name, (kind, _) in METHODS.items() if issubclass(kind, Classifier))
+        raise UserError(
+            f"--saliency={config.saliency} is for methods that only classify ({classifiers}); --method={config.method} "
+            "has maps of its own: leave it out."
+        )
     names = {field.name for field in dataclasses.fields(settings)}
     return method(settings(**{name: value for name, value in dataclasses.asdict(config).items() if name in names}))
 
 
 def _restore(config):
-    """The method with a checkpoint's averaged weights, for prediction."""
+    """The method with a checkpoint's averaged weights, for prediction, and with --saliency its maps."""
     folder = checkpoint.find(Path(config.run_dir), config.checkpoint)
     arrays, about = checkpoint.load(folder)
     method = _build_method(config)
     for name, network in method.networks.items():
         stored = "averaged" if name == method.averaged else f"networks/{name}"
         checkpoint.assign(stored, network.weights, arrays, folder)
+    if config.saliency != "none":
+        method = explained(method, config.saliency, input_gradient)
     return method, folder, about
 
 

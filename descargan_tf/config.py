@@ -2,14 +2,16 @@
 
 import dataclasses
 import math
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from absl import flags
 
 from descargan_tf.errors import UserError
 
-MODES = ("generate", "check_data", "train", "evaluate", "predict")
+MODES = ("generate", "check_data", "train", "evaluate", "predict", "export", "serve")
+EXPORT_FORMATS = ("onnx", "openvino", "litert")
 RUN_FLAGS = "flags.txt"
 
 
@@ -45,8 +47,23 @@ class Config:
     input: str = _flag("", "predict: an image file, or a folder of them", of_run=False)
     output_dir: str = _flag("", "predict: where results go; <run_dir>/predictions by default", of_run=False)
     checkpoint: str = _flag(
-        "best", "evaluate, predict: best, latest, a step, or the folder of a checkpoint", of_run=False
+        "best", "evaluate, predict, export: best, latest, a step, or the folder of a checkpoint", of_run=False
     )
+    export_dir: str = _flag("", "export, serve: holds the numbered versions; <run_dir>/export by default", of_run=False)
+    export_version: int = _flag(0, "export: number of the version; 0: the next free one", low=0, of_run=False)
+    export_precision: str = _flag(
+        "float32",
+        "export: of the convolutions; what goes in and comes out is float32",
+        choices=("float32", "bfloat16"),
+        of_run=False,
+    )
+    export_formats: str = _flag("", "export: also these, from onnx,openvino,litert", of_run=False)
+    export_largest_batch: int = _flag(
+        4, "export: images in the largest warm-up request; the server's max_batch_size", low=1, of_run=False
+    )
+    host: str = _flag("127.0.0.1", "serve: address to listen on; 0.0.0.0 for all of them", of_run=False)
+    rest_api_port: int = _flag(8501, "serve: of the REST API and the viewer page", low=1, high=65535, of_run=False)
+    grpc_port: int = _flag(0, "serve: of gRPC; 0: off", low=0, high=65535, of_run=False)
     dry_run: bool = _flag(False, "print what would be done and how large it is; touch nothing", of_run=False)
     num_workers: int = _flag(0, "generate: processes; 0: one per core", low=0, of_run=False)
     threads_per_op: int = _flag(
@@ -66,7 +83,12 @@ class Config:
     seed: int = _flag(0, "of weights, batches and everything else that is random in a run", low=0, high=2**31 - 1)
     batch_size: int = _flag(10, "images a step over all devices, half of them healthy", low=2, multiple_of=2)
     max_steps: int = _flag(40000, "rounds (critic updates, then one generator update) to train", low=1, of_run=False)
-    precision: str = _flag("float32", "of the convolutions", choices=("float32", "bfloat16"))
+    precision: str = _flag(
+        "float32",
+        "of the convolutions; auto: bfloat16 where the hardware has instructions for it",
+        choices=("float32", "bfloat16", "auto"),
+    )
+    max_minutes: float = _flag(0.0, "training also ends after so many minutes; 0: no limit", low=0, of_run=False)
     average_decay: float = _flag(0.0, "of the generator's averaged weights, a round; 0: none", low=0, high=0.99999)
     clip_norm: float = _flag(0.0, "largest global norm of a gradient; 0: no clipping", low=0)
     decay_steps: int = _flag(0, "last rounds over which the learning rates fall to zero; 0: constant", low=0)
@@ -114,6 +136,42 @@ class Config:
     noise: float = _flag(0.0, "uniform noise added to training images and fakes, up to this (program: 0.05)", low=0)
     classifier_dropout: float = _flag(0.1, "rate before the classifier's last layer", low=0, high=0.9)
     critic_padding: int = _flag(0, "zeros around the critics' last feature map (program: 1)", low=0, high=1)
+    discriminator_initializer: str = _flag(
+        "glorot_normal",
+        "of the discriminator's convolutions; glorot_normal is the program's",
+        choices=("glorot_normal", "he_normal"),
+    )
+    reals_per_fake: int = _flag(
+        1, "real images in a discriminator update for each translated one; reals need no generator pass", low=1
+    )
+
+    # What the paper claims to be of use, undone (configs/ablation_*.flags)
+    skip_connections: str = _flag(
+        "inner",
+        "of the generator: all but the topmost (paper), none, or all",
+        choices=("inner", "none", "all"),
+    )
+    generator_branches: int = _flag(2, "output branches of the generator: one per class (paper), or one", low=1, high=2)
+    critic_branches: int = _flag(2, "critics of the discriminator: one per class (paper), or one", low=1, high=2)
+    output: str = _flag(
+        "image",
+        "what the generator makes: a new image (paper), or a change of its input, tanh(x + delta)",
+        choices=("image", "additive"),
+    )
+
+    # Of the compared methods alone; they share the flags above where their settings have a field of that name
+    lambda_map: float = _flag(100.0, "vagan: weight of the mean magnitude of its map on diseased images", low=0)
+    latent_units: int = _flag(128, "vae: length of an image's code", low=1)
+    dense_blocks: str = _flag(
+        "6,12,32,32", "densenet169: layers in each of the four dense blocks; DenseNet-121 has 6,12,24,16"
+    )
+    lambda_kl: float = _flag(1.0, "vae: weight of the divergence of the codes", low=0)
+    saliency: str = _flag(
+        "none",
+        "evaluate, predict: what gives a method that only classifies a map of where it sees disease",
+        choices=("none", "gradcam", "integrated_gradients", "occlusion"),
+        of_run=False,
+    )
 
     def __post_init__(self):
         """Reject what the flags' own ranges cannot see.
@@ -128,12 +186,30 @@ class Config:
                 "--data_dir is missing: name the folder that holds train, validate and test, "
                 "or pass --dataset=synthetic (as configs/quickstart.flags does) for generated data."
             )
+        if not re.fullmatch(r"[1-9]\d*(,[1-9]\d*){3}", self.dense_blocks):
+            raise UserError(f"--dense_blocks={self.dense_blocks}: expected four numbers of layers, as in 6,12,32,32.")
         if self.decay_steps > self.max_steps:
             raise UserError(f"--decay_steps={self.decay_steps} is more than --max_steps={self.max_steps}.")
         if self.mode == "train" and not self.run_dir:
             raise UserError("--run_dir is missing: name the folder of this run, or pass a --flagfile to name it after.")
-        if self.mode in ("evaluate", "predict") and not self.run_dir:
+        unknown = [name for name in self.formats if name not in EXPORT_FORMATS]
+        if unknown:
+            raise UserError(f"--export_formats={self.export_formats}: known are {', '.join(EXPORT_FORMATS)}.")
+        if self.mode == "export" and self.formats and self.export_precision != "float32":
+            raise UserError(
+                f"--export_formats={self.export_formats} are written in float32: leave out "
+                f"--export_precision={self.export_precision}, and set the precision in the engine that runs them."
+            )
+        if self.mode in ("evaluate", "predict", "export") and not self.run_dir:
             raise UserError(f"--mode={self.mode} needs --run_dir=<folder of a trained run>, runs/quickstart for one.")
+
+        if self.mode == "serve" and not (self.export_dir or self.run_dir):
+            raise UserError("--mode=serve needs --export_dir=<folder of version folders>, or --run_dir=<exported run>.")
+
+    @property
+    def formats(self) -> tuple[str, ...]:
+        """--export_formats, one by one."""
+        return tuple(dict.fromkeys(name for name in self.export_formats.split(",") if name))
 
 
 def define_flags(flag_values=flags.FLAGS):
@@ -174,8 +250,8 @@ def define_flags(flag_values=flags.FLAGS):
 def parse(argv: Sequence[str]) -> Config:
     """Flags to Config.
 
-    `--mode=evaluate` and `predict` start from the flags that the run folder was trained with, so that naming the folder
-    is enough.
+    `--mode=evaluate`, `predict`, `export` and `serve` start from the flags that the run folder was trained with, so
+    that naming the folder is enough.
 
     Args:
         argv: program name, then flags.
@@ -184,7 +260,7 @@ def parse(argv: Sequence[str]) -> Config:
         UserError: an unknown flag, a value out of range, a combination that cannot be, another run's folder.
     """
     values = _parse(argv)
-    if values["mode"] in ("evaluate", "predict") and values["run_dir"]:
+    if values["mode"] in ("evaluate", "predict", "export", "serve") and values["run_dir"]:
         saved = Path(values["run_dir"]) / RUN_FLAGS
         if saved.exists():
             values = _parse([argv[0], f"--flagfile={saved}", *argv[1:]])
@@ -236,6 +312,16 @@ def _flagfile_name(argv):
 def flag_lines(config: Config) -> str:
     """The flagfile that reruns this configuration."""
     return "".join(f"--{name}={_text(value)}\n" for name, value in dataclasses.asdict(config).items() if name != "mode")
+
+
+def with_precision(config: Config, saved: Path, fast_precision: Callable[[], str]) -> Config:
+    """--precision=auto made definite: what the run began with, else what the hardware is fast in."""
+    if config.precision != "auto":
+        return config
+    if saved.exists():
+        before = _read_flags(["saved", f"--flagfile={saved}"])
+        return dataclasses.replace(config, precision=before["precision"].value)
+    return dataclasses.replace(config, precision=fast_precision())
 
 
 def check_run(config: Config, saved: Path) -> None:

@@ -58,6 +58,25 @@ def distance(real, artificial, kind):
     raise ValueError(f"distance kind {kind!r}: expected one of {DISTANCES}")
 
 
+def absolute_difference(real, artificial):
+    """Mean of |real - artificial|, [B, H, W, C] twice -> [B], float32: the L1 of the compared methods."""
+    return ops.mean(ops.abs(ops.cast(real, "float32") - ops.cast(artificial, "float32")), axis=(1, 2, 3))
+
+
+def squared_error(real, artificial):
+    """Sum of (real - artificial)^2 over an image, [B, H, W, C] twice -> [B], float32."""
+    return ops.sum(ops.square(ops.cast(real, "float32") - ops.cast(artificial, "float32")), axis=(1, 2, 3))
+
+
+def divergence_from_standard_normal(mean, log_sigma):
+    """Kullback-Leibler, KL(N(mean, sigma^2) || N(0, 1)) summed over a code, [B, Z] twice -> [B], float32.
+
+    0.5 sum(mean^2 + sigma^2 - log sigma^2 - 1).
+    """
+    mean, log_sigma = ops.cast(mean, "float32"), ops.cast(log_sigma, "float32")
+    return 0.5 * ops.sum(ops.square(mean) + ops.exp(2.0 * log_sigma) - 2.0 * log_sigma - 1.0, axis=-1)
+
+
 def identity(real, same_class, kind):
     """Eq. (3): |r_c - G_c(r_c)|. [B, H, W, C] twice -> [B]."""
     return distance(real, same_class, kind)

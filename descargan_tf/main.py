@@ -36,6 +36,8 @@ def main(argv=None) -> int:
 def _held_back_unless_it_fails(descriptor):
     """Keep what TensorFlow's libraries write while they load (no log level reaches it) from the user's terminal."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    # TensorFlow leaves oneDNN off on processors without AVX-512; there too its convolutions are twice as fast.
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     sys.stderr.flush()
     kept = os.dup(descriptor)
     with tempfile.TemporaryFile() as held:

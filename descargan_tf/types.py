@@ -37,12 +37,15 @@ class Phase(NamedTuple):
     learning_rate: float
     warmup: int = 0  # rounds over which the learning rate rises to it,
     initial_learning_rate: float = 0.0  # linearly from this
+    batches: int = 1  # joined for one update
+    beta_1: float = 0.5  # Adam's; the paper's for DeScarGAN
+    beta_2: float = 0.999
 
 
 class Prediction(NamedTuple):
     """What a method says of B images; None where a method has no such answer."""
 
-    anomaly_map: Any  # [B, H, W, 1] float32, healthy image - input, signed
+    anomaly_map: Any  # [B, H, W, 1] float32, healthy image - input, signed; without one: a saliency in [0, 1]
     healthy_image: Any  # [B, H, W, 1] float32 in [-1, 1]
     anomaly_score: Any  # [B] float32, larger is more diseased
     class_probabilities: Any  # [B, K] float32, columns as CLASS_NAMES

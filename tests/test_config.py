@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from descargan_tf import config as config_module
-from descargan_tf.config import RUN_FLAGS, Config, check_run, flag_lines, parse
+from descargan_tf.config import RUN_FLAGS, Config, check_run, flag_lines, parse, with_precision
 from descargan_tf.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -338,3 +338,13 @@ def test_a_flags_file_that_was_edited_by_hand_can_be_read(tmp_path, line):
     saved.write_text("".join(x for x in saved.read_text().splitlines(True) if "--flips" not in x) + line + "\n")
     config = parsed("--mode=evaluate", f"--run_dir={tmp_path / 'run'}")
     assert config.flips is (line != "--noflips")
+
+
+def test_precision_auto_is_what_the_hardware_is_fast_in_or_what_the_run_began_with(tmp_path):
+    saved = tmp_path / "flags.txt"
+    definite = Config(mode="generate")
+    config = dataclasses.replace(definite, precision="auto")
+    assert with_precision(config, saved, lambda: "bfloat16").precision == "bfloat16"
+    saved.write_text("--precision=float32\n")
+    assert with_precision(config, saved, lambda: "bfloat16").precision == "float32"
+    assert with_precision(definite, saved, lambda: "bfloat16").precision == "float32"

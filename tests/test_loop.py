@@ -169,7 +169,8 @@ def assert_same_checkpoint(a, b):
     assert first.keys() == second.keys()
     for name, array in first.items():
         np.testing.assert_array_equal(array, second[name], err_msg=name)
-    assert {**about, "written": ""} == {**other, "written": ""}
+    clock = {"written": "", "trained_seconds": 0}
+    assert {**about, **clock} == {**other, **clock}
 
 
 # ---- DeScarGAN, uninterrupted and interrupted
@@ -366,6 +367,22 @@ def test_a_finished_run_says_that_nothing_is_to_do(tmp_path, capsys):
     assert again.run() == 5
     assert "nothing to do: step 5 of --max_steps=5 is reached" in capsys.readouterr().out
     assert (tmp_path / "metrics.jsonl").read_text() == before
+
+
+def test_a_training_ends_when_its_minutes_are_over_and_saves(tmp_path, capsys):
+    training = trainer(tmp_path, max_steps=10**6, max_minutes=1e-9)
+    assert training.run() == 1
+    assert "--max_minutes=1e-09 are over: ends at step 1 of 1000000" in capsys.readouterr().out
+    assert names_in(tmp_path / "checkpoints") == ["1", "best"]
+
+
+def test_minutes_count_over_resumed_trainings(tmp_path, capsys):
+    trainer(tmp_path, max_steps=2).run()
+    about = json.loads((tmp_path / "checkpoints" / "2" / "checkpoint.json").read_text())
+    used = about["trained_seconds"]
+    assert used > 0
+    assert trainer(tmp_path, max_steps=10**6, max_minutes=used / 60).run() == 2
+    assert "were used up by step 2" in capsys.readouterr().out
 
 
 def test_a_finished_run_can_be_trained_longer(tmp_path):

@@ -78,7 +78,7 @@ def test_a_phase_moves_its_own_weights_alone(tiny_settings, phase):
     data = Batch(*map(tf.constant, batch()))
     own = step.method.phases[phase].trains
     before = {k: [np.asarray(v) for v in n.trainable_variables] for k, n in step.method.networks.items()}
-    tf.function(lambda: step._update(step.method.phases[phase], data, 0))()
+    tf.function(lambda: step._update(step.method.phases[phase], [data], 0))()
     for name, network in step.method.networks.items():
         moved = [
             not np.array_equal(a, np.asarray(b)) for a, b in zip(before[name], network.trainable_variables, strict=True)
@@ -92,7 +92,9 @@ def test_a_phase_moves_its_own_weights_alone(tiny_settings, phase):
             assert not any(moved)
 
 
-@pytest.mark.parametrize("overrides", [{}, REFERENCE])
+@pytest.mark.parametrize(
+    "overrides", [{}, REFERENCE, {"reals_per_fake": 2, "classifier_dropout": 0.5}, {**REFERENCE, "reals_per_fake": 2}]
+)
 def test_two_replicas_equal_one_on_the_same_global_batch(tiny_settings, overrides, two_replicas):
     # Adam's first step has the size of the rate whatever the gradient, also where that is rounding alone; so the rates
     # are tiny and the gradients themselves are compared, which Adam's momentum holds times 1 - beta_1.
@@ -106,16 +108,19 @@ def test_two_replicas_equal_one_on_the_same_global_batch(tiny_settings, override
     one, two = build(settings), build(settings, two_replicas)
     for name, network in one.method.networks.items():
         two.method.networks[name].set_weights(network.get_weights())
-    data = batch(8)
-    distributed = Batch(
-        *(
-            two_replicas.experimental_distribute_values_from_function(
-                lambda context, part=part: tf.constant(part[2 * context.replica_id_in_sync_group :][:2])
+    data = [batch(8, seed) for seed in range(one.batches_per_round)]
+    distributed = [
+        Batch(
+            *(
+                two_replicas.experimental_distribute_values_from_function(
+                    lambda context, part=part: tf.constant(part[2 * context.replica_id_in_sync_group :][:2])
+                )
+                for part in images
             )
-            for part in data
         )
-    )
-    first, second = rounds(one, [[data]])[0], rounds(two, [[distributed]])[0]
+        for images in data
+    ]
+    first, second = rounds(one, [data])[0], rounds(two, [distributed])[0]
     for name, value in first.items():
         if not name.endswith("gradient_norm"):
             assert second[name] == pytest.approx(value, rel=1e-4, abs=1e-5), name

@@ -8,15 +8,18 @@ import dataclasses
 from keras import ops
 
 from descargan_tf import losses
+from descargan_tf.methods import monitoring
 from descargan_tf.methods.base import Method
 from descargan_tf.models.discriminator import CLASSIFIER_UNITS, build_discriminator
 from descargan_tf.models.generator import build_generator
 from descargan_tf.types import CLASS_NAMES, DISEASED, HEALTHY, Phase, Prediction
 
+_NAMES = {2: CLASS_NAMES, 1: ("both", "both")}  # number of branches -> name of each class's
+
 
 @dataclasses.dataclass(frozen=True)
 class DeScarGANSettings:
-    """Defaults are the paper's (sect. 4)."""
+    """Defaults are the paper's (sect. 4). The last four undo what it claims to be of use."""
 
     image_size: int = 256
     generator_filters: int = 64
@@ -41,6 +44,12 @@ class DeScarGANSettings:
     noise: float = 0.0
     classifier_dropout: float = 0.1
     critic_padding: int = 0
+    discriminator_initializer: str = "glorot_normal"
+    reals_per_fake: int = 1
+    skip_connections: str = "inner"
+    generator_branches: int = 2
+    critic_branches: int = 2
+    output: str = "image"
 
 
 class DeScarGAN(Method):
@@ -51,8 +60,23 @@ class DeScarGAN(Method):
     def __init__(self, settings: DeScarGANSettings):
         s = self.settings = settings
         self.networks = {
-            "generator": build_generator(s.image_size, s.generator_filters, s.precision, s.batch_norm),
-            "discriminator": build_discriminator(s.image_size, s.discriminator_filters, s.precision, s.critic_padding),
+            "generator": build_generator(
+                s.image_size,
+                s.generator_filters,
+                s.precision,
+                s.batch_norm,
+                s.skip_connections,
+                _NAMES[s.generator_branches],
+                s.output,
+            ),
+            "discriminator": build_discriminator(
+                s.image_size,
+                s.discriminator_filters,
+                s.precision,
+                s.critic_padding,
+                s.discriminator_initializer,
+                _NAMES[s.critic_branches],
+            ),
         }
         self.phases = (
             Phase(
@@ -62,11 +86,17 @@ class DeScarGAN(Method):
                 s.discriminator_learning_rate,
                 s.discriminator_warmup_steps,
                 s.discriminator_initial_learning_rate,
+                batches=s.reals_per_fake,
             ),
             Phase("generator", "generator", 1, s.generator_learning_rate),
         )
 
     # --- the parts of the two networks
+
+    def _branch(self, label, features, images, training):
+        """G_c from the trunk's features on; an additive one needs the images too."""
+        branch = self.networks["generator"].get_layer(_NAMES[self.settings.generator_branches][label])
+        return branch([features, images] if self.settings.output == "additive" else features, training=training)
 
     def _translate(self, to_healthy, to_diseased):
         """G_h of some images and G_p of as many others, in one pass through the trunk; either may be None."""
@@ -74,21 +104,22 @@ class DeScarGAN(Method):
         parts = [(x, c) for x, c in ((to_healthy, HEALTHY), (to_diseased, DISEASED)) if x is not None]
         images = _join([x for x, _ in parts])
         targets = _join([_one_hot(ops.shape(x)[0], c) for x, c in parts])
-        features = _split(generator.get_layer("trunk")([images, targets], training=True), len(parts))
-        outputs = {HEALTHY: None, DISEASED: None}
-        for (_, c), z in zip(parts, features, strict=True):
-            outputs[c] = generator.get_layer(CLASS_NAMES[c])(z, training=True)
-        return outputs[HEALTHY], outputs[DISEASED]
+        features = generator.get_layer("trunk")([images, targets], training=True)
+        if self.settings.generator_branches == 1:  # one pass: it normalises over both classes, as at inference
+            made = _split(self._branch(HEALTHY, features, images, training=True), len(parts))
+        else:
+            halves = zip(parts, _split(features, len(parts)), strict=True)
+            made = [self._branch(c, z, x, training=True) for (x, c), z in halves]
+        outputs = {c: a for (_, c), a in zip(parts, made, strict=True)}
+        return outputs.get(HEALTHY), outputs.get(DISEASED)
 
     def _criticise(self, of_healthy, of_diseased, keep=None, classify=None):
         """D_h of some images and D_p of as many others, and D_cls of the first `classify` of both."""
         discriminator = self.networks["discriminator"]
         features = discriminator.get_layer("trunk")(ops.concatenate([of_healthy, of_diseased]))
         healthy, diseased = _split(features, 2)
-        maps = (
-            discriminator.get_layer("critic_healthy")(healthy),
-            discriminator.get_layer("critic_diseased")(diseased),
-        )
+        names = _NAMES[self.settings.critic_branches]
+        maps = [discriminator.get_layer(f"critic_{n}")(z) for n, z in zip(names, (healthy, diseased), strict=True)]
         if keep is None:
             return maps
         chosen = ops.concatenate([healthy[:classify], diseased[:classify]])
@@ -143,16 +174,17 @@ class DeScarGAN(Method):
     def _discriminator_losses(self, r, noise, draws, input_gradient):
         (r_h, r_p), (n_h, n_p) = r, noise
         half = ops.shape(r_h)[0]
+        count = half // self.settings.reals_per_fake  # the first of each class are translated too
+        t_h, t_p = [t[:count] for t in _split(draws["t"], 2)]
+        mixed_with_h, mixed_with_p = r_h[:count], r_p[:count]
         if self.settings.fake_classes == "opposite":
-            a_h, a_p = self._translate(r_p, r_h)
-            a_h, a_p = _plus(a_h, n_p), _plus(a_p, n_h)
-            mixed_with_h, mixed_with_p = r_h, r_p
-            t_h, t_p = _split(draws["t"], 2)
+            a_h, a_p = self._translate(r_p[:count], r_h[:count])
+            a_h, a_p = _plus(a_h, _first(n_p, count)), _plus(a_p, _first(n_h, count))
         else:
             # Reference: fakes of all images into both classes (D4.2), penalised against reals of any class (D4.7).
-            a_h, a_p = self._translate_all(r, noise)
-            mixed_with_h = mixed_with_p = ops.concatenate(r)
-            t_h = t_p = draws["t"]
+            a_h, a_p = self._translate_all([r_h[:count], r_p[:count]], [_first(n, count) for n in noise])
+            mixed_with_h = mixed_with_p = ops.concatenate([mixed_with_h, mixed_with_p])
+            t_h = t_p = ops.concatenate([t_h, t_p])
         a_h, a_p = ops.stop_gradient(a_h), ops.stop_gradient(a_p)
         real_and_fake = ops.concatenate([r_h, a_h]), ops.concatenate([r_p, a_p])
         s_h, s_p, logits_h, logits_p = self._criticise(*real_and_fake, self._keep(draws, 2 * half), classify=half)
@@ -223,23 +255,15 @@ class DeScarGAN(Method):
 
     def predict(self, images):
         """d = a_h - r; the score is its mean magnitude."""
-        n = ops.shape(images)[0]
-        generator = self.networks["generator"]
-        features = generator.get_layer("trunk")([images, _one_hot(n, HEALTHY)], training=False)
-        a_h = generator.get_layer("healthy")(features, training=False)
+        trunk = self.networks["generator"].get_layer("trunk")
+        features = trunk([images, _one_hot(ops.shape(images)[0], HEALTHY)], training=False)
+        a_h = self._branch(HEALTHY, features, images, training=False)
         d = a_h - images
         return Prediction(d, a_h, ops.mean(ops.abs(d), axis=(1, 2, 3)), self._probabilities(images))
 
     def monitor(self, batch):
-        """Does the generator translate, and does it look at its label?"""
-        translated = self.translate(ops.concatenate([batch.healthy, batch.diseased]))
-        g_h, g_p = translated["healthy"], translated["diseased"]
-        half = ops.shape(batch.healthy)[0]
-        called_healthy = self._probabilities(g_h[half:])[:, HEALTHY] > 0.5
-        return {
-            "translation_success": ops.cast(called_healthy, "float32"),
-            "label_effect": ops.mean(ops.abs(g_p - g_h), axis=(1, 2, 3)),
-        }
+        """Translation success and effect of the label."""
+        return monitoring.translation(batch, self.translate, self._probabilities)
 
 
 def _one_hot(count, label):
@@ -253,6 +277,10 @@ def _split(x, parts):
 
 def _join(parts):
     return ops.concatenate(parts) if len(parts) > 1 else parts[0]
+
+
+def _first(noise, count):
+    return None if noise is None else noise[:count]
 
 
 def _plus(image, noise, sign=1):

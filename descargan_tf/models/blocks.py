@@ -131,12 +131,16 @@ class UpsampleConv2D(keras.layers.Layer):
         self.kernel = self.add_weight(shape=shape, initializer=self.kernel_initializer, name="kernel", autocast=False)
         self.bias = self.add_weight(shape=(self.filters,), initializer="zeros", name="bias")
 
-    def call(self, inputs):
-        """[B, H, W, C] to [B, 2H, 2W, filters]."""
+    def transposed_kernel(self, dtype="float32"):
+        """The kernel [4, 4, filters, C] of the transposed convolution."""
         channels = self.kernel.shape[2]
         kernel = ops.matmul(_TAPS_2D, ops.reshape(self.kernel, (9, channels * self.filters)))
-        kernel = ops.cast(ops.reshape(kernel, (4, 4, channels, self.filters)), inputs.dtype)
-        kernel = ops.transpose(kernel, (0, 1, 3, 2))
+        kernel = ops.cast(ops.reshape(kernel, (4, 4, channels, self.filters)), dtype)
+        return ops.transpose(kernel, (0, 1, 3, 2))
+
+    def call(self, inputs):
+        """[B, H, W, C] to [B, 2H, 2W, filters]."""
+        kernel = self.transposed_kernel(inputs.dtype)
         return ops.conv_transpose(inputs, kernel, strides=2, padding="same") + self.bias
 
     def compute_output_shape(self, input_shape):

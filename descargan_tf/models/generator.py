@@ -7,7 +7,15 @@ from descargan_tf.models.blocks import BatchNormalization, UpsampleConv2D, polic
 from descargan_tf.types import CLASS_NAMES
 
 
-def build_generator(image_size, filters=64, precision="float32", inference_statistics="moving"):
+def build_generator(
+    image_size,
+    filters=64,
+    precision="float32",
+    inference_statistics="moving",
+    skip_connections="inner",
+    branches=CLASS_NAMES,
+    output="image",
+):
     """G: 8,528,262 trainable parameters at 64 filters, whatever the image size.
 
     A U-Net with three poolings whose topmost skip connection is left out (sect. 2), every convolution followed by batch
@@ -15,11 +23,16 @@ def build_generator(image_size, filters=64, precision="float32", inference_stati
     `get_layer("trunk")`, `get_layer("healthy")`, `get_layer("diseased")`, so that a caller can send each class's
     images through its branch alone (D3.3) and compute nothing twice.
 
+    The last three arguments undo what the paper claims to be of use, one claim each.
+
     Args:
         image_size: H = W, a multiple of 8.
         filters: of the first layer; doubled at each pooling.
         precision: "float32" or "bfloat16"; the output layers are float32 always.
         inference_statistics: see `BatchNormalization`.
+        skip_connections: "inner" as in the paper, "none", or "all": the topmost too, into the branches.
+        branches: name of each class's; one name twice makes one branch, which is told the class by the trunk alone.
+        output: "image", a new one, or "additive", tanh(x + delta): a branch then takes [features, image].
 
     Returns:
         A functional model from {image [B, H, W, 1] in [-1, 1], target [B, K] one-hot} to
@@ -44,7 +57,8 @@ def build_generator(image_size, filters=64, precision="float32", inference_stati
         return normalise_activate(UpsampleConv2D(n, dtype=dtype)(x))
 
     def join(x, skip, n):
-        x = keras.layers.Concatenate(dtype=dtype)([x, skip])
+        if skip_connections != "none":
+            x = keras.layers.Concatenate(dtype=dtype)([x, skip])
         return block(block(x, n), n)
 
     n = filters
@@ -58,14 +72,23 @@ def build_generator(image_size, filters=64, precision="float32", inference_stati
     y = join(up(x3, 4 * n), x2, 4 * n)
     y = join(up(y, 2 * n), x1, 2 * n)
     y = up(y, n)  # no skip from x0: it holds the output to the input's class
+    if skip_connections == "all":
+        y = keras.layers.Concatenate(dtype=dtype)([y, x0])
     trunk = keras.Model([image, target], y, name="trunk")
 
-    outputs = {}
+    last = policy(precision, last=True)
+    made = {}
     features = trunk([image, target])
-    for name in CLASS_NAMES:
-        z = keras.Input((image_size, image_size, n), dtype=trunk.output.dtype)
-        out = block(block(z, n), 1, policy(precision, last=True), "tanh")
-        outputs[name] = keras.Model(z, out, name=name)(features)
+    for name in dict.fromkeys(branches):
+        z = keras.Input(trunk.output.shape[1:], dtype=trunk.output.dtype)
+        if output == "image":
+            made[name] = keras.Model(z, block(block(z, n), 1, last, "tanh"), name=name)(features)
+        else:
+            x = keras.Input((image_size, image_size, 1))
+            out = keras.layers.Add(dtype=last)([x, block(block(z, n), 1, last, "linear")])
+            out = keras.layers.Activation("tanh", dtype=last)(out)
+            made[name] = keras.Model([z, x], out, name=name)([features, image])
+    outputs = {name: made[branch] for name, branch in zip(CLASS_NAMES, branches, strict=True)}
     return keras.Model({"image": image, "target": target}, outputs, name="generator")
 
 

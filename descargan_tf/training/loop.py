@@ -33,6 +33,7 @@ class LoopSettings:
     batch_size: int
     seed: int
     max_steps: int
+    max_minutes: float = 0.0
     average_decay: float = 0.0
     clip_norm: float = 0.0
     decay_steps: int = 0
@@ -100,6 +101,8 @@ class Trainer:
         self._translate = tf.function(self.predictor.translate)
         self._best = -math.inf
         self._stop_signal = None
+        self._started = time.perf_counter()
+        self._trained_seconds = 0.0  # before this process
 
     def _schedule(self, phase):
         if not (self.settings.decay_steps or phase.warmup):
@@ -122,6 +125,7 @@ class Trainer:
             "step": int(self.step.step.numpy()),
             "seed": self.settings.seed,
             "best_selection": None if math.isinf(self._best) else self._best,
+            "trained_seconds": self._seconds(),
             "written": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         }
         checkpoint.save(self.run_dir / "checkpoints" / name, arrays, about)
@@ -142,7 +146,15 @@ class Trainer:
         self.step.step.assign(about["step"])
         if about["best_selection"] is not None:
             self._best = about["best_selection"]
+        self._trained_seconds = about.get("trained_seconds", 0.0)
         return about["step"]
+
+    def _seconds(self):
+        """Wall time of this training, all its processes together."""
+        return self._trained_seconds + time.perf_counter() - self._started
+
+    def _out_of_time(self):
+        return 0 < self.settings.max_minutes * 60 <= self._seconds()
 
     def _refresh_predictor(self):
         for name, network in self.method.networks.items():
@@ -152,7 +164,7 @@ class Trainer:
     # --- the loop
 
     def run(self) -> int:
-        """Train to `max_steps`; resume from the latest checkpoint of the folder.
+        """Train to `max_steps`, or for `max_minutes`; resume from the latest checkpoint of the folder.
 
         Returns:
             The step reached.
@@ -161,6 +173,7 @@ class Trainer:
             UserError: a loss is not finite; a checkpoint could not be written.
             Interrupted: SIGTERM or SIGINT, after saving.
         """
+        self._started = time.perf_counter()
         start = self._restore()
         try:
             if start:
@@ -168,13 +181,15 @@ class Trainer:
             if start >= self.settings.max_steps:
                 self._say(f"nothing to do: step {start} of --max_steps={self.settings.max_steps} is reached")
                 return start
-            self._train_from(start)
+            if 0 < self.settings.max_minutes * 60 <= self._trained_seconds:
+                self._say(f"nothing to do: --max_minutes={self.settings.max_minutes:g} were used up by step {start}")
+                return start
+            return self._train_from(start)
         except OSError as error:
             raise UserError(
                 f"--run_dir={self.run_dir} cannot be written: {error.strerror or error}. The checkpoints are whole; "
                 "free space and run the same command to go on from the latest."
             ) from error
-        return self.settings.max_steps
 
     def _train_from(self, start):
         writer = Writer(self.run_dir, start)
@@ -185,7 +200,7 @@ class Trainer:
                     total=self.settings.max_steps, initial=start, unit="round", dynamic_ncols=True, disable=None
                 ) as bar,
             ):
-                self._rounds(start, writer, bar)
+                return self._rounds(start, writer, bar)
         finally:
             writer.close()
 
@@ -211,21 +226,27 @@ class Trainer:
             elif untold and (step == start + 6 or time.perf_counter() - since > _ESTIMATE_SECONDS):
                 self._say_duration((time.perf_counter() - since) / (step - since_step), s.max_steps - step)
                 untold = False
-            if step % s.log_every_steps == 0 or step == s.max_steps:
+            last = step == s.max_steps or self._out_of_time()
+            if step % s.log_every_steps == 0 or last:
                 measured = step - since_step
                 seconds = (time.perf_counter() - since) / measured if measured else None
                 self._log(step, {name: value / count for name, value in sums.items()}, seconds, writer, bar)
                 since, since_step, sums, count = time.perf_counter(), step, {}, 0
             stopping = self._stop_signal is not None
             paused = time.perf_counter()
-            if step % s.validate_every_steps == 0 or step == s.max_steps:
+            if step % s.validate_every_steps == 0 or last:
                 self._validation(step, writer)
-            if stopping or step % s.checkpoint_every_steps == 0 or step == s.max_steps:
+            if stopping or step % s.checkpoint_every_steps == 0 or last:
                 self._save(str(step))
                 checkpoint.prune(self.run_dir / "checkpoints", s.keep_checkpoints)
             since += time.perf_counter() - paused
             if stopping:
                 raise Interrupted(self._stop_signal, step)
+            if last:
+                break
+        if step < s.max_steps:
+            self._say(f"--max_minutes={s.max_minutes:g} are over: ends at step {step} of {s.max_steps}")
+        return step
 
     def _batches(self, start):
         replicas = self.strategy.num_replicas_in_sync

@@ -64,14 +64,14 @@ class TrainStep:
         self.optimizers = {}
         for phase in method.phases:
             rate = schedule(phase) if schedule else phase.learning_rate
-            optimizer = Adam(rate, beta_1=0.5, beta_2=0.999, epsilon=1e-8, name=f"adam_{phase.name}")
+            optimizer = Adam(rate, phase.beta_1, phase.beta_2, epsilon=1e-8, name=f"adam_{phase.name}")
             optimizer.build(method.networks[phase.trains].trainable_variables)
             self.optimizers[phase.name] = optimizer
 
     @property
     def batches_per_round(self):
         """A generator-like phase of one update reuses the last batch of the phase before it (reference: trap D5.3)."""
-        return max(phase.updates for phase in self.method.phases)
+        return max(phase.updates * phase.batches for phase in self.method.phases)
 
     @tf.function
     def round(self, batches: tuple[Batch, ...]):
@@ -85,17 +85,18 @@ class TrainStep:
         """
         logs = {}
         for phase in self.method.phases:
-            used = batches[-phase.updates :]
-            parts = [self._update(phase, batch, number) for number, batch in enumerate(used)]
+            used = batches[-phase.updates * phase.batches :]
+            joined = [used[i : i + phase.batches] for i in range(0, len(used), phase.batches)]
+            parts = [self._update(phase, group, number) for number, group in enumerate(joined)]
             for name in parts[0]:
                 logs[f"{phase.name}/{name}"] = tf.add_n([part[name] for part in parts]) / len(parts)
         self._average()
         self.step.assign_add(1)
         return logs
 
-    def _update(self, phase, batch, number):
+    def _update(self, phase, batches, number):
         network, optimizer = self.method.networks[phase.trains], self.optimizers[phase.name]
-        logs, gradients = self.strategy.run(self._gradients, args=(phase, network, batch, number))
+        logs, gradients = self.strategy.run(self._gradients, args=(phase, network, batches, number))
         logs = {name: self.strategy.reduce("SUM", value, axis=None) for name, value in logs.items()}
         if self.strategy.num_replicas_in_sync > 1:
             values = list(zip(gradients, [v.value for v in network.trainable_variables], strict=True))
@@ -107,13 +108,14 @@ class TrainStep:
         optimizer.apply(self.strategy, gradients)
         return {**logs, "gradient_norm": norm}
 
-    def _gradients(self, phase, network, batch, number):
+    def _gradients(self, phase, network, batches, number):
         replicas = self.strategy.num_replicas_in_sync
+        batch = Batch(*(tf.concat(images, axis=0) for images in zip(*batches, strict=True)))
         draws = self._draws(phase, 2 * batch.healthy.shape[0] * replicas, number)
         weights = self.method.weights(phase)
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch([v.value for v in network.trainable_variables])
-            terms = self.method.losses(phase, batch, draws, _input_gradient)
+            terms = self.method.losses(phase, batch, draws, input_gradient)
             # Means over this replica's examples; dividing by the replicas makes their sum the mean over the batch.
             terms = {name: tf.reduce_mean(value) / replicas for name, value in terms.items()}
             total = tf.add_n([weights[name] * value for name, value in terms.items()])
@@ -131,9 +133,11 @@ class TrainStep:
             seed = tf.stack([tf.cast(self.seed, tf.int64) * (1 << 31) + stream, self.step])
             values = tf.random.stateless_uniform(shapes[name], seed)
             if replicas > 1:
-                # An array over a balanced batch is healthy examples then diseased ones; so is each replica's part.
-                half = tf.reshape(values, (2, replicas, shapes[name][0] // (2 * replicas), *shapes[name][1:]))
-                values = tf.concat([half[0, replica], half[1, replica]], axis=0)
+                # An array over joined balanced batches is healthy examples, batch by batch, then diseased ones; so is
+                # each replica's part.
+                count, *rest = shapes[name]
+                parts = tf.reshape(values, (2 * phase.batches, replicas, count // (2 * phase.batches * replicas), *rest))
+                values = tf.reshape(parts[:, replica], (count // replicas, *rest))
             draws[name] = values
         return draws
 
@@ -152,7 +156,8 @@ class TrainStep:
             self.strategy.extended.update(average.value, update, args=(value.value,))
 
 
-def _input_gradient(fn, x):
+def input_gradient(fn, x):
+    """Gradient of sum(fn(x)) with respect to x, as `Method.losses` wants it."""
     with tf.GradientTape(watch_accessed_variables=False) as tape:
         tape.watch(x)
         y = fn(x)

@@ -1,0 +1,23 @@
+"""What is watched of every method that translates into both classes and classifies."""
+
+from keras import ops
+
+from descargan_tf.types import HEALTHY
+
+
+def translation(batch, translate, class_probabilities):
+    """Does the generator translate, and does it look at its label? As `Method.monitor` gives it.
+
+    Args:
+        batch: a Batch.
+        translate: images to images by target class (Method.translate), both classes.
+        class_probabilities: images [B, H, W, 1] to [B, K].
+    """
+    translated = translate(ops.concatenate([batch.healthy, batch.diseased]))
+    g_h, g_p = translated["healthy"], translated["diseased"]
+    half = ops.shape(batch.healthy)[0]
+    called_healthy = class_probabilities(g_h[half:])[:, HEALTHY] > 0.5
+    return {
+        "translation_success": ops.cast(called_healthy, "float32"),
+        "label_effect": ops.mean(ops.abs(g_p - g_h), axis=(1, 2, 3)),
+    }

@@ -1,0 +1,101 @@
+"""VAGAN (Baumgartner et al., CVPR 2018): a map that makes an image of a diseased subject look healthy.
+
+x_p diseased, x_h healthy, M the map, y = tanh(x_p + M(x_p)). Numbers and rules are the authors' program's
+(baumgach/vagan-code at b9f2483) where the DeScarGAN paper, which compares with it, gives none.
+"""
+
+import dataclasses
+
+from keras import ops
+
+from descargan_tf import losses
+from descargan_tf.methods.base import Method
+from descargan_tf.models.vagan import build_critic, build_generator
+from descargan_tf.types import Phase, Prediction
+
+
+@dataclasses.dataclass(frozen=True)
+class VAGANSettings:
+    """Defaults are the program's for its synthetic data, but for `critic_updates`; see VAGAN.
+
+    The adversarial terms have weight one; `lambda_map` multiplies the mean of |y - x_p|, the change of diseased images:
+    it is no identity loss, healthy images are never put in. Adam's betas are 0 and 0.9.
+    """
+
+    image_size: int = 256
+    generator_filters: int = 16
+    discriminator_filters: int = 16
+    precision: str = "float32"
+    batch_norm: str = "moving"
+    critic_updates: int = 5
+    generator_learning_rate: float = 1e-4
+    discriminator_learning_rate: float = 1e-4
+    lambda_gp: float = 10.0
+    lambda_map: float = 100.0
+
+
+class VAGAN(Method):
+    """Translates diseased images to healthy ones; which an image is, it must be told and does not tell.
+
+    `predict` treats every image as if it were diseased, so that MSE(r_h, a_h) exists, as in the DeScarGAN paper.
+
+    Departs: five critic updates in every round; the program makes 100 in each of the first 25 and in every 100th, and a
+    round here is one graph. The penalty is of the gradient of a whole image; the program takes the norm over one axis,
+    so one for each column.
+    """
+
+    averaged = "generator"
+
+    def __init__(self, settings: VAGANSettings):
+        s = self.settings = settings
+        self.networks = {
+            "generator": build_generator(s.image_size, s.generator_filters, s.precision, s.batch_norm),
+            "discriminator": build_critic(s.image_size, s.discriminator_filters, s.precision),
+        }
+        betas = {"beta_1": 0.0, "beta_2": 0.9}
+        self.phases = (
+            Phase("discriminator", "discriminator", s.critic_updates, s.discriminator_learning_rate, **betas),
+            Phase("generator", "generator", 1, s.generator_learning_rate, **betas),
+        )
+
+    # --- training
+
+    def weights(self, phase):
+        """Of the two totals."""
+        s = self.settings
+        if phase.trains == "discriminator":
+            return {"real": 1.0, "fake": 1.0, "gradient_penalty": s.lambda_gp}
+        return {"adversarial": 1.0, "map": s.lambda_map}
+
+    def draws(self, phase, batch_size):
+        """Mixing factors of the penalty, of which the first half is used: one for each pair."""
+        return {"t": (batch_size, 1, 1, 1)} if phase.trains == "discriminator" else {}
+
+    def losses(self, phase, batch, draws, input_gradient):
+        """Raw terms of the critic, or of the generator."""
+        critic = self.networks["discriminator"]
+        # Reference: the statistics of the batch in the critic's updates too.
+        y = self.networks["generator"](batch.diseased, training=True)
+        if phase.trains == "generator":
+            return {
+                "adversarial": losses.generator_adversarial(critic(y)),
+                "map": losses.absolute_difference(batch.diseased, y),
+            }
+        y = ops.stop_gradient(y)
+        real, fake = ops.split(critic(ops.concatenate([batch.healthy, y])), 2)
+        t = ops.split(draws["t"], 2)[0]
+        return {
+            "real": losses.critic_real(real),
+            "fake": losses.critic_fake(fake),
+            "gradient_penalty": losses.gradient_penalty(
+                input_gradient(lambda x: losses.score(critic(x)), losses.mix(batch.healthy, y, t))
+            ),
+        }
+
+    # --- inference
+
+    def predict(self, images):
+        """d = y - r; the score is its mean magnitude, though the method is not meant to tell classes apart."""
+        y = self.networks["generator"](images, training=False)
+        d = y - images
+        return Prediction(d, y, ops.mean(ops.abs(d), axis=(1, 2, 3)), None)

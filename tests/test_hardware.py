@@ -1,0 +1,28 @@
+import tensorflow as tf
+
+from descargan_tf import hardware
+
+
+def test_processor_flags_are_read_from_the_first_processor(tmp_path):
+    cpuinfo = tmp_path / "cpuinfo"
+    cpuinfo.write_text("processor\t: 0\nflags\t\t: fpu avx2 avx512_bf16\n\nprocessor\t: 1\nflags\t\t: fpu\n")
+    assert hardware._processor_flags(cpuinfo) == {"fpu", "avx2", "avx512_bf16"}
+    assert hardware._processor_flags(tmp_path / "none") == set()
+
+
+def test_bfloat16_needs_instructions(monkeypatch):
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [])
+    for flags, expected in (({"avx2"}, "float32"), ({"avx2", "amx_bf16"}, "bfloat16"), (set(), "float32")):
+        monkeypatch.setattr(hardware, "_processor_flags", lambda flags=flags: flags)
+        assert hardware.fast_precision() == expected
+
+
+def test_every_gpu_must_have_it(monkeypatch):
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: ["a", "b"])
+    details = {"a": {"compute_capability": (9, 0)}, "b": {"compute_capability": (7, 5)}}
+    monkeypatch.setattr(tf.config.experimental, "get_device_details", details.get)
+    assert hardware.fast_precision() == "float32"
+    details["b"] = {"compute_capability": (8, 0)}
+    assert hardware.fast_precision() == "bfloat16"
+    details["b"] = {}
+    assert hardware.fast_precision() == "float32"
