@@ -1,9 +1,6 @@
 """From image files to maps on disk (`--mode=predict`)."""
 
-import csv
-import io
 import os
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,13 +8,12 @@ import numpy as np
 
 from descargan_tf.data.folders import list_images
 from descargan_tf.data.images import Scaling, read_image, scale_pixels, write_npy, write_png
+from descargan_tf.data.predictions import output_names, table_row, write_table
 from descargan_tf.errors import UserError
 from descargan_tf.evaluation.evaluator import predict_split
 from descargan_tf.evaluation.figures import SCALE, overlay
-from descargan_tf.files import write_atomically
 from descargan_tf.types import CLASS_NAMES, DISEASED
 
-COLUMNS = ("file", "disease_probability", "anomaly_score", "predicted_class")
 _CHUNK = 64  # images in memory at a time
 
 
@@ -52,8 +48,9 @@ def predict_files(
 ) -> list[str]:
     """Write `<stem>_healthy.npy`, `<stem>_map.npy`, `<stem>_overlay.png` for each file and `predictions.csv` for all.
 
-    Healthy image and signed map (healthy - input) are [H, W] float32 in the network's units, images in [-1, 1]. Where
-    two files differ in their suffix alone, it becomes part of the name.
+    Healthy image and signed map (healthy - input) are [H, W] float32 in the network's units, images in [-1, 1]. A
+    method without a healthy image has no such file, and its map, if it has one, is a saliency in [0, 1]. Where two
+    files differ in their suffix alone, it becomes part of the name.
 
     Args:
         predict: images [B, H, W, 1] to Prediction.
@@ -69,7 +66,7 @@ def predict_files(
         A message per file that could not be read; all others are done.
     """
     output_dir.mkdir(parents=True, exist_ok=True)
-    names = _output_names(files)
+    names = output_names(files)
     rows, failed = [], []
     for start in range(0, len(files), _CHUNK):
         chunk, images = [], []
@@ -88,35 +85,16 @@ def predict_files(
         for i, file in enumerate(chunk):
             stem = names[file]
             if prediction.anomaly_map is not None:
-                write_npy(output_dir / f"{stem}_healthy.npy", prediction.healthy_image[i, ..., 0])
+                if prediction.healthy_image is not None:
+                    write_npy(output_dir / f"{stem}_healthy.npy", prediction.healthy_image[i, ..., 0])
                 write_npy(output_dir / f"{stem}_map.npy", prediction.anomaly_map[i, ..., 0])
                 picture = overlay(images[i, ..., 0], prediction.anomaly_map[i, ..., 0], SCALE)
                 write_png(output_dir / f"{stem}_overlay.png", picture)
             rows.append(_row(file, prediction, i))
             if progress:
                 progress(1)
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    writer.writerows(rows)
-    write_atomically(output_dir / "predictions.csv", text.getvalue().encode())
+    write_table(output_dir, rows)
     return failed
-
-
-def _output_names(files):
-    """The stem of each file; where two would share one, with the suffix, or a number, behind it."""
-    count = Counter(file.stem for file in files)
-    names, taken = {}, {stem for stem in count if count[stem] == 1}
-    for file in files:
-        name = file.stem
-        if count[name] > 1:
-            base = name = f"{name}_{file.suffix[1:]}"
-            number = 2
-            while name in taken:
-                name, number = f"{base}_{number}", number + 1
-            taken.add(name)
-        names[file] = name
-    return names
 
 
 def _read(file, image_size, scaling, dtype):
@@ -132,10 +110,10 @@ def _read(file, image_size, scaling, dtype):
 
 
 def _row(file, prediction, i):
-    probability, score, name = "", "", ""
+    probability = score = name = None
     if prediction.class_probabilities is not None:
-        p = float(prediction.class_probabilities[i, DISEASED])
-        probability, name = f"{p:.6f}", CLASS_NAMES[int(p > 0.5)]
+        probability = float(prediction.class_probabilities[i, DISEASED])
+        name = CLASS_NAMES[int(probability > 0.5)]
     if prediction.anomaly_score is not None:
-        score = f"{float(prediction.anomaly_score[i]):.6f}"
-    return file.name, probability, score, name
+        score = float(prediction.anomaly_score[i])
+    return table_row(file, probability, score, name)

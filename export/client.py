@@ -1,0 +1,384 @@
+"""Ask a model server about image files: python -m export.client --url http://127.0.0.1:8501 FILES...
+
+It speaks TensorFlow Serving's REST API, so the server is TensorFlow Serving or `export.server`, and sends each file as
+it is (PNG or JPEG, signature `serving_bytes`). It needs neither TensorFlow nor Keras. From a program:
+
+    from export.client import Client
+
+    with Client("http://127.0.0.1:8501") as client:
+        answer = client.predict("scan.png")
+        print(answer.disease_probability, answer.anomaly_map.shape)
+"""
+
+import argparse
+import base64
+import json
+import logging
+import random
+import sys
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import quote, urlsplit
+
+import numpy as np
+import urllib3
+from tqdm import tqdm
+
+from descargan_tf.data.folders import list_images
+from descargan_tf.data.images import write_npy
+from descargan_tf.data.predictions import TABLE, output_names, table_row, write_table
+from descargan_tf.errors import UserError
+from descargan_tf.files import write_atomically
+from descargan_tf.types import CLASS_NAMES
+
+SIGNATURE = "serving_bytes"
+SUFFIXES = (".png", ".jpg", ".jpeg")
+BUSY = (429, 503)  # "later", said by the server itself; every other refusal would be repeated
+
+_MAGIC = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")
+_EXPORTED = "was the model exported by this program?"
+_MAX_QUOTED = 300  # characters of a server's own words in a message
+_LONGEST_WAIT_SECONDS = 60
+
+
+class Answer(NamedTuple):
+    """What the model says of one image, at the size of its training; None where its method has no such answer."""
+
+    anomaly_map: np.ndarray | None  # [H, W] float32, healthy image - input, signed
+    healthy_image: np.ndarray | None  # [H, W] float32 in [-1, 1]
+    disease_probability: float | None
+    anomaly_score: float | None  # larger is more diseased
+    predicted_class: str | None  # one of CLASS_NAMES
+    overlay_png: bytes | None  # the map in colour over the image
+    anomaly_map_png: bytes | None  # the map in colour
+
+
+class RequestError(UserError):
+    """The server could not be reached or did not answer as asked; `status` is the HTTP status, None without one."""
+
+    def __init__(self, message: str, status: int | None = None):
+        super().__init__(message)
+        self.status = status
+
+
+class Backoff(urllib3.Retry):
+    """Waits up to twice as long before each further attempt, by chance, so that clients do not return in step.
+
+    A `Retry-After` header of the server goes first. A request that ran out of time is not sent again: the server may
+    still be at work on it.
+    """
+
+    def get_backoff_time(self) -> float:
+        """Seconds to wait, between half and all of backoff_factor * 2^(failures - 1)."""
+        longest = min(self.backoff_max, self.backoff_factor * 2 ** max(len(self.history) - 1, 0))
+        return random.uniform(longest / 2, longest)
+
+    def increment(self, *args, error=None, **kwargs):
+        """Count a failure; raises it where nothing more is to be tried."""
+        if isinstance(error, urllib3.exceptions.ReadTimeoutError):
+            raise error
+        return super().increment(*args, error=error, **kwargs)
+
+
+class Client:
+    """One model on one server; may be used from several threads at once.
+
+    Args:
+        url: of the server's REST API, without /v1; what stands in front of it (a path of a proxy) is kept.
+        model_name: as the server calls it.
+        version: of the model; None takes the latest.
+        label: of a version, instead of its number.
+        timeout_seconds: for one attempt.
+        retries: further attempts after 429, 503 or a broken connection.
+        first_wait_seconds: before the second attempt, doubled for each further one.
+        connections: kept open at most, and so requests at a time.
+
+    Raises:
+        UserError: an argument is impossible.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        model_name: str = "descargan",
+        version: int | None = None,
+        label: str | None = None,
+        timeout_seconds: float = 60.0,
+        retries: int = 5,
+        first_wait_seconds: float = 0.5,
+        connections: int = 4,
+    ):
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+            raise UserError(f"{url} is no server URL; expected scheme, host and port, such as http://127.0.0.1:8501")
+        if version is not None and label is not None:
+            raise UserError(f"version {version} and label {label} were both given; name the model by one of them")
+        self.url = url.rstrip("/")
+        self._model = f"{self.url}/v1/models/{quote(model_name, safe='')}"
+        self._version = ""
+        if version is not None:
+            self._version = f"/versions/{version}"
+        elif label is not None:
+            self._version = f"/labels/{quote(label, safe='')}"
+        self._backoff = Backoff(
+            total=retries,
+            allowed_methods=None,  # a prediction changes nothing, so its POST may be repeated
+            status_forcelist=BUSY,
+            backoff_factor=first_wait_seconds,
+            backoff_max=_LONGEST_WAIT_SECONDS,
+            retry_after_max=_LONGEST_WAIT_SECONDS,
+            raise_on_status=False,
+        )
+        self._timeout_seconds = timeout_seconds
+        self._pool = urllib3.PoolManager(maxsize=connections, block=True, timeout=timeout_seconds)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self._pool.clear()
+
+    def versions(self) -> dict[int, str]:
+        """The state of each version that the server knows, such as {1: "AVAILABLE"}; RequestError without an answer."""
+        # A wrong URL should not take the patience that a busy server deserves.
+        answer = self._request("GET", self._model, retries=min(2, self._backoff.total))
+        try:
+            return {int(entry["version"]): entry["state"] for entry in answer["model_version_status"]}
+        except (KeyError, TypeError, ValueError) as error:
+            raise self._not_a_model_server() from error
+
+    def predict(self, image: str | Path | bytes) -> Answer:
+        """Ask about one image file, or its bytes.
+
+        Raises:
+            UserError: the file cannot be read or is neither PNG nor JPEG.
+            RequestError: no answer, or a refusal, in the server's words.
+        """
+        content = image if isinstance(image, bytes) else _read(Path(image))
+        if not content.startswith(_MAGIC):
+            raise UserError("is neither PNG nor JPEG, which is what the server reads; convert it first")
+        instance = {"image_bytes": {"b64": base64.b64encode(content).decode()}}
+        body = json.dumps({"signature_name": SIGNATURE, "instances": [instance]})
+        return _to_answer(self._request("POST", f"{self._model}{self._version}:predict", body))
+
+    def _request(self, method, url, body=None, retries=None):
+        headers = {"Content-Type": "application/json"} if body else {}
+        backoff = self._backoff if retries is None else self._backoff.new(total=retries)
+        try:
+            response = self._pool.request(method, url, body=body, headers=headers, redirect=False, retries=backoff)
+        except urllib3.exceptions.ReadTimeoutError as error:
+            raise RequestError(
+                f"no answer from {self.url} within {self._timeout_seconds:g} s; allow more time or send fewer at a time"
+            ) from error
+        except urllib3.exceptions.HTTPError as error:
+            reason = getattr(error, "reason", None) or error
+            raise RequestError(
+                f"{self.url} cannot be reached: {_words_of(reason)}; is the server running, and at this URL?"
+            ) from error
+        try:
+            answer = json.loads(response.data)
+        except ValueError:
+            answer = None
+        if response.status == 200:
+            if not isinstance(answer, dict):
+                raise self._not_a_model_server()
+            return answer
+        said = answer["error"] if isinstance(answer, dict) and "error" in answer else response.reason
+        said = " ".join(str(said).split())[:_MAX_QUOTED]
+        raise RequestError(f"the server answered {response.status}: {said}", response.status)
+
+    def _not_a_model_server(self):
+        return RequestError(f"{self.url} answered, but not as a model server does; is the URL right?", 200)
+
+
+def find_inputs(paths: Iterable[str | Path]) -> list[Path]:
+    """The files themselves, and of a folder the PNG and JPEG files directly in it, each once.
+
+    Raises:
+        UserError: a folder that holds none. A file that is not there is left to `predict_files`.
+    """
+    files = []
+    for path in map(Path, paths):
+        found = [path]
+        if path.is_dir():
+            found = [file for file in list_images(path)[0] if file.suffix.lower() in SUFFIXES]
+            if not found:
+                raise UserError(f"{path} holds no image file that the server reads: {', '.join(SUFFIXES)}")
+        files += found
+    return list(dict.fromkeys(files))
+
+
+def predict_files(
+    client: Client,
+    files: list[Path],
+    output_dir: Path,
+    concurrency: int = 4,
+    progress: Callable[[int], None] | None = None,
+) -> list[str]:
+    """Write what `--mode=predict` writes: healthy image, map and overlay for each file, `predictions.csv` for all.
+
+    Args:
+        client: with at least as many connections as `concurrency`.
+        files: PNG and JPEG files.
+        output_dir: made if need be; files of the same names are replaced.
+        concurrency: requests at a time.
+        progress: called with the number of files just done.
+
+    Returns:
+        A message per file that could not be read, sent or written, in the order of `files`; all others are done.
+    """
+    try:
+        output_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--output_dir={output_dir} cannot be written: {error.strerror or error}") from error
+    names = output_names(files)
+
+    def run(file):
+        answer = client.predict(file)
+        for kind, array in (("healthy", answer.healthy_image), ("map", answer.anomaly_map)):
+            if array is not None:
+                write_npy(output_dir / f"{names[file]}_{kind}.npy", array)
+        if answer.overlay_png is not None:
+            write_atomically(output_dir / f"{names[file]}_overlay.png", answer.overlay_png)
+        return table_row(file, answer.disease_probability, answer.anomaly_score, answer.predicted_class)
+
+    rows, failed = {}, {}
+    pool = ThreadPoolExecutor(concurrency)
+    try:
+        futures = {pool.submit(run, file): file for file in files}
+        for future in as_completed(futures):
+            try:
+                rows[futures[future]] = future.result()
+            except UserError as error:
+                failed[futures[future]] = f"{futures[future]}: {error}"
+            if progress:
+                progress(1)
+    finally:
+        pool.shutdown(cancel_futures=True)
+        write_table(output_dir, [rows[file] for file in files if file in rows])
+    return [failed[file] for file in files if file in failed]
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line.
+
+    Returns:
+        The exit status: 0 done, 1 some files failed, 2 bad input or no model.
+    """
+    arguments = _parser().parse_args(argv)
+    logging.getLogger("urllib3").setLevel(logging.ERROR)  # its notes on every retry would tear the progress bar
+    try:
+        files = find_inputs(arguments.files)
+        with Client(
+            arguments.url,
+            arguments.model_name,
+            arguments.model_version,
+            arguments.model_label,
+            arguments.timeout_seconds,
+            arguments.retries,
+            connections=arguments.concurrency,
+        ) as client:
+            states = client.versions()
+            if "AVAILABLE" not in states.values():
+                raise UserError(f"no version of {arguments.model_name} is available at {arguments.url}: {states}")
+            with tqdm(total=len(files), unit="image", disable=None, desc="predict") as bar:
+                failed = predict_files(client, files, arguments.output_dir, arguments.concurrency, bar.update)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(f"{len(files) - len(failed)} of {len(files)} images done: {arguments.output_dir / TABLE}")
+    for message in failed:
+        print(f"not done: {message}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def _parser():
+    parser = argparse.ArgumentParser(
+        prog="python -m export.client",
+        description="Ask a model server about PNG and JPEG files; write maps, overlays and predictions.csv.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("files", nargs="+", metavar="FILES", help="image files, or folders of them")
+    parser.add_argument("--url", required=True, help="the server's REST API, such as http://127.0.0.1:8501")
+    parser.add_argument("--model_name", default="descargan", help="as the server calls it")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--model_version", type=int, help="a version by number; without it the latest")
+    which.add_argument("--model_label", help="a version by label, such as canary")
+    parser.add_argument("--output_dir", type=Path, default=Path("predictions"), help="made if need be")
+    parser.add_argument("--concurrency", type=_positive(int), default=4, help="requests at a time")
+    parser.add_argument("--timeout_seconds", type=_positive(float), default=60.0, help="for one attempt")
+    parser.add_argument("--retries", type=_natural, default=5, help="attempts after 429, 503 or a broken connection")
+    return parser
+
+
+def _positive(kind):
+    def parse(text):
+        value = kind(text)
+        if not value > 0:
+            raise argparse.ArgumentTypeError(f"{text} is not above 0")
+        return value
+
+    parse.__name__ = kind.__name__
+    return parse
+
+
+def _natural(text):
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{text} is below 0")
+    return value
+
+
+def _read(path):
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(f"cannot be read: {error.strerror or error}") from error
+
+
+def _to_answer(response):
+    readers = {
+        "anomaly_map": _plane,
+        "healthy_image": _plane,
+        "disease_probability": float,
+        "anomaly_score": float,
+        "predicted_class": _class_name,
+        "overlay_png_bytes": _content,
+        "anomaly_map_png_bytes": _content,
+    }
+    try:
+        (outputs,) = response["predictions"]
+        found = {name.removesuffix("_bytes"): read(outputs[name]) for name, read in readers.items() if name in outputs}
+    except (KeyError, TypeError, ValueError) as error:
+        raise RequestError(f"the server's answer cannot be read ({error}); {_EXPORTED}", 200) from error
+    if not found:
+        raise RequestError(f"the server's answer holds none of {', '.join(readers)}; {_EXPORTED}", 200)
+    return Answer(**dict.fromkeys(Answer._fields) | found)
+
+
+def _content(encoded):
+    return base64.b64decode(encoded["b64"])
+
+
+def _class_name(label):
+    if label not in range(len(CLASS_NAMES)):
+        raise ValueError(f"predicted_class {label!r}, expected 0 or 1")
+    return CLASS_NAMES[label]
+
+
+def _plane(nested):
+    array = np.array(nested, np.float32)
+    if array.ndim != 3 or array.shape[2] != 1:
+        raise ValueError(f"shape {list(array.shape)}, expected [H, W, 1]")
+    return array[..., 0]
+
+
+def _words_of(reason):
+    # urllib3 puts its connection object in front: "HTTPConnection(host=..., port=...): Failed to ...".
+    return str(reason).split(": ", 1)[-1].strip()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
