@@ -1,16 +1,20 @@
 # make quickstart   install, generate, train, evaluate: a DeScarGAN in minutes
 # make test         lint and every test
+# make test-card    the last environment with tensorflow-addons and tensorflow-io judges this one (Python 3.9 to 3.11)
 # Another Python: make PYTHON=python3.12 ...
 
 PYTHON ?= python3
 VENV ?= .venv
+CARD_VENV ?= .venv-card
+# One that runs: a version manager puts names on PATH that do not.
+CARD_PYTHON ?= $(firstword $(foreach p,python3.11 python3.10 python3.9,$(if $(shell $(p) --version 2>/dev/null),$(p))))
 RUN := $(VENV)/bin/python -m descargan_tf.main
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: help check-python install install-dev quickstart lint format test clean
+.PHONY: help check-python install install-dev quickstart lint format test test-card judge clean
 
 help:
-	@sed -n '1,3s/^# //p' Makefile
+	@sed -n '1,4s/^# //p' Makefile
 
 check-python:
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null || { \
@@ -46,5 +50,19 @@ format: install-dev
 test: lint
 	$(VENV)/bin/python -m pytest
 
+test-card:
+	@$(if $(CARD_PYTHON),$(MAKE) --no-print-directory judge,echo "test-card: skipped, no Python 3.9 to 3.11 is at hand (CARD_PYTHON=<path> names one)")
+
+$(CARD_VENV)/installed: requirements-card.txt
+	$(CARD_PYTHON) -m venv $(CARD_VENV)
+	$(CARD_VENV)/bin/python -m pip install --quiet --upgrade pip
+	$(CARD_VENV)/bin/python -m pip install --quiet -r requirements-card.txt
+	@touch $@
+
+judge: install-dev $(CARD_VENV)/installed
+	@folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && \
+	  PYTHONPATH=. $(VENV)/bin/python tests/card/make_inputs.py "$$folder" && \
+	  $(CARD_VENV)/bin/python -W ignore tests/card/judge.py "$$folder"
+
 clean:
-	rm -rf $(VENV) .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(CARD_VENV) .pytest_cache .ruff_cache

@@ -43,3 +43,26 @@ def synthetic_data(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data") / "synthetic_64"
     synthetic.generate(folder, settings, num_workers=1)
     return folder, settings
+
+
+@pytest.fixture(scope="session")
+def serving_config(tmp_path_factory):
+    """The models.config of the small models that model servers are tested with; they lie beside it."""
+    import serving_models
+
+    return serving_models.write_models(tmp_path_factory.mktemp("serving_models"))
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Name the model servers that the serving contract was held against: the embedded one alone proves little."""
+    ran = [
+        dict(report.user_properties).get("serving_target")
+        for outcome in ("passed", "failed")
+        for report in terminalreporter.stats.get(outcome, [])
+        if report.when == "call"
+    ]
+    targets = {target: ran.count(target) for target in sorted(filter(None, ran))}
+    if targets:
+        real = "" if set(targets) - {"embedded"} else "; no real TensorFlow Serving (TF_SERVING_REST_URL is not set)"
+        listed = ", ".join(f"{target} ({count} tests)" for target, count in targets.items())
+        terminalreporter.write_line(f"serving contract: {listed}{real}")

@@ -23,6 +23,7 @@ NO_HEALTHY_IMAGE = "not available: the method gives no healthy image"
 NO_PROBABILITY = "not available: the method gives no class probabilities"
 NO_SCORE = "not available: the method gives no anomaly score"
 ONE_CLASS = "not available: the split holds one class only"
+NO_IMAGE_UNITS = "not applicable: the map is a saliency, which has no image units"
 ZERO_MAP_NAMES_NO_CLASS = "not available: a zero map names no class"
 EMPTY_MASKS = "not available: the threshold leaves every ground-truth mask empty or full"
 
@@ -79,6 +80,31 @@ def calibrate(validate_split, split_name="validate", data_checksum=None):
     return thresholds
 
 
+def calibrate_saliency(thresholds, prediction, validate_split):
+    """Add the saliency maps' own threshold, `map_value`, to each protocol's threshold of |GT|.
+
+    Saliency maps have no image units: |GT|'s threshold says nothing of them. Theirs is the one with the best mean Dice
+    on the validation split, which is where |GT|'s comes from.
+
+    Args:
+        thresholds: of `calibrate`.
+        prediction: of numpy arrays, for the validation split.
+        validate_split: the split that both are of.
+    """
+    diseased = np.asarray(validate_split.labels) == DISEASED
+    calibrated = {}
+    for protocol, entry in thresholds.items():
+        calibrated[protocol] = entry = {**entry, "map_value": None, "map_rule": _SALIENCY_RULE}
+        if entry["value"] is not None:
+            images, gt = np.asarray(validate_split.images)[diseased], np.asarray(validate_split.ground_truth)[diseased]
+            gt = metrics.ground_truth_in(protocol, images, gt)
+            maps = np.asarray(prediction.anomaly_map)[diseased]
+            entry["map_value"] = metrics.best_dice_threshold(maps, gt, entry["value"], _SALIENCY_CANDIDATES)
+    return calibrated
+
+
+_SALIENCY_CANDIDATES = np.geomspace(0.001, 0.9, 60)
+_SALIENCY_RULE = "threshold of the saliency maps with the largest mean Dice over the diseased images"
 _RULES = {
     "image_units": "mean over the diseased images of Otsu's threshold of |GT|, GT = healthy - diseased in image units",
     "authors": "mean over the diseased images of Otsu's threshold of |GT|, GT = difference of the images after each is "
@@ -88,6 +114,8 @@ _RULES = {
 
 def evaluate_split(prediction, split, thresholds, seed, split_name="test"):
     """Score a Prediction of numpy arrays [N, ...] for a Split; `thresholds` from `calibrate`, `seed` for the bootstrap.
+
+    A map without a healthy image is a saliency, and `thresholds` those of `calibrate_saliency`.
 
     Returns `split`, `threshold`, `bootstrap`, `metrics` and `baseline_zero_map` (per protocol and name), and
     `per_image`: rows in image units, whose `mse` is MSE(d, GT) for a diseased and MSE(r_h, a_h) for a healthy image.
@@ -191,7 +219,8 @@ def _pixel_entries(protocol, prediction, split, threshold, seed):
     images = np.asarray(split.images)
     diseased, healthy = labels == DISEASED, labels == HEALTHY
     columns = {name: np.full(len(labels), np.nan) for name in ("dice", "auroc", "mse")}
-    maps_known = prediction.anomaly_map is not None and prediction.healthy_image is not None
+    maps_known = prediction.anomaly_map is not None
+    is_saliency = maps_known and prediction.healthy_image is None
 
     entries = {}
     if prediction.healthy_image is None:
@@ -208,16 +237,18 @@ def _pixel_entries(protocol, prediction, split, threshold, seed):
         reason = NO_MAP if not maps_known else NO_GROUND_TRUTH if split.ground_truth is None else NO_DISEASED
         return {**{name: _missing(reason) for name in PIXEL_METRICS}, **entries}, columns
 
-    r = images[diseased]
-    d = metrics.difference(
-        protocol, r, np.asarray(prediction.healthy_image)[diseased], np.asarray(prediction.anomaly_map)[diseased]
-    )
+    r, d, value = images[diseased], np.asarray(prediction.anomaly_map)[diseased], threshold["value"]
     gt = metrics.ground_truth_in(protocol, r, np.asarray(split.ground_truth)[diseased])
-    columns["mse"][diseased] = metrics.mse(d, gt)
-    entries["mse_d_gt"] = _of_vector(columns["mse"][diseased], seed, metrics.pixel_variance(d, gt).mean())
-    entries["ssim"] = _of_vector(metrics.ssim_in(protocol, d, gt), seed)
+    if is_saliency:
+        entries |= {name: _missing(NO_IMAGE_UNITS) for name in ("mse_d_gt", "ssim")}
+        if value is not None:
+            d = d * (value / threshold["map_value"])  # its own threshold is where |GT|'s is
+    else:
+        d = metrics.difference(protocol, r, np.asarray(prediction.healthy_image)[diseased], d)
+        columns["mse"][diseased] = metrics.mse(d, gt)
+        entries["mse_d_gt"] = _of_vector(columns["mse"][diseased], seed, metrics.pixel_variance(d, gt).mean())
+        entries["ssim"] = _of_vector(metrics.ssim_in(protocol, d, gt), seed)
 
-    value = threshold["value"]
     if value is None:
         reason = threshold["reason"].replace("not available:", "not available: no threshold,")
         masked = ("dice", "auroc_pixel", "dice_pooled", "auroc_pixel_pooled")

@@ -90,8 +90,10 @@ def figure_dataset(path, split):
 def figure_samples(path, prediction, split, num_samples=4):
     """Draw the first diseased images with output, |GT|, |d| and both signed maps (Figure 5); None without a map."""
     rows = _first(split, DISEASED, num_samples)
-    if prediction.anomaly_map is None or prediction.healthy_image is None or not rows:
+    if prediction.anomaly_map is None or not rows:
         return None
+    if prediction.healthy_image is None:
+        return _saliency_grid(path, split, rows, prediction.anomaly_map, "Diseased images")
     columns = [
         ("Input $r_p$", split.images, "image"),
         ("Output $a_h$", prediction.healthy_image, "image"),
@@ -114,8 +116,10 @@ def figure_samples(path, prediction, split, num_samples=4):
 def figure_healthy(path, prediction, split, num_samples=4):
     """Draw the first healthy images with output and difference, which should be empty; None without a map."""
     rows = _first(split, HEALTHY, num_samples)
-    if prediction.anomaly_map is None or prediction.healthy_image is None or not rows:
+    if prediction.anomaly_map is None or not rows:
         return None
+    if prediction.healthy_image is None:
+        return _saliency_grid(path, split, rows, prediction.anomaly_map, "Healthy images")
     columns = [
         ("Input $r_h$", split.images, "image"),
         ("Output $a_h$", prediction.healthy_image, "image"),
@@ -144,6 +148,7 @@ def figure_roc(path, prediction, split, threshold=None):
     has_pixels = (
         threshold is not None
         and prediction.anomaly_map is not None
+        and prediction.healthy_image is not None  # a saliency has no image units
         and split.ground_truth is not None
         and bool(diseased.any())
     )
@@ -214,6 +219,21 @@ def _show(axis, values, kind, title=None):
     if title:
         axis.set_title(title, fontsize=10)
     return axis.imshow(values, cmap=colours, vmin=low, vmax=high, interpolation="nearest")
+
+
+def _saliency_grid(path, split, rows, saliency, title):
+    columns = [
+        ("Input", split.images, "image"),
+        ("$|GT|$", split.ground_truth, "magnitude"),
+        ("Saliency", saliency, "magnitude"),
+    ]
+    caption = (
+        f"The first {len(rows)} {title.lower()} of the split in its order, not picked. The saliency is where the "
+        f"classifier sees disease: in [0, {SCALE:g}], its largest value is the image's disease probability; it is no "
+        "difference of images."
+    )
+    alt = f"{len(rows)} {title.lower()}, one a row: input, ground truth where known, and saliency map"
+    return _sample_grid(path, split, rows, columns, title, caption, alt)
 
 
 def _sample_grid(path, split, rows, columns, title, caption, alt):

@@ -99,6 +99,15 @@ def dice_pooled(anomaly_map, ground_truth, threshold):
     return float(2 * both / (found + wanted)) if found + wanted else 1.0
 
 
+def best_dice_threshold(anomaly_map, ground_truth, threshold, candidates):
+    """The candidate t for which |d| > t has the largest mean Dice [N] against |GT| > threshold; the first of equals.
+
+    For maps that are not in the units of GT, so that its threshold says nothing of them.
+    """
+    means = [np.mean(dice(np.asarray(anomaly_map) * (threshold / t), ground_truth, threshold)) for t in candidates]
+    return float(candidates[int(np.argmax(means))])
+
+
 def auroc_pixel(anomaly_map, ground_truth, threshold):
     """Exact AUROC per image [N] of the score |d| for the mask |GT| > threshold; NaN if one-sided (D7.8)."""
 

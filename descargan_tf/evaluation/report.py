@@ -247,18 +247,26 @@ def _threshold_sentences(result):
             f"{name}: {entry['value']:.5f}, the {entry['rule']}, over {entry['num_images']} images of the "
             f"{entry['split']} split{checksum}."
         )
+        if entry.get("map_value") is not None:
+            sentences.append(f"{name}, maps: {entry['map_value']:.5f}, the {entry['map_rule']} of the same split.")
     return sentences
 
 
 def _what_this_is(result, about):
     method = about.get("method") or "an anomaly detection method"
+    saliency = (
+        f" This method gives no healthy image: its maps are saliencies ({about['saliency']}), in [0, 1] and without "
+        "sign or image units, with a threshold of their own."
+        if about.get("saliency", "none") != "none"
+        else ""
+    )
     return (
         f"Evaluation of {method} on the {result['split']['name']} split: how well a map learned from image-level "
         "labels alone marks the pixels that disease has changed, and how well images are told apart. d is the "
         "generated healthy image a_h minus the input r; GT is the true healthy image minus the diseased one; (var) is "
         "the mean over images of the pixel variance of the difference. In the authors' protocol each image is min-max "
         "scaled before the difference; in image units nothing is scaled. Brackets hold 95 % bootstrap intervals over "
-        "images."
+        f"images.{saliency}"
     )
 
 

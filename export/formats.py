@@ -1,0 +1,139 @@
+"""The same prediction for other engines: ONNX, OpenVINO and LiteRT, by Keras' own exporters."""
+
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from descargan_tf.errors import UserError
+from descargan_tf.evaluation.evaluator import predict_split
+from descargan_tf.methods.base import Method
+from descargan_tf.types import DISEASED
+from export.reference import BOUNDS, drawn_images
+
+FOLDER = "formats"
+NUM_IMAGES = 32
+_BATCH = 4
+
+
+class Format(NamedTuple):
+    """One engine's file."""
+
+    file: str
+    packages: tuple[str, ...]  # that must be importable to write the file and to run it
+    run: Callable[[Path, np.ndarray], dict[str, np.ndarray]]  # (file, images [N, H, W, 1]) -> output -> array [N, ...]
+
+
+def check_formats(names: tuple[str, ...]) -> None:
+    """Refuse formats that cannot be written here, before anything is done.
+
+    Raises:
+        UserError: a package is not installed; names it and what installs it.
+    """
+    for name in names:
+        missing = [package for package in FORMATS[name].packages if importlib.util.find_spec(package) is None]
+        if missing:
+            raise UserError(
+                f"--export_formats={name} needs the packages {', '.join(missing)}, which are not installed: "
+                "pip install -r requirements-formats.txt"
+            )
+
+
+def write_formats(names: tuple[str, ...], folder: Path, inference: Method, live: Method, image_size: int) -> dict:
+    """Write files of other engines into a folder and hold each to the live model.
+
+    Their outputs are those of `serving_default` without `predicted_class`.
+
+    Args:
+        names: keys of FORMATS.
+        folder: made if need be.
+        inference: the method on networks for inference, float32.
+        live: the method as it was trained, float32.
+        image_size: pixels a side.
+
+    Returns:
+        name -> output -> largest absolute difference over NUM_IMAGES images.
+
+    Raises:
+        UserError: an engine's answers differ from the live model's.
+    """
+    if not names:
+        return {}
+    folder.mkdir(parents=True, exist_ok=True)
+    images = drawn_images(NUM_IMAGES, image_size, seed=1)
+    answers = predict_split(tf.function(live.predict), images, _BATCH)
+    expected = _outputs(answers)
+    model = _PredictionModel(inference)
+    model(images[:1])
+    signature = [keras.InputSpec(shape=(None, *images.shape[1:]), dtype="float32", name="image")]
+    differences = {}
+    for name in names:
+        path = folder / FORMATS[name].file
+        model.export(str(path), format=name, input_signature=signature, verbose=False)
+        found = FORMATS[name].run(path, images)
+        differences[name] = {key: float(np.abs(found[key] - value).max()) for key, value in expected.items()}
+        output, difference = max(differences[name].items(), key=lambda item: item[1])
+        if not difference <= BOUNDS["float32"]:
+            raise UserError(
+                f"--export_formats={name}: {output} differs from the live model by {difference:.3g}, "
+                f"more than {BOUNDS['float32']:g}."
+            )
+    return differences
+
+
+class _PredictionModel(keras.Model):
+    """A method's `predict` as the one kind of thing that Keras exports."""
+
+    def __init__(self, method):
+        super().__init__(name="prediction")
+        self.networks = list(method.networks.values())  # for Keras to find the weights
+        self._predict = method.predict
+
+    def call(self, image):
+        return _outputs(self._predict(image))
+
+
+def _outputs(prediction):
+    outputs = prediction._asdict()
+    probabilities = outputs.pop("class_probabilities")
+    if probabilities is not None:
+        outputs["disease_probability"] = probabilities[:, DISEASED]
+    return {name: value for name, value in outputs.items() if value is not None}
+
+
+def _run_onnx(path, images):
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+    argument = session.get_inputs()[0].name
+    return _stacked(lambda batch: dict(zip(names, session.run(None, {argument: batch}), strict=True)), images)
+
+
+def _run_openvino(path, images):
+    import openvino
+
+    compiled = openvino.compile_model(str(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    return _stacked(lambda batch: {k.get_any_name(): v.copy() for k, v in compiled([batch]).items()}, images)
+
+
+def _run_litert(path, images):
+    interpreter = tf.lite.Interpreter(model_path=str(path))
+    run = interpreter.get_signature_runner()
+    return _stacked(lambda batch: run(image=batch), images)
+
+
+def _stacked(run, images):
+    parts = [run(images[start : start + _BATCH]) for start in range(0, len(images), _BATCH)]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+FORMATS = {
+    "onnx": Format("model.onnx", ("tf2onnx", "onnx", "onnxruntime"), _run_onnx),
+    "openvino": Format("model.xml", ("openvino",), _run_openvino),
+    "litert": Format("model.tflite", (), _run_litert),
+}

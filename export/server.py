@@ -1,0 +1,306 @@
+"""The embedded model server: python -m export.server --model_base_path=exports/descargan --rest_api_port=8501
+
+For local use, tests and small installations: one process that speaks TensorFlow Serving's REST contract (and its gRPC
+Predict where tensorflow-serving-api is installed) and shows a viewer page at /. Production is TensorFlow Serving itself
+with the files in export/serving/, and clients need not know which of the two they talk to. Flags have TensorFlow
+Serving's names. Unlike it, this server listens on 127.0.0.1 unless told otherwise; it does not ask who is calling.
+"""
+
+import contextlib
+import dataclasses
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+from absl import flags
+
+from descargan_tf.errors import UserError
+from descargan_tf.main import _held_back_unless_it_fails
+
+with _held_back_unless_it_fails(2):
+    import tensorflow as tf
+
+import uvicorn
+
+from export import batching, models, monitoring
+from export.batching import Batcher, BatchingParameters
+from export.http_app import HttpSettings, RestEndpoint, build_app
+from export.models import LoadSettings, ModelConfig, ModelManager
+from export.monitoring import Metrics
+from export.rest_api import RestApi
+
+HOST = "127.0.0.1"
+REST_PORT = 8501
+_BACKLOG = 1024  # connections that wait to be taken
+_GRACE_SECONDS = 5  # beyond the time limit of a request, to write the last answers
+
+
+@dataclasses.dataclass(frozen=True)
+class ServerSettings:
+    """Everything that a server is told. Ports: 0 is off, None takes a free one."""
+
+    models: Sequence[ModelConfig]
+    host: str = HOST
+    rest_api_port: int | None = REST_PORT
+    port: int = 0  # of gRPC
+    http: HttpSettings = dataclasses.field(default_factory=HttpSettings)
+    load: LoadSettings = dataclasses.field(default_factory=LoadSettings)
+    batching: BatchingParameters | None = None  # None: every request runs by itself
+    max_instances: int = 64
+    model_config_file: str | None = None
+
+
+class EmbeddedServer:
+    """A server in this process: `with EmbeddedServer(settings) as server:` answers at `server.url`.
+
+    Raises:
+        UserError: a port is taken, a model has no version or one that cannot be loaded.
+    """
+
+    def __init__(self, settings: ServerSettings):
+        self._settings = settings
+        # Ports first: a taken one is found before models are loaded. Nothing listens until they are.
+        self._socket = _bind(settings.host, settings.rest_api_port) if settings.rest_api_port != 0 else None
+        self.metrics = Metrics()
+        self.manager = ModelManager(list(settings.models), settings.load, settings.model_config_file)
+        self._stack = contextlib.ExitStack()
+        self._thread = self._uvicorn = self._grpc = None
+
+    @property
+    def url(self) -> str:
+        """Of the REST API, without /v1."""
+        host, port = self._socket.getsockname()[:2]
+        return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+    def __enter__(self):
+        with contextlib.ExitStack() as stack:
+            self._start(stack)
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *_):
+        self._stack.close()
+
+    def _start(self, stack):
+        settings, http = self._settings, self._settings.http
+        if self._socket:
+            stack.callback(self._socket.close)
+        stack.callback(self.manager.stop)
+        self.manager.start()
+        run = batching.run_alone
+        if settings.batching:
+            batcher = Batcher(settings.batching, self.metrics.record_batch)
+            stack.callback(batcher.stop)
+            run = batcher.run
+        timeout_seconds = http.rest_api_timeout_in_ms / 1000
+        if settings.port:
+            from export.grpc_service import GrpcServer
+
+            self._grpc = GrpcServer(
+                f"{settings.host}:{settings.port}",
+                self.manager,
+                run,
+                self.metrics,
+                http.rest_api_num_threads,
+                timeout_seconds,
+                http.max_request_bytes,
+            )
+            stack.callback(self._grpc.stop, timeout_seconds + _GRACE_SECONDS)
+        if self._socket:
+            api = RestApi(self.manager, run, settings.max_instances, http.max_request_bytes)
+            endpoint = RestEndpoint(api, self.metrics, self.manager, http)
+            stack.callback(endpoint.close)
+            try:
+                self._socket.listen(_BACKLOG)
+            except OSError as error:  # another server was bound to the port, too, and was faster
+                raise _taken(settings.host, settings.rest_api_port, error) from error
+            config = uvicorn.Config(
+                build_app(endpoint, self.metrics, self.manager.names[0], http),
+                log_config=None,
+                access_log=False,
+                lifespan="off",
+                ws="none",
+                server_header=False,
+                timeout_graceful_shutdown=int(timeout_seconds) + _GRACE_SECONDS,
+            )
+            self._uvicorn = uvicorn.Server(config)
+            self._thread = threading.Thread(
+                target=self._uvicorn.run, kwargs={"sockets": [self._socket]}, name="http", daemon=True
+            )
+            self._thread.start()
+            stack.callback(self._stop_http)
+            while not self._uvicorn.started and self._thread.is_alive():
+                self._thread.join(0.01)
+            if not self._uvicorn.started:
+                raise RuntimeError("the HTTP server ended while it started; its traceback is above")
+
+    def _stop_http(self):
+        """Take no more connections and answer what is at work."""
+        self._uvicorn.should_exit = True
+        self._thread.join()
+
+
+def serve(settings: ServerSettings) -> int:
+    """Serve until SIGTERM or SIGINT, then answer what is at work.
+
+    Returns:
+        The exit status, 0: asked to stop, and stopped.
+
+    Raises:
+        UserError: the server cannot start.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    for library in ("tensorflow", "uvicorn"):  # one says that sessions are old, the other every start and stop
+        logging.getLogger(library).setLevel(logging.ERROR)
+    with _held_back_unless_it_fails(2):
+        tf.config.list_physical_devices()  # the first look for a GPU is as talkative
+    stop = threading.Event()
+    with _handled((signal.SIGTERM, signal.SIGINT), stop), EmbeddedServer(settings) as server:
+        for name in server.manager.names:
+            if settings.rest_api_port != 0:
+                print(f"serving {name} at {server.url}/v1/models/{name}", flush=True)
+        if settings.rest_api_port != 0:
+            print(f"viewer: {server.url}/    stop: Ctrl-C or SIGTERM", flush=True)
+        if settings.port:
+            print(f"gRPC: {settings.host}:{settings.port}", flush=True)
+        stop.wait()
+        print("stopping: answering what is at work", flush=True)
+    return 0
+
+
+@contextlib.contextmanager
+def _handled(numbers, stop):
+    before = {number: signal.signal(number, lambda *_: stop.set()) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def settings_from_flags(argv: Sequence[str]) -> ServerSettings:
+    """The command line.
+
+    Raises:
+        UserError: an unknown flag, a value that cannot be, no model.
+    """
+    values = flags.FlagValues()
+    _define_flags(values)
+    if {"--help", "-h", "--helpfull"} & set(argv[1:]):
+        print(f"{__doc__}\n{values.get_help()}")
+        raise SystemExit(0)
+    try:
+        rest = values(list(argv))
+    except flags.Error as error:
+        raise UserError(" ".join(str(error).split())) from None
+    if len(rest) > 1:
+        raise UserError(f"unexpected argument {rest[1]!r}: flags are written --name=value.")
+    if bool(values.model_base_path) == bool(values.model_config_file):
+        raise UserError("name the models: either --model_base_path=<folder of version folders> or --model_config_file.")
+    if not values.rest_api_port and not values.port:
+        raise UserError("--rest_api_port=0 and --port=0 leave nothing to answer at.")
+    if values.rest_api_port == values.port:
+        raise UserError(f"--rest_api_port and --port are both {values.port}: they need ports of their own.")
+    if values.model_config_file:
+        configs = models.read_configs(values.model_config_file)
+    else:
+        configs = [ModelConfig(values.model_name, Path(values.model_base_path))]
+    parameters = None
+    if values.enable_batching:
+        file = values.batching_parameters_file
+        parameters = batching.read_parameters(file) if file else BatchingParameters()
+    metrics_path = monitoring.PATH
+    if values.monitoring_config_file:
+        metrics_path = monitoring.read_path(values.monitoring_config_file)
+    return ServerSettings(
+        models=configs,
+        host=values.host,
+        rest_api_port=values.rest_api_port,
+        port=values.port,
+        http=HttpSettings(
+            rest_api_timeout_in_ms=values.rest_api_timeout_in_ms,
+            rest_api_num_threads=values.rest_api_num_threads,
+            rest_api_enable_cors_support=values.rest_api_enable_cors_support,
+            max_request_bytes=values.max_request_bytes,
+            metrics_path=metrics_path,
+        ),
+        load=LoadSettings(
+            poll_seconds=values.file_system_poll_wait_seconds,
+            config_poll_seconds=values.model_config_file_poll_wait_seconds,
+            retries=values.max_num_load_retries,
+            retry_seconds=values.load_retry_interval_micros / 1e6,
+            warm_up=values.enable_model_warmup,
+            labels_for_unavailable=values.allow_version_labels_for_unavailable_models,
+        ),
+        batching=parameters,
+        max_instances=values.max_instances,
+        model_config_file=values.model_config_file,
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Returns:
+        The exit status: 0 stopped when asked to, 2 the server cannot start.
+    """
+    try:
+        return serve(settings_from_flags(argv or sys.argv))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def _define_flags(values):
+    text, whole, switch = flags.DEFINE_string, flags.DEFINE_integer, flags.DEFINE_bool
+    here = {"flag_values": values}
+    http, load = HttpSettings(), LoadSettings()
+    text("model_base_path", "", "folder of version folders (1, 2, ...); the highest number is served", **here)
+    text("model_name", "default", "name of that model in URLs", **here)
+    text("model_config_file", None, "instead: models.config, for several models, versions or labels", **here)
+    text("host", HOST, "address to listen on; 0.0.0.0 for all, behind a proxy that knows its callers", **here)
+    whole("rest_api_port", REST_PORT, "of the REST API and the viewer; 0: off", 0, 65535, **here)
+    whole("port", 0, "of gRPC; 0: off", 0, 65535, **here)
+    whole("rest_api_timeout_in_ms", http.rest_api_timeout_in_ms, "for a request; 504 after it", 1, **here)
+    whole("rest_api_num_threads", http.rest_api_num_threads, "requests at a time", 1, **here)
+    switch("rest_api_enable_cors_support", False, "let web pages from elsewhere ask", **here)
+    switch("enable_batching", False, "join requests that come at the same time", **here)
+    text("batching_parameters_file", None, "sizes and times of batches", **here)
+    text("monitoring_config_file", None, f"path of the metrics; {monitoring.PATH} without it", **here)
+    whole("file_system_poll_wait_seconds", int(load.poll_seconds), "between looks for versions; 0: once", 0, **here)
+    whole("model_config_file_poll_wait_seconds", 0, "between looks into models.config; 0: once", 0, **here)
+    whole("max_num_load_retries", load.retries, "of a version that cannot be loaded while serving", 0, **here)
+    whole("load_retry_interval_micros", int(1e6 * load.retry_seconds), "between those", 0, **here)
+    switch("enable_model_warmup", True, "replay the warm-up requests of a version before it serves", **here)
+    switch("allow_version_labels_for_unavailable_models", False, "for new labels", **here)
+    whole("max_request_bytes", http.max_request_bytes, "of a body, packed or unpacked; 413 above it", 1, **here)
+    whole("max_instances", 64, "rows of a request; 400 above it", 1, **here)
+
+
+def _bind(host, port):
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port or 0, type=socket.SOCK_STREAM)[0]
+        bound = socket.socket(family, kind, protocol)
+        try:
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            bound.bind(address)
+        except OSError:
+            bound.close()
+            raise
+    except OSError as error:
+        raise _taken(host, port, error) from error
+    return bound
+
+
+def _taken(host, port, error):
+    return UserError(f"cannot listen on {host}:{port}: {error.strerror or error}. Name another --rest_api_port.")
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    sys.exit(main())

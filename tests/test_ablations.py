@@ -1,0 +1,178 @@
+"""What each ablation of DeScarGAN changes, and that it changes nothing else."""
+
+import dataclasses
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from descargan_tf.config import parse
+from descargan_tf.methods.descargan import DeScarGAN
+from descargan_tf.models.discriminator import build_discriminator
+from descargan_tf.models.generator import build_generator
+from descargan_tf.training.step import TrainStep
+from descargan_tf.types import HEALTHY, Batch
+
+ROOT = Path(__file__).resolve().parent.parent
+ABLATIONS = {
+    "no_skips": {"skip_connections": "none"},
+    "top_skip": {"skip_connections": "all"},
+    "one_generator_branch": {"generator_branches": 1},
+    "one_discriminator_branch": {"critic_branches": 1},
+    "no_identity": {"lambda_id": 0.0},
+    "additive_map": {"output": "additive"},
+}
+BOTH = ("both", "both")
+
+
+def count(model):
+    return sum(int(np.prod(v.shape)) for v in model.trainable_variables)
+
+
+def build(tiny_settings, **changes):
+    keras.utils.set_random_seed(0)
+    return DeScarGAN(dataclasses.replace(tiny_settings, critic_updates=1, **changes))
+
+
+def images(count, seed):
+    return tf.constant(np.random.default_rng(seed).uniform(-1, 1, (count, 64, 64, 1)).astype("f"))
+
+
+@pytest.mark.parametrize("name", ABLATIONS)
+def test_a_flagfile_changes_its_own_flags_alone(name, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    base = parse(["main", "--flagfile=configs/synthetic.flags", "--run_dir=runs/a"])
+    found = parse(["main", f"--flagfile=configs/ablation_{name}.flags", "--run_dir=runs/a"])
+    assert found == dataclasses.replace(base, **ABLATIONS[name])
+    assert found != base
+
+
+def test_every_flagfile_of_an_ablation_is_tested():
+    assert {path.stem for path in (ROOT / "configs").glob("ablation_*")} == {f"ablation_{name}" for name in ABLATIONS}
+
+
+def test_parameter_counts_at_the_papers_size_follow_from_the_layers():
+    # Without skips the first convolutions after the two joins do not read 256 and 128 channels more.
+    assert count(build_generator(64, skip_connections="none")) == 8_528_262 - 9 * (256 * 256 + 128 * 128)
+    # With the topmost, the first convolution of each branch reads 64 channels more.
+    assert count(build_generator(64, skip_connections="all")) == 8_528_262 + 2 * 9 * 64 * 64
+    # A branch: convolution 64 -> 64, normalisation, convolution 64 -> 1, normalisation.
+    branch = 9 * 64 * 64 + 64 + 2 * 64 + 9 * 64 + 1 + 2
+    assert count(build_generator(64, branches=BOTH)) == 8_528_262 - branch
+    assert count(build_generator(64, output="additive")) == 8_528_262
+    # A critic: two convolutions 512 -> 512 and one 1x1 -> 1.
+    critic = 2 * (9 * 512 * 512 + 512) + 512 + 1
+    assert count(build_discriminator(256, critics=BOTH)) == 18_170_180 - critic
+
+
+def activations(trunk, size):
+    """Names of the trunk's layers that give rectified maps of a size, in order."""
+    return [
+        layer.name
+        for layer in trunk.layers
+        if isinstance(layer, keras.layers.Activation) and layer.output.shape[1] == size
+    ]
+
+
+@pytest.mark.parametrize(("skip_connections", "joined"), [("none", []), ("inner", [16, 32]), ("all", [16, 32, 64])])
+def test_skip_connections_join_maps_of_these_sizes(tiny_settings, skip_connections, joined):
+    trunk = build(tiny_settings, skip_connections=skip_connections).networks["generator"].get_layer("trunk")
+    joins = [layer for layer in trunk.layers if isinstance(layer, keras.layers.Concatenate)]
+    assert [layer.output.shape[1] for layer in joins] == joined
+    for layer, size in zip(joins, joined, strict=True):
+        # What is joined is the last map of that size on the way down, beside the upsampled one.
+        ways = {history.operation.name for history in (tensor._keras_history for tensor in layer.input)}
+        assert activations(trunk, size)[1] in ways
+        assert len(ways) == 2
+
+
+def test_without_skips_nothing_passes_by_the_lowest_maps(tiny_settings):
+    """With the lowest maps silenced, the image makes no difference without skips, and one with them."""
+    for skip_connections, passes in (("none", False), ("inner", True)):
+        generator = build(tiny_settings, skip_connections=skip_connections).networks["generator"]
+        trunk = generator.get_layer("trunk")
+        lowest = trunk.get_layer(activations(trunk, 8)[-1])
+        lowest.call = lambda x: tf.zeros_like(x)
+        target = tf.constant([[1.0, 0.0]])
+        first, second = (np.asarray(trunk([images(1, seed), target], training=True)) for seed in (0, 1))
+        assert np.array_equal(first, second) != passes
+
+
+def test_one_generator_branch_serves_both_classes(tiny_settings):
+    method = build(tiny_settings, generator_branches=1)
+    generator, x = method.networks["generator"], images(2, 0)
+    assert {layer.name for layer in generator.layers if isinstance(layer, keras.Model)} == {"trunk", "both"}
+    for target in ([[1.0, 0.0]] * 2, [[0.0, 1.0]] * 2):
+        outputs = generator({"image": x, "target": tf.constant(target)})
+        np.testing.assert_array_equal(outputs["healthy"], outputs["diseased"])
+    translated = method.translate(x)
+    # The label still reaches it, through the trunk.
+    assert float(tf.reduce_max(tf.abs(translated["healthy"] - translated["diseased"]))) > 1e-4
+    np.testing.assert_allclose(method.predict(x).healthy_image, translated["healthy"], atol=1e-6)
+
+
+def test_one_generator_branch_normalises_over_both_classes(tiny_settings):
+    """As it does at inference, where it has one set of moving averages."""
+    method = build(tiny_settings, generator_branches=1)
+    branch = method.networks["generator"].get_layer("both")
+    h, p = images(2, 0), images(2, 1) * 0.1
+    a_h, a_p = method._translate(h, p)
+    one_hot = tf.constant([[1.0, 0.0]] * 2 + [[0.0, 1.0]] * 2)
+    features = method.networks["generator"].get_layer("trunk")([tf.concat([h, p], 0), one_hot], training=True)
+    expected = branch(features, training=True)
+    np.testing.assert_allclose(tf.concat([a_h, a_p], 0), expected, atol=1e-5)
+
+
+def test_one_critic_serves_both_classes(tiny_settings):
+    method = build(tiny_settings, critic_branches=1)
+    discriminator = method.networks["discriminator"]
+    names = {layer.name for layer in discriminator.layers if isinstance(layer, keras.Model)}
+    assert names == {"trunk", "critic_both", "classifier"}
+    x, other = images(2, 0), images(2, 1)
+    as_healthy, _ = method._criticise(x, other)
+    _, as_diseased = method._criticise(other, x)
+    np.testing.assert_allclose(as_healthy, as_diseased, rtol=1e-5)
+    two = build(tiny_settings)
+    as_healthy, _ = two._criticise(x, other)
+    _, as_diseased = two._criticise(other, x)
+    assert not np.allclose(as_healthy, as_diseased, rtol=1e-2)
+
+
+def test_an_additive_output_adds_to_the_image_before_the_tanh(tiny_settings):
+    new, additive = build(tiny_settings), build(tiny_settings, output="additive")
+    for name, network in new.networks.items():
+        additive.networks[name].set_weights(network.get_weights())
+    x = images(3, 0)
+    image = np.asarray(new.predict(x).healthy_image, np.float64)
+    delta = np.arctanh(image)
+    found = additive.predict(x)
+    np.testing.assert_allclose(found.healthy_image, np.tanh(np.asarray(x) + delta), atol=1e-5)
+    np.testing.assert_allclose(found.anomaly_map, found.healthy_image - x, atol=1e-6)
+    np.testing.assert_allclose(additive.translate(x)["healthy"], found.healthy_image, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", [name for name in ABLATIONS if name != "no_identity"])
+def test_an_ablation_trains(tiny_settings, name):
+    method = build(tiny_settings, **ABLATIONS[name])
+    step = TrainStep(method, method.networks["generator"], tf.distribute.get_strategy(), seed=7)
+    before = {key: network.get_weights() for key, network in method.networks.items()}
+    tf.config.run_functions_eagerly(True)  # quicker than tracing, for a single round
+    try:
+        logs = step.round((Batch(images(2, 0), images(2, 1)),))
+    finally:
+        tf.config.run_functions_eagerly(False)
+    assert all(np.isfinite(float(value)) for value in logs.values())
+    for key, network in method.networks.items():
+        assert not all(np.array_equal(a, b) for a, b in zip(before[key], network.get_weights(), strict=True))
+    assert np.asarray(method.predict(images(1, 2)).class_probabilities)[0, HEALTHY] > 0
+
+
+def test_without_identity_loss_the_total_leaves_it_out(tiny_settings):
+    method = build(tiny_settings, lambda_id=0.0)
+    weights = method.weights(method.phases[1])
+    assert weights.pop("identity") == 0
+    full = build(tiny_settings).weights(method.phases[1])
+    assert full.pop("identity") == 50
+    assert weights == full

@@ -1,0 +1,328 @@
+"""What every method must do, whatever it is: a row for each entry of METHODS, added by adding a method.
+
+Tracing a round takes most of the time, so each method is trained once and the tests of a row share what came of it.
+"""
+
+import dataclasses
+import functools
+import json
+import math
+import shutil
+from pathlib import Path
+from typing import NamedTuple
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from descargan_tf.config import Config, parse
+from descargan_tf.data.images import Scaling
+from descargan_tf.evaluation.validation import validate
+from descargan_tf.methods import METHODS
+from descargan_tf.training import checkpoint
+from descargan_tf.training.loop import LoopSettings, Trainer
+from descargan_tf.training.step import TrainStep
+from descargan_tf.types import DISEASED, HEALTHY, Batch, Split
+from export import saved_model
+from export.bytes_input import FileRule
+
+ROOT = Path(__file__).resolve().parent.parent
+LOOP = LoopSettings(
+    batch_size=4,
+    seed=7,
+    max_steps=3,
+    average_decay=0.9,
+    log_every_steps=1,
+    validate_every_steps=3,
+    checkpoint_every_steps=1,
+    keep_checkpoints=3,
+)
+
+
+def tiny(name):
+    """The method's settings with little in them: what is small is found by the names of its fields."""
+    settings = METHODS[name][1]
+    changes = {"image_size": 64}
+    for field in dataclasses.fields(settings):
+        if field.name.endswith(("filters", "units")):
+            changes[field.name] = 2
+        elif field.name.endswith("blocks"):
+            changes[field.name] = ",".join("1" for _ in field.default.split(","))
+        elif field.name.endswith("learning_rate"):
+            changes[field.name] = 1e-3
+        elif field.name.endswith("updates"):
+            changes[field.name] = 1
+    return settings(**changes)
+
+
+def build(name):
+    return METHODS[name][0](tiny(name))
+
+
+def make_split():
+    labels = np.repeat([HEALTHY, DISEASED], [6, 5]).astype(np.int32)
+    images = np.random.default_rng(0).uniform(-1, 1, (len(labels), 64, 64, 1)).astype(np.float32)
+    truth = np.where(labels[:, None, None, None] == DISEASED, np.roll(images, 1, 1) - images, 0).astype(np.float32)
+    return Split(images, labels, truth, [f"{i}.npy" for i in range(len(labels))])
+
+
+SPLIT = make_split()
+
+
+class Trained(NamedTuple):
+    """A trainer after its three rounds."""
+
+    trainer: Trainer
+    lines: list  # of metrics.jsonl
+    in_training_mode: set  # ids of the layers that a round calls so
+    saved: Path  # its checkpoints
+
+
+@pytest.fixture(scope="module", params=list(METHODS))
+def name(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def trained(name, tmp_path_factory):
+    def watch(predict, monitor, translate):
+        return validate(predict, monitor, translate, SPLIT, 0.5, 4)
+
+    keras.utils.set_random_seed(0)
+    run_dir = tmp_path_factory.mktemp(name)
+    trainer = Trainer(run_dir, lambda: build(name), tf.distribute.get_strategy(), SPLIT, LOOP, watch)
+    called = set()
+    for network in trainer.method.networks.values():
+        for layer in leaves(network):
+            if layer.non_trainable_weights:
+                layer.call = spied(layer, called)
+    assert trainer.run() == 3
+    lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    return Trained(trainer, lines, called, run_dir / "checkpoints")
+
+
+@pytest.fixture(scope="module")
+def method(trained):
+    return trained.trainer.method
+
+
+def leaves(network):
+    for layer in network.layers:
+        if isinstance(layer, keras.Model):
+            yield from leaves(layer)
+        else:
+            yield layer
+
+
+def spied(layer, called):
+    call = layer.call
+
+    @functools.wraps(call)
+    def spy(*args, **kwargs):
+        if kwargs.get("training"):
+            called.add(id(layer))
+        return call(*args, **kwargs)
+
+    return spy
+
+
+# ---- what a method says of itself
+
+
+def test_settings_are_flags(name):
+    flags = {field.name: field for field in dataclasses.fields(Config)}
+    for field in dataclasses.fields(METHODS[name][1]):
+        assert field.name in flags, "a setting without a flag cannot be set"
+        assert type(field.default) is type(flags[field.name].default), field.name
+
+
+def test_a_flagfile_makes_it(name, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    base = "configs/synthetic.flags"
+    path = base if name == Config(mode="generate").method else f"configs/synthetic_{name}.flags"
+    lines = [line for line in Path(path).read_text().splitlines() if line and not line.startswith("#")]
+    assert path == base or lines[:2] == [f"--flagfile={base}", f"--method={name}"]
+    assert parse(["main", f"--flagfile={path}"]).method == name
+
+
+def test_networks_and_phases_fit_together(method):
+    assert method.averaged in method.networks
+    assert {phase.trains for phase in method.phases} == set(method.networks)
+    assert len({phase.name for phase in method.phases}) == len(method.phases)
+
+
+# ---- training
+
+
+def test_the_round_is_traced_once(trained):
+    assert trained.trainer.step.round.experimental_get_tracing_count() == 1
+
+
+def test_every_term_is_finite_and_weighed(trained, method):
+    train = [line for line in trained.lines if line["group"] == "train"]
+    assert [line["step"] for line in train] == [1, 2, 3]
+    timings = {"step", "group", "seconds_per_round", "images_per_second"}
+    for line in train:
+        for phase in method.phases:
+            weights = method.weights(phase)
+            total = sum(weight * line[f"{phase.name}/{term}"] for term, weight in weights.items())
+            assert line[f"{phase.name}/total"] == pytest.approx(total, rel=1e-3, abs=1e-4)
+            assert line[f"{phase.name}/gradient_norm"] > 0
+        terms = {f"{p.name}/{t}" for p in method.phases for t in (*method.weights(p), "total", "gradient_norm")}
+        assert set(line) - timings == terms
+        assert all(math.isfinite(line[term]) for term in terms)
+
+
+def test_validation_chooses_by_a_finite_number(trained):
+    (found,) = [line for line in trained.lines if line["group"] == "validate"]
+    assert math.isfinite(found["selection"])
+    assert checkpoint.load(trained.saved / "best")[1]["best_selection"] == found["selection"]
+
+
+def test_a_phase_moves_its_own_variables_alone(trained, method):
+    """At learning rates of zero but for its own; and statistics move, of the layers called in training mode alone."""
+    step = trained.trainer.step
+    rates = {phase.name: phase.learning_rate for phase in method.phases}
+    batches = tuple(Batch(*SPLIT.images[:4].reshape(2, 2, 64, 64, 1)) for _ in range(step.batches_per_round))
+    for phase in method.phases:
+        for other, optimizer in step.optimizers.items():
+            optimizer.learning_rate = rates[other] if other == phase.name else 0.0
+        before = values(method.networks)
+        step.round(tensors(batches))
+        moved = {key for key, value in values(method.networks).items() if not np.array_equal(value, before[key])}
+
+        # Adam moves what has a momentum; there is none where no gradient ever was, as behind rectifiers that are dead.
+        network, optimizer = method.networks[phase.trains], step.optimizers[phase.name]
+        trainable = [i for i, weight in enumerate(network.weights) if weight.trainable]
+        alive = [np.any(np.asarray(momentum)) for momentum in optimizer._momentums]
+        expected = {(phase.trains, i) for i, lives in zip(trainable, alive, strict=True) if lives}
+        assert len(expected) > len(trainable) / 2
+        for key, other in method.networks.items():
+            index = {id(weight): i for i, weight in enumerate(other.weights)}
+            for layer in leaves(other):
+                if id(layer) in trained.in_training_mode:
+                    expected |= {(key, index[id(weight)]) for weight in layer.non_trainable_weights}
+        assert moved == expected
+    for other, optimizer in step.optimizers.items():
+        optimizer.learning_rate = rates[other]
+
+
+def values(networks):
+    return {(key, i): np.asarray(w) for key, network in networks.items() for i, w in enumerate(network.weights)}
+
+
+def tensors(batches):
+    return tuple(Batch(*map(tf.constant, batch)) for batch in batches)
+
+
+def test_a_resumed_training_equals_an_uninterrupted_one_in_every_array(trained, method, tmp_path):
+    """With everything overwritten before: all that matters is in the checkpoint."""
+    trainer = trained.trainer
+    shutil.copytree(trained.saved / "2", tmp_path / "checkpoints" / "2")
+    networks = [*method.networks.values(), trainer.predictor.networks[method.averaged]]
+    for variable in [v for source in (*networks, *trainer.step.optimizers.values()) for v in source.variables]:
+        variable.assign(np.ones(variable.shape))
+    trainer.run_dir = tmp_path
+    assert trainer.run() == 3
+    first, _ = checkpoint.load(trained.saved / "3")
+    second, _ = checkpoint.load(tmp_path / "checkpoints" / "3")
+    assert first.keys() == second.keys()
+    for key, array in first.items():
+        np.testing.assert_array_equal(array, second[key], err_msg=key)
+    assert trainer.step.round.experimental_get_tracing_count() == 1
+
+
+def test_two_replicas_equal_one_on_the_same_global_batch(trained, name, two_replicas):
+    # At rates of zero gradients are compared, which are in Adam's momenta: its step is as long for rounding alone.
+    one = trained.trainer.step
+    with two_replicas.scope():
+        method = build(name)
+        two = TrainStep(method, method.networks[method.averaged], two_replicas, LOOP.seed)
+    for key, network in one.method.networks.items():
+        method.networks[key].set_weights(network.get_weights())
+    for key, optimizer in one.optimizers.items():
+        for theirs, ours in zip(two.optimizers[key].variables, optimizer.variables, strict=True):
+            theirs.assign(ours)
+        optimizer.learning_rate = two.optimizers[key].learning_rate = 0.0
+    two.step.assign(one.step)
+
+    rng = np.random.default_rng(1)
+    batches = [Batch(*images) for images in rng.uniform(-1, 1, (one.batches_per_round, 2, 2, 64, 64, 1)).astype("f")]
+
+    def share(images):
+        return two_replicas.experimental_distribute_values_from_function(
+            lambda context: tf.constant(images[context.replica_id_in_sync_group :][:1])
+        )
+
+    tf.config.run_functions_eagerly(True)  # quicker than tracing, for a single round
+    try:
+        second = two.round(tuple(Batch(*map(share, batch)) for batch in batches))
+    finally:
+        tf.config.run_functions_eagerly(False)
+    first = one.round(tensors(batches))
+    # Rounding makes maxima of poolings and signs before rectifiers change places, and with them parts of a gradient.
+    for key, value in first.items():
+        tolerance = 0.03 if key.endswith("gradient_norm") else 1e-3
+        assert float(second[key]) == pytest.approx(float(value), rel=tolerance, abs=1e-4), key
+    for key, optimizer in one.optimizers.items():
+        a, b = (
+            np.concatenate([np.asarray(m, np.float64).ravel() for m in o._momentums])
+            for o in (optimizer, two.optimizers[key])
+        )
+        gradient_norm = float(first[f"{key}/gradient_norm"])
+        assert np.linalg.norm(a - b) < 0.1 * (1 - optimizer.beta_1) * gradient_norm
+    for key, network in one.method.networks.items():
+        for ours, theirs in zip(network.weights, method.networks[key].weights, strict=True):
+            copies = [np.asarray(copy) for copy in two_replicas.experimental_local_results(theirs.value)]
+            np.testing.assert_array_equal(copies[0], copies[1], err_msg=ours.path)
+            if not ours.trainable:
+                np.testing.assert_allclose(copies[0], np.asarray(ours), rtol=1e-3, atol=1e-4, err_msg=ours.path)
+
+
+# ---- answers
+
+
+def test_any_number_of_images_is_answered_each_by_itself(method):
+    predict = tf.function(method.predict, input_signature=[tf.TensorSpec((None, 64, 64, 1))])
+    images = SPLIT.images[4:7]
+    together = predict(tf.constant(images))
+    assert predict.experimental_get_tracing_count() == 1
+    for field, value in together._asdict().items():
+        if value is None:
+            continue
+        alone = [np.asarray(getattr(predict(tf.constant(images[i : i + 1])), field))[0] for i in range(3)]
+        # Other batch sizes run other convolution kernels.
+        np.testing.assert_allclose(np.asarray(value), alone, atol=2e-4, err_msg=field)
+        assert np.asarray(value).dtype == np.float32
+    assert predict.experimental_get_tracing_count() == 1
+
+    expected = {
+        "anomaly_map": (3, 64, 64, 1),
+        "healthy_image": (3, 64, 64, 1),
+        "anomaly_score": (3,),
+        "class_probabilities": (3, 2),
+    }
+    assert {k: v.shape for k, v in together._asdict().items() if v is not None}.items() <= expected.items()
+    if together.healthy_image is not None:
+        np.testing.assert_allclose(together.anomaly_map, np.asarray(together.healthy_image) - images, atol=1e-6)
+    if together.class_probabilities is not None:
+        np.testing.assert_allclose(np.asarray(together.class_probabilities).sum(1), 1, rtol=1e-5)
+        assert np.asarray(together.class_probabilities).min() >= 0
+
+
+def test_the_exported_signature_answers_as_the_live_model(method, tmp_path):
+    rule = FileRule(Scaling(-1.0, 1.0), "float32")
+    saved_model.write_saved_model(tmp_path / "1", saved_model.Predictor(method, 64), rule)
+    signature = tf.saved_model.load(str(tmp_path / "1")).signatures[saved_model.FLOAT_SIGNATURE]
+    for images in (SPLIT.images[4:7], SPLIT.images[:1]):
+        expected = {
+            key: value for key, value in method.predict(tf.constant(images))._asdict().items() if value is not None
+        }
+        if "class_probabilities" in expected:
+            probability = np.asarray(expected.pop("class_probabilities"))[:, DISEASED]
+            expected |= {"disease_probability": probability, "predicted_class": probability > saved_model.DECISION}
+        found = signature(image=tf.constant(images))
+        assert found.keys() == expected.keys()
+        for key, value in expected.items():
+            np.testing.assert_allclose(np.asarray(found[key]), np.asarray(value), atol=5e-4, err_msg=key)
