@@ -9,7 +9,7 @@ _FIRST_GPU_WITH_BFLOAT16 = (8, 0)  # compute capability: Ampere
 
 
 def fast_precision() -> str:
-    """ "bfloat16" where every device that trains has instructions for it, else "float32".
+    """The precision to train in: "bfloat16" where every device has instructions for it, else "float32".
 
     A processor without them emulates: measured, a round of the quickstart took 3.0 s instead of 0.33 s.
     """

@@ -1,1 +1,1 @@
-"""From a trained run to what serves it: SavedModels for TensorFlow Serving, and whatever else is written beside them."""
+"""From a trained run to what serves it: SavedModels for TensorFlow Serving, and what is written beside them."""

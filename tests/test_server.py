@@ -247,13 +247,13 @@ def test_the_configuration_files_of_the_deployment_are_read():
 
 
 def test_a_batched_server_answers_as_an_unbatched_one(serving_config):
-    parameters = BatchingParameters(max_batch_size=8, batch_timeout_micros=2_000_000, num_batch_threads=1)
+    parameters = BatchingParameters(max_batch_size=8, batch_timeout_micros=30_000_000, num_batch_threads=1)
     with serving(serving_config, batching=parameters) as server, ThreadPoolExecutor(8) as pool:
         ask = lambda x: server.post(PLAIN, {"instances": [x]}).json["predictions"][0]  # noqa: E731
         values = [float(x) for x in range(8)]
         started = time.monotonic()
         assert list(pool.map(ask, values)) == [0.5 * x + 2 for x in values]
-        assert time.monotonic() - started < 1.9  # a full batch does not wait
+        assert time.monotonic() - started < 15  # a full batch does not wait
         page = server.ask("GET", "/monitoring/prometheus/metrics").content.decode()
     assert ":tensorflow:serving:batching_session:processed_batch_size_count 1.0" in page
     assert ":tensorflow:serving:batching_session:processed_batch_size_sum 8.0" in page
@@ -437,12 +437,12 @@ def test_all_and_the_newest_versions(one_model):
 
 
 def test_a_request_beyond_its_time_is_given_up(serving_config):
-    with serving(serving_config, rest_api_timeout_in_ms=300) as server:
+    with serving(serving_config, rest_api_timeout_in_ms=1500) as server:
         started = time.monotonic()
         reply = server.post(PLAIN, {"signature_name": "slow", "instances": [2**31 - 1]})
         assert reply.status == 504
-        assert "took longer than 300 ms" in reply.json["error"] or "Timed out" in reply.json["error"]
-        assert time.monotonic() - started < 5
+        assert "took longer than 1500 ms" in reply.json["error"] or "Timed out" in reply.json["error"]
+        assert time.monotonic() - started < 10
         # The session stopped the run, too: the server can be left, and answers meanwhile.
         assert server.post(PLAIN, {"instances": [1.0]}).json == {"predictions": [2.5]}
 
@@ -733,7 +733,7 @@ def test_sigterm_answers_what_is_at_work(serving_config):
             return reply, time.monotonic() - started
 
         ask(10)
-        steps = int(10_000 * 1.5 / max(ask(10_000)[1], 1e-3))
+        steps = int(10_000 * 3 / max(ask(10_000)[1], 1e-3))
         with ThreadPoolExecutor(1) as pool:
             at_work = pool.submit(ask, steps)
             time.sleep(0.5)

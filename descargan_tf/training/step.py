@@ -136,7 +136,8 @@ class TrainStep:
                 # An array over joined balanced batches is healthy examples, batch by batch, then diseased ones; so is
                 # each replica's part.
                 count, *rest = shapes[name]
-                parts = tf.reshape(values, (2 * phase.batches, replicas, count // (2 * phase.batches * replicas), *rest))
+                halves = 2 * phase.batches
+                parts = tf.reshape(values, (halves, replicas, count // (halves * replicas), *rest))
                 values = tf.reshape(parts[:, replica], (count // replicas, *rest))
             draws[name] = values
         return draws

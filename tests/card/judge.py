@@ -109,8 +109,9 @@ def judge_deformation(folder, verdict):
 
         # Four pixels of these are one of a data set. Waves agree to the resampling (bilinear, at 1024 pixels); contours
         # are a pixel wide at their edges, and a warp moves the softness of an edge that a drawing keeps a pixel wide.
-        error = np.abs(warped(flow) - diseased)
-        averaged = block_mean(np.where(inside, warped(flow) - diseased, 0))
+        difference = warped(flow) - diseased
+        error = np.abs(difference)
+        averaged = block_mean(np.where(inside, difference, 0))
         verdict.expect(f"warp {number}, median where something moves", np.median(error[moved]), 1e-3)
         verdict.expect(f"warp {number}, mean where something moves", error[moved].mean(), 5e-3)
         verdict.expect(f"warp {number}, largest over 4x4 pixels", np.abs(averaged).max(), 0.15)
