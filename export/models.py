@@ -312,16 +312,18 @@ class ModelManager:
         settings = self._settings
         config_read, config_time = time.monotonic(), _modified(self._config_file)
         while not self._stopping.wait(settings.poll_seconds or settings.config_poll_seconds):
-            if settings.config_poll_seconds and time.monotonic() - config_read >= settings.config_poll_seconds:
-                config_read, changed = time.monotonic(), _modified(self._config_file)
-                if changed != config_time:
-                    config_time = changed
-                    try:
+            try:
+                if settings.config_poll_seconds and time.monotonic() - config_read >= settings.config_poll_seconds:
+                    config_read, modified = time.monotonic(), _modified(self._config_file)
+                    if modified != config_time:
+                        config_time = modified
                         self.replace_configs(read_configs(self._config_file))
-                    except UserError as error:
-                        logger.error("%s What was served stays.", error)
-            if settings.poll_seconds:
-                self.refresh()
+                if settings.poll_seconds:
+                    self.refresh()
+            except UserError as error:
+                logger.error("%s What was served stays.", error)
+            except Exception:  # a defect must not end the watching
+                logger.exception("looking for versions failed")
 
 
 def _modified(path):
@@ -337,4 +339,5 @@ def _versions(base_path):
         entries = sorted(base_path.iterdir())
     except OSError as error:
         raise UserError(f"model base path {base_path} cannot be read: {error.strerror or error}.") from error
-    return {int(entry.name): entry for entry in entries if entry.name.isascii() and entry.name.isdigit()}
+    numbered = [entry for entry in entries if entry.name.isascii() and entry.name.isdigit() and entry.is_dir()]
+    return {int(entry.name): entry for entry in numbered}

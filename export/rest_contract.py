@@ -19,7 +19,7 @@ from export.status import Code, ServingError, invalid
 DEFAULT_SIGNATURE = "serving_default"
 BYTES_SUFFIX = "_bytes"  # an output of strings so named holds bytes, not text
 
-_MAX_RANK = 254  # TensorFlow's own
+_MAX_RANK = 64  # numpy's; TensorFlow's own is 254
 _SHOWN_CHARACTERS = 200  # of a value quoted in an error, which may be megabytes long
 _INT32 = (-(2**31), 2**31 - 1)
 # Types that JSON can hold -> numpy's type and the integers taken. Small integers are read as int32 and wrap around.

@@ -125,6 +125,7 @@ class EmbeddedServer:
                 access_log=False,
                 lifespan="off",
                 ws="none",
+                timeout_keep_alive=60,
                 server_header=False,
                 timeout_graceful_shutdown=int(timeout_seconds) + _GRACE_SECONDS,
             )

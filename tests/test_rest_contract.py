@@ -181,7 +181,8 @@ def test_types_that_json_cannot_hold():
         (b'{"a": 1', "Expecting ',' delimiter. at offset: 7"),
         (b'{"a": "\xff"}', "Invalid encoding in string. at offset: 7"),
         (b"[" * 100_000, "nested deeper"),
-        (b'{"instances": ' + b"[" * 300 + b"]" * 300 + b"}", "unexpected level"),
+        (b'{"instances": ' + b"[" * 65 + b"1" + b"]" * 65 + b"}", "unexpected level: 65 expected < 64"),
+        (b'{"inputs": ' + b"[" * 300 + b"]" * 300 + b"}", "unexpected level"),
         (b"null", "Is not object"),
     ],
 )

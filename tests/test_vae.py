@@ -7,7 +7,7 @@ import tensorflow as tf
 from scipy.stats import norm
 
 from descargan_tf import losses
-from descargan_tf.evaluation import evaluator, figures, report
+from descargan_tf.evaluation import evaluator, report
 from descargan_tf.evaluation.validation import validate
 from descargan_tf.methods.vae import VAE, VAESettings
 from descargan_tf.models.blocks import BatchNormalization
@@ -230,7 +230,7 @@ def test_the_divergence_has_its_weight():
 
 def test_it_learns_to_rebuild_healthy_images():
     keras.utils.set_random_seed(0)
-    settings = VAESettings(image_size=64, generator_filters=4, latent_units=4, generator_learning_rate=1e-2)
+    settings = VAESettings(image_size=64, generator_filters=2, latent_units=4, generator_learning_rate=1e-2)
     method, predictor = VAE(settings), VAE(settings)
     step = TrainStep(method, predictor.networks["autoencoder"], tf.distribute.get_strategy(), seed=1)
     x = np.linspace(-0.5, 0.5, 64, dtype="f")
@@ -274,20 +274,14 @@ def test_the_best_checkpoint_is_chosen_by_the_contrast_of_its_maps(method, split
     assert list(found.pictures) == ["1_input", "2_healthy_translation", "4_signed_difference", "5_overlay"]
 
 
-def test_what_it_does_not_say_is_not_available_in_the_report(method, split, tmp_path):
+def test_what_it_does_not_say_is_not_available_in_the_report(method, split):
     prediction = evaluator.predict_split(method.predict, split.images, 4)
-    thresholds = evaluator.calibrate(split)
-    result = evaluator.evaluate_split(prediction, split, thresholds, seed=0)
+    result = evaluator.evaluate_split(prediction, split, evaluator.calibrate(split), seed=0)
     scores = result["metrics"]["image_units"]
     for name in ("accuracy", "kappa", "auroc_image"):
         assert scores[name]["mean"] is None
         assert scores[name]["reason"] == "not available: the method gives no class probabilities"
     score = prediction.anomaly_score
-    expected = np.mean(score[5:, None] > score[None, :5])
-    assert scores["auroc_score"]["mean"] == pytest.approx(expected)
+    assert scores["auroc_score"]["mean"] == pytest.approx(np.mean(score[5:, None] > score[None, :5]))
     assert scores["dice"]["mean"] is not None
-    pictures = figures.draw_all(tmp_path / "figures", prediction, split, thresholds["image_units"]["value"])
-    assert len(pictures) == 4
-    report.write_report(tmp_path, result, pictures, {"method": "vae"})
-    assert "the method gives no class probabilities" in (tmp_path / "report.md").read_text()
     assert "the method gives no class probabilities" in report.format_table(result)
