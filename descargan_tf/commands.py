@@ -186,6 +186,7 @@ def export(config: Config) -> int:
     refuse_version(base, config.export_version)
     rule = _file_rule(Path(config.run_dir))
     live, checkpoint_folder, about = _restore(dataclasses.replace(config, precision=config.export_precision))
+    live_float32, _, _ = _restore(dataclasses.replace(config, precision="float32"))
     found, reason = _report_of(config, about["step"])
 
     def describe(predictor):
@@ -203,6 +204,7 @@ def export(config: Config) -> int:
     what = exporter.Export(
         config.method,
         live,
+        live_float32,
         config.image_size,
         rule,
         config.export_precision,

@@ -118,8 +118,8 @@ def _markdown(facts):
     largest = max(value for items in numbers for name, value in items if not name.endswith("_bytes"))
     lines += [
         "",
-        f"Reloaded in a process of its own, it answered {verification['num_images']} drawn images as the live model: "
-        f"largest difference {largest:.1e}, bound {verification['bound']:g}. `python -m export.verify <this folder's "
+        f"Reloaded in a process of its own, it answered {verification['num_images']} drawn images as the live model in float32: "
+        f"difference {largest:.1e} ({verification['measure']}), bound {verification['bound']:g}. `python -m export.verify <this folder's "
         "parent>` repeats that.",
     ]
     return "\n".join(lines) + "\n"

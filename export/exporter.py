@@ -25,6 +25,7 @@ class Export(NamedTuple):
 
     method: str  # its name, and that of the model in warm-up requests
     live: Method  # with the weights to export, in the precision to export
+    live_float32: Method  # the same in float32, which the export is compared with
     image_size: int
     rule: FileRule
     precision: str
@@ -56,12 +57,14 @@ def export_version(
         say(f"writing the SavedModel ({predictor.num_folded} batch normalisations folded)")
         write_saved_model(folder, predictor, export.rule)
         write_requests(folder, warm_up_requests(export))
-        write_reference(folder, export.live, export.image_size, export.rule, export.precision)
+        write_reference(folder, export.live_float32, export.image_size, export.rule, export.precision)
         say("reloading it in a process of its own: warm-up requests, comparison with the live model")
         verification = verify_apart(folder)
         for name in export.formats:
             say(f"writing {name}")
-        formats = write_formats(export.formats, folder / FOLDER, predictor.method, export.live, export.image_size)
+        formats = write_formats(
+            export.formats, folder / FOLDER, predictor.method, export.live_float32, export.image_size
+        )
         facts = describe(predictor)
         write_card(
             folder,
@@ -108,5 +111,6 @@ def verify_apart(folder: Path) -> dict:
     )
     if done.returncode:
         last = (done.stderr.strip().splitlines() or [f"status {done.returncode}"])[-1]
-        raise UserError(f"the export is not what it should be, and was not published: {last.removeprefix('error: ')}")
+        last = last.removeprefix("error: ").removeprefix(f"{folder}: ")
+        raise UserError(f"the export does not answer as the live model and was not published: {last}")
     return json.loads(done.stdout.strip().splitlines()[-1])

@@ -68,6 +68,16 @@ def fold_network(network: keras.Model) -> tuple[keras.Model, int]:
     return folded, len(folded_away)
 
 
+def uses_own_statistics(network: keras.Model) -> bool:
+    """Whether a layer normalises each image by its own statistics at inference."""
+    return any(
+        (isinstance(layer, BatchNormalization) and layer.inference_statistics == "per_image")
+        or isinstance(layer, keras.layers.GroupNormalization | keras.layers.LayerNormalization)
+        for model in _models(network)
+        for layer in model.layers
+    )
+
+
 def _foldable_pairs(network):
     """(convolution, normalisation) wherever the convolution's answer goes nowhere else."""
     models = list(_models(network))

@@ -13,7 +13,7 @@ from descargan_tf.errors import UserError
 from descargan_tf.evaluation.evaluator import predict_split
 from descargan_tf.methods.base import Method
 from descargan_tf.types import DISEASED
-from export.reference import BOUNDS, drawn_images
+from export.reference import drawn_images, tolerance
 
 FOLDER = "formats"
 NUM_IMAGES = 32
@@ -66,7 +66,7 @@ def write_formats(names: tuple[str, ...], folder: Path, inference: Method, live:
     folder.mkdir(parents=True, exist_ok=True)
     images = drawn_images(NUM_IMAGES, image_size, seed=1)
     answers = predict_split(tf.function(live.predict), images, _BATCH)
-    expected = _outputs(answers)
+    expected, bound = _outputs(answers), tolerance(live, "float32").bound
     model = _PredictionModel(inference)
     model(images[:1])
     signature = [keras.InputSpec(shape=(None, *images.shape[1:]), dtype="float32", name="image")]
@@ -77,10 +77,10 @@ def write_formats(names: tuple[str, ...], folder: Path, inference: Method, live:
         found = FORMATS[name].run(path, images)
         differences[name] = {key: float(np.abs(found[key] - value).max()) for key, value in expected.items()}
         output, difference = max(differences[name].items(), key=lambda item: item[1])
-        if not difference <= BOUNDS["float32"]:
+        if not difference <= bound:
             raise UserError(
                 f"--export_formats={name}: {output} differs from the live model by {difference:.3g}, "
-                f"more than {BOUNDS['float32']:g}."
+                f"more than {bound:g}."
             )
     return differences
 

@@ -5,6 +5,7 @@ The images are drawn, never taken from the data: an export is passed on, and dat
 
 import io
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -16,15 +17,33 @@ from descargan_tf.evaluation.figures import overlay
 from descargan_tf.methods.base import Method
 from descargan_tf.types import DISEASED
 from export.bytes_input import FileRule
+from export.folding import uses_own_statistics
 from export.saved_model import BYTES_SIGNATURE, DECISION, FLOAT_SIGNATURE
-from export.verify import REFERENCE
+from export.verify import LARGEST, REFERENCE, ROOT_MEAN_SQUARE
 
-BOUNDS = {
-    "float32": 1e-4,
-    # Eight bits of mantissa: each of some twenty layers rounds by up to 0.4 %, folded networks at other places.
-    "bfloat16": 0.1,
-}
+_BOUND = 1e-4  # largest difference of a pixel in float32
+# Statistics of the image itself divide by standard deviations that may be small, and with them what rounding left:
+# trained and untrained networks differed by 5e-5 to 2.5e-4 between two kinds of convolution kernels.
+_BOUND_OWN_STATISTICS = 1e-3
+# Eight bits of mantissa round by 0.4 % in each of some twenty layers. Single pixels at edges then differ by 0.1 to 0.3,
+# which says little; over an image the root mean square was 0.004 to 0.03, and of a wrong network it is 0.3 and more.
+_BOUND_BFLOAT16 = 0.05
 NUM_IMAGES = 4
+
+
+class Tolerance(NamedTuple):
+    """How far an export may be from the live model in float32."""
+
+    measure: str  # LARGEST, or ROOT_MEAN_SQUARE of an image
+    bound: float
+
+
+def tolerance(live: Method, precision: str) -> Tolerance:
+    """What rounding may do to a method's answers."""
+    if precision == "bfloat16":
+        return Tolerance(ROOT_MEAN_SQUARE, _BOUND_BFLOAT16)
+    own = any(uses_own_statistics(network) for network in live.networks.values())
+    return Tolerance(LARGEST, _BOUND_OWN_STATISTICS if own else _BOUND)
 
 
 def drawn_images(count: int, image_size: int, seed: int = 0) -> np.ndarray:
@@ -60,11 +79,20 @@ def encode(images: np.ndarray, rule: FileRule) -> tuple[list[bytes], np.ndarray]
 
 
 def write_reference(folder: Path, live: Method, image_size: int, rule: FileRule, precision: str) -> None:
-    """Write what `verify` compares with: inputs of both signatures and the live model's answers."""
+    """Write what `verify` compares with: inputs of both signatures and the live model's answers.
+
+    Args:
+        folder: of the version.
+        live: the method as it was trained, in float32 whatever the export's precision.
+        image_size: pixels a side.
+        rule: how files become images.
+        precision: of the export.
+    """
     predict = tf.function(live.predict)
     images = drawn_images(NUM_IMAGES, image_size)
     files, read = encode(images, rule)
-    stored = {"bound": np.float64(BOUNDS[precision])}
+    measure, bound = tolerance(live, precision)
+    stored = {"measure": np.array(measure), "bound": np.float64(bound)}
     # Bytes of NumPy end at the last one that is not zero; a PNG ends in 0x82.
     inputs = {FLOAT_SIGNATURE: ("image", images, images), BYTES_SIGNATURE: ("image_bytes", np.array(files), read)}
     for signature, (argument, value, seen) in inputs.items():

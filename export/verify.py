@@ -20,6 +20,7 @@ from descargan_tf.errors import UserError
 from export import warmup
 
 REFERENCE = Path("assets.extra") / "reference.npz"
+LARGEST, ROOT_MEAN_SQUARE = "largest", "root mean square"
 _RANDOM = (
     "Random",
     "TruncatedNormal",
@@ -37,8 +38,9 @@ def verify(folder: Path) -> dict:
     """Check one version folder.
 
     Returns:
-        `differences`: signature -> output -> largest absolute difference; `bound`; `num_images`; `num_warmup_requests`;
-        `operations`: the sorted names of every operation in the graph.
+        `differences`: signature -> output -> difference; `measure`: LARGEST absolute difference or ROOT_MEAN_SQUARE of
+        an image; `bound` of it; `num_images`; `num_warmup_requests`; `operations`: the sorted names of every operation
+        in the graph.
 
     Raises:
         UserError: says which answer differs by how much, or what cannot be loaded.
@@ -60,7 +62,7 @@ def verify(folder: Path) -> dict:
     for request in requests:
         _call(signatures, request.signature, request.inputs, folder)
 
-    bound = float(reference.pop("bound"))
+    bound, measure = float(reference.pop("bound")), str(reference.pop("measure"))
     differences, num_images = {}, 0
     for name in sorted({key.split("/")[0] for key in reference}):
         inputs, expected = ({k[2]: v for k, v in _entries(reference, name, kind)} for kind in ("inputs", "outputs"))
@@ -79,16 +81,17 @@ def verify(folder: Path) -> dict:
                 wanted = np.where(np.concatenate([undecided, undecided[:1]]), found, wanted)
             if found.shape != wanted.shape:
                 raise UserError(f"{folder}: {name}: {output} is {found.shape}, expected {wanted.shape}.")
-            difference = float(np.abs(found.astype(np.float64) - wanted).max())
+            difference = _difference(found, wanted, measure)
             # Pictures have 256 levels, and rounding may fall the other way.
             limit = 255 * bound + 1 if output.endswith("_png_bytes") else bound
             if not difference <= limit:
                 raise UserError(
-                    f"{folder}: {name}: {output} differs from the live model by {difference:.3g}, "
+                    f"{folder}: {name}: {output} differs from the live model by {difference:.3g} ({measure}), "
                     f"more than {limit:.3g}."
                 )
             differences[name][output] = difference
     return {
+        "measure": measure,
         "bound": bound,
         "differences": differences,
         "num_images": num_images,
@@ -131,6 +134,13 @@ def _call(signatures, name, inputs, folder):
         raise UserError(f"{folder}: {name} fails: {' '.join(error.message.split())}") from error
 
 
+def _difference(found, wanted, measure):
+    difference = np.abs(found.astype(np.float64) - wanted)
+    if measure == ROOT_MEAN_SQUARE:
+        difference = np.sqrt(np.mean(np.square(difference).reshape(len(difference), -1), axis=1))
+    return float(difference.max())
+
+
 def _comparable(answer):
     """Numbers as they are, pictures decoded."""
     if answer.dtype != tf.string:
@@ -157,8 +167,8 @@ def main(argv: list[str] | None = None) -> int:
             continue
         largest = max(max(outputs.values()) for name, outputs in result["differences"].items() if "bytes" not in name)
         print(
-            f"{folder}: {result['num_images']} images answered as by the live model: largest difference {largest:.2g} "
-            f"(bound {result['bound']:g}), {result['num_warmup_requests']} warm-up requests replayed, "
+            f"{folder}: {result['num_images']} images answered as by the live model: difference {largest:.2g} "
+            f"({result['measure']}, bound {result['bound']:g}), {result['num_warmup_requests']} warm-up requests replayed, "
             f"TensorFlow {tf.__version__}"
         )
     return failed

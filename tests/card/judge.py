@@ -57,6 +57,8 @@ def judge_exports(folder, verdict):
             there = np.load(folder / f"answers_{statistics}_{signature}.npz")
             name = f"export {statistics} {signature}"
             verdict.expect(f"{name}: outputs of one side alone", len(set(answers) ^ set(there.files)), 0)
+            undecided = np.abs(there["disease_probability"] - 0.5).min()
+            verdict.expect(f"{name}: distance of the probabilities from 1/2", undecided, 1e-2, at_least=True)
             for output in sorted(set(answers) & set(there.files)):
                 if answers[output].dtype == tf.string:
                     pictures = np.stack([tf.io.decode_png(content).numpy() for content in answers[output]])
