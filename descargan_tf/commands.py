@@ -24,12 +24,12 @@ from descargan_tf.errors import UserError
 from descargan_tf.evaluation import evaluator, figures, report
 from descargan_tf.evaluation.validation import validate
 from descargan_tf.files import write_atomically
-from descargan_tf.hardware import fast_precision
 from descargan_tf.methods import METHODS
 from descargan_tf.methods.classifier import Classifier
 from descargan_tf.methods.saliency import explained
 from descargan_tf.prediction import find_inputs, predict_files
 from descargan_tf.training import checkpoint
+from descargan_tf.training.hardware import fast_precision
 from descargan_tf.training.loop import LoopSettings, Trainer
 from descargan_tf.training.step import TrainStep, input_gradient
 from descargan_tf.types import CLASS_NAMES, DISEASED, HEALTHY, SPLITS, Batch
@@ -223,10 +223,11 @@ def export(config: Config) -> int:
 def serve(config: Config) -> int:
     """--mode=serve: what was exported, over TensorFlow Serving's REST API, on this machine."""
     base = Path(config.export_dir or Path(config.run_dir) / "export")
+    # Our exports' rows are independent. Batches bound the memory as well: so many images at a time on each core.
+    batches = server.BatchingParameters(config.export_largest_batch, enable_large_batch_splitting=True)
+    models = [server.ModelConfig(config.method, base)]
     return server.serve(
-        server.ServerSettings(
-            [server.ModelConfig(config.method, base)], config.host, config.rest_api_port, config.grpc_port
-        )
+        server.ServerSettings(models, config.host, config.rest_api_port, config.grpc_port, batching=batches)
     )
 
 
@@ -265,12 +266,14 @@ def _measured_again(config, predictor, found):
     evaluated = found and found["config"]["precision"]
     if evaluated in (None, config.export_precision):
         return None
+    print(f"the evaluation was in {evaluated}: measuring again in {config.export_precision}", flush=True)
     try:
+        if not Path(config.data_dir).exists() or _digest(config) != found["data_digest"]:
+            raise UserError(f"--data_dir={config.data_dir} does not hold what was evaluated.")
         summary = _checked_data(config, ("test",))
         split = _load(config, "test", summary.scaling)
     except UserError as error:
         return {"evaluated": evaluated, "not_measured": str(error)}
-    print(f"the evaluation was in {evaluated}: measuring again in {config.export_precision}", flush=True)
     prediction = evaluator.predict_split(predictor, split.images, _PREDICTION_BATCH)
     result = evaluator.evaluate_split(prediction, split, found["threshold"], config.seed)
     before, now = (scores["metrics"]["image_units"] for scores in (found, result))

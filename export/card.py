@@ -118,9 +118,9 @@ def _markdown(facts):
     largest = max(value for items in numbers for name, value in items if not name.endswith("_bytes"))
     lines += [
         "",
-        f"Reloaded in a process of its own, it answered {verification['num_images']} drawn images as the live model in float32: "
-        f"difference {largest:.1e} ({verification['measure']}), bound {verification['bound']:g}. `python -m export.verify <this folder's "
-        "parent>` repeats that.",
+        f"Reloaded in a process of its own, it answered {verification['num_images']} drawn images as the live model in "
+        f"float32: difference {largest:.1e} ({verification['measure']}), bound {verification['bound']:g}. "
+        "`python -m export.verify <this folder's parent>` repeats that.",
     ]
     return "\n".join(lines) + "\n"
 
@@ -169,6 +169,8 @@ def _other_precision(facts):
         "",
     ]
     lines += ["| measure | evaluated | this export |", "|---|---:|---:|"]
-    for name, (evaluated, exported) in other["metrics"].items():
-        lines.append(f"| {(TABLE_1 | TABLE_2)[name].removesuffix(' (var)')} | {evaluated:.4g} | {exported:.4g} |")
+    for name, title in (TABLE_1 | TABLE_2).items():
+        if name in other["metrics"]:
+            evaluated, exported = other["metrics"][name]
+            lines.append(f"| {title.removesuffix(' (var)')} | {evaluated:.4g} | {exported:.4g} |")
     return lines

@@ -85,6 +85,7 @@ def parse_route(method: str, target: str) -> Route:
     if not name:
         raise invalid("Missing model name in request.")
     if version and int(version) > _NUMBERS["int64"][1][1]:
+        # Departs: TensorFlow Serving leaves the body of this one error empty.
         raise invalid(f"Failed to convert version: {version} to numeric.")
     if method == "GET":
         verb = "metadata" if verb == "metadata" else "status"

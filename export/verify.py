@@ -168,8 +168,8 @@ def main(argv: list[str] | None = None) -> int:
         largest = max(max(outputs.values()) for name, outputs in result["differences"].items() if "bytes" not in name)
         print(
             f"{folder}: {result['num_images']} images answered as by the live model: difference {largest:.2g} "
-            f"({result['measure']}, bound {result['bound']:g}), {result['num_warmup_requests']} warm-up requests replayed, "
-            f"TensorFlow {tf.__version__}"
+            f"({result['measure']}, bound {result['bound']:g}), {result['num_warmup_requests']} warm-up requests "
+            f"replayed, TensorFlow {tf.__version__}"
         )
     return failed
 

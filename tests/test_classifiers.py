@@ -1,4 +1,4 @@
-"""DenseNet-169 and D_cls alone: networks and losses against independent computations; what a method without maps says."""
+"""DenseNet-169 and D_cls alone: networks and losses against independent computations; what has no map says."""
 
 import csv
 import re

@@ -708,7 +708,8 @@ def test_mode_serve_serves_the_export_folder(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("export.server.serve", lambda settings: seen.append(settings) or 0)
     assert program.main(["main", "--mode=serve", f"--export_dir={tmp_path}", "--rest_api_port=9000"]) == 0
     (settings,) = seen
-    assert settings == ServerSettings([ModelConfig("descargan", tmp_path)], rest_api_port=9000)
+    batches = BatchingParameters(4, enable_large_batch_splitting=True)
+    assert settings == ServerSettings([ModelConfig("descargan", tmp_path)], rest_api_port=9000, batching=batches)
     assert program.main(["main", "--mode=serve"]) == 2
     assert "--mode=serve needs --export_dir=<folder of version folders>" in capsys.readouterr().err
 
