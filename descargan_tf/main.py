@@ -18,7 +18,7 @@ def main(argv=None) -> int:
     """
     try:
         config = parse(argv or sys.argv)
-        with _held_back_unless_it_fails(2):
+        with held_back_unless_it_fails(2):
             from descargan_tf import commands
             from descargan_tf.training.loop import Interrupted
 
@@ -33,7 +33,7 @@ def main(argv=None) -> int:
 
 
 @contextlib.contextmanager
-def _held_back_unless_it_fails(descriptor):
+def held_back_unless_it_fails(descriptor):
     """Keep what TensorFlow's libraries write while they load (no log level reaches it) from the user's terminal."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     # TensorFlow leaves oneDNN off on processors without AVX-512; there too its convolutions are twice as fast.

@@ -20,9 +20,9 @@ from pathlib import Path
 from absl import flags
 
 from descargan_tf.errors import UserError
-from descargan_tf.main import _held_back_unless_it_fails
+from descargan_tf.main import held_back_unless_it_fails
 
-with _held_back_unless_it_fails(2):
+with held_back_unless_it_fails(2):
     import tensorflow as tf
 
 import uvicorn
@@ -158,7 +158,7 @@ def serve(settings: ServerSettings) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     for library in ("tensorflow", "uvicorn"):  # one says that sessions are old, the other every start and stop
         logging.getLogger(library).setLevel(logging.ERROR)
-    with _held_back_unless_it_fails(2):
+    with held_back_unless_it_fails(2):
         tf.config.list_physical_devices()  # the first look for a GPU is as talkative
     stop = threading.Event()
     with _handled((signal.SIGTERM, signal.SIGINT), stop), EmbeddedServer(settings) as server:
