@@ -33,9 +33,7 @@ class Export(NamedTuple):
     largest_batch: int = 4  # of the warm-up requests
 
 
-def export_version(
-    base: Path, version: int, export: Export, describe: Callable[[Predictor], dict], say: Callable[[str], None] = print
-) -> Path:
+def export_version(base: Path, version: int, export: Export, describe: Callable[[Predictor], dict]) -> Path:
     """Write a version that answers as the live model does, or none.
 
     Args:
@@ -43,7 +41,6 @@ def export_version(
         version: a free number, or 0 for the next.
         export: what to export.
         describe: called with the predictor that is exported; gives `card.description` what it does not know itself.
-        say: told what is being done.
 
     Returns:
         The version's folder.
@@ -54,14 +51,14 @@ def export_version(
 
     def fill(folder):
         predictor = Predictor(export.live, export.image_size)
-        say(f"writing the SavedModel ({predictor.num_folded} batch normalisations folded)")
+        print(f"writing the SavedModel ({predictor.num_folded} batch normalisations folded)", flush=True)
         write_saved_model(folder, predictor, export.rule)
         write_requests(folder, warm_up_requests(export))
         write_reference(folder, export.live_float32, export.image_size, export.rule, export.precision)
-        say("reloading it in a process of its own: warm-up requests, comparison with the live model")
+        print("reloading it in a process of its own: warm-up requests, comparison with the live model", flush=True)
         verification = verify_apart(folder)
-        for name in export.formats:
-            say(f"writing {name}")
+        if export.formats:
+            print(f"writing {', '.join(export.formats)}", flush=True)
         formats = write_formats(
             export.formats, folder / FOLDER, predictor.method, export.live_float32, export.image_size
         )

@@ -185,7 +185,7 @@ def make_split(count=6, seed=3):
 def trained(request):
     """A method, its predictor's copy, after some rounds on a problem that a corner solves."""
     keras.utils.set_random_seed(0)
-    changes = {"discriminator_learning_rate": 3e-3} | ({"discriminator_filters": 4} if request.param == "dcls" else {})
+    changes = {"discriminator_learning_rate": 3e-3, "discriminator_filters": 4 if request.param == "dcls" else 8}
     method, predictor = tiny(request.param, **changes), tiny(request.param, **changes)
     step = TrainStep(method, predictor.networks["classifier"], tf.distribute.get_strategy(), seed=1, average_decay=0.8)
     split = make_split()
