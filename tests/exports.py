@@ -1,0 +1,57 @@
+"""What the tests of the exports share: a method that is no longer as it was initialised, and its SavedModel."""
+
+import io
+
+import keras
+import numpy as np
+from PIL import Image
+
+from descargan_tf.data.images import Scaling
+from descargan_tf.methods.descargan import DeScarGAN, DeScarGANSettings
+from export import reference, saved_model, warmup
+from export.bytes_input import FileRule
+
+SIZE = 64
+UINT8 = FileRule(Scaling(0, 255), "uint8")
+
+
+def lively_method(seed=0, **changes):
+    """A DeScarGAN whose normalisations have statistics, scales and offsets unlike 0 and 1."""
+    keras.utils.set_random_seed(seed)
+    settings = {"image_size": SIZE, "generator_filters": 3, "discriminator_filters": 2, **changes}
+    method = DeScarGAN(DeScarGANSettings(**settings))
+    rng = np.random.default_rng(seed)
+    for network in method.networks.values():
+        for layer in network._flatten_layers():
+            if hasattr(layer, "moving_variance"):
+                shape = layer.gamma.shape
+                layer.moving_mean.assign(rng.normal(0, 0.3, shape))
+                layer.moving_variance.assign(rng.uniform(0.5, 2, shape))
+                layer.gamma.assign(rng.uniform(0.5, 1.5, shape))
+                layer.beta.assign(rng.normal(0, 0.3, shape))
+    # Untrained, it calls every image as healthy as the next.
+    head = method.networks["discriminator"].get_layer("classifier").layers[-1]
+    head.kernel.assign(head.kernel * 200)
+    return method
+
+
+def write_export(folder, method, rule=UINT8, precision="float32", live_float32=None):
+    """A SavedModel with all that `verify` reads."""
+    saved_model.write_saved_model(folder, saved_model.Predictor(method, SIZE), rule)
+    images = reference.drawn_images(2, SIZE)
+    files, _ = reference.encode(images, rule)
+    requests = [
+        warmup.Request("descargan", "serving_default", {"image": images}),
+        warmup.Request("descargan", "serving_bytes", {"image_bytes": files[:1]}),
+    ]
+    warmup.write_requests(folder, requests)
+    reference.write_reference(folder, live_float32 or method, SIZE, rule, precision)
+    return folder
+
+
+def encoded(pixels, kind="PNG", **options):
+    """An array, or a picture of Pillow's, as the bytes of a file."""
+    buffer = io.BytesIO()
+    picture = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
+    picture.save(buffer, kind, **options)
+    return buffer.getvalue()
