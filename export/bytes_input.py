@@ -100,7 +100,7 @@ def _decode_png(content):
     header = tf.strings.substr(tf.strings.join([tf.strings.substr(content, 0, 26), "\0" * 26]), 0, 26)
     header = tf.io.decode_raw(header, tf.uint8)
     width, height, bits, colour_type = (_number(header, *where) for where in ((16, 4), (20, 4), (24, 1), (25, 1)))
-    is_header = tf.reduce_all(tf.equal(header[12:16], tf.constant(list(b"IHDR"), tf.uint8)))
+    is_header = (tf.strings.length(content) >= 26) & tf.reduce_all(tf.equal(header[12:16], list(b"IHDR")))
     checks = [
         tf.Assert(is_header, ["image_bytes: a PNG without its header"]),
         _refuse_size(height, width),

@@ -139,10 +139,14 @@ def test_eight_and_sixteen_bits_of_one_picture_are_one_image(rule):
 
 def test_files_of_floats_are_stood_for_by_their_range():
     pixels = RNG.integers(0, 65536, (SIZE, SIZE), dtype=np.uint16)
-    np.testing.assert_allclose(decode(encoded(pixels), FileRule(Scaling(-5, 9), "float32")), pixels / 32767.5 - 1, atol=1e-6)
+    np.testing.assert_allclose(
+        decode(encoded(pixels), FileRule(Scaling(-5, 9), "float32")), pixels / 32767.5 - 1, atol=1e-6
+    )
 
 
-@pytest.mark.parametrize("rule", [UINT8, FLOAT, FileRule(Scaling(0, 4095), "uint16"), FileRule(Scaling(20, 90), "uint8")])
+@pytest.mark.parametrize(
+    "rule", [UINT8, FLOAT, FileRule(Scaling(0, 4095), "uint16"), FileRule(Scaling(20, 90), "uint8")]
+)
 def test_drawn_images_come_back_as_they_were_said_to(rule):
     files, read = encode(drawn_images(2, SIZE), rule)
     for content, image in zip(files, read, strict=True):
@@ -161,7 +165,9 @@ def test_other_sizes_are_resized_without_aliasing(shape):
 # ---- refused
 
 
-@pytest.mark.parametrize("content", [b"", b"x", b"hello", b"GIF89a", b"BM" + bytes(60), encoded(GRAY, "GIF"), encoded(GRAY, "TIFF")])
+@pytest.mark.parametrize(
+    "content", [b"", b"x", b"hello", b"GIF89a", b"BM" + bytes(60), encoded(GRAY, "GIF"), encoded(GRAY, "TIFF")]
+)
 def test_what_is_no_picture_is_named_so(content):
     assert "Unknown image file format: image_bytes must hold a PNG or a JPEG file" in refusal(content)
 
@@ -217,17 +223,23 @@ def test_a_large_compressed_nothing_is_not_decoded():
 
 
 @pytest.mark.parametrize(
-    ("rule", "content", "words"),
+    ("rule", "pixels", "words"),
     [
-        (FileRule(Scaling(0, 200), "uint8"), encoded(np.maximum(GRAY, 1)), "[1 255] [leave the range 0,200 of"),
-        (FileRule(Scaling(0, 4095), "uint16"), encoded(np.full((SIZE, SIZE), 4096, np.uint16)), "[4096 4096]"),
-        (FileRule(Scaling(0, 4095), "uint16"), encoded(GRAY), "65535] [leave the range 0,4095"),
+        (FileRule(Scaling(0, 200), "uint8"), np.maximum(GRAY, 1), "[1 255] [leave the range 0,200 of"),
+        (FileRule(Scaling(0, 4095), "uint16"), np.full((SIZE, SIZE), 4096, np.uint16), "[4096 4096] [leave"),
+        (FileRule(Scaling(9, 4095), "uint16"), np.full((SIZE, SIZE), 8, np.uint16), "[8 8] [leave the range 9,4095"),
     ],
 )
-def test_values_outside_the_training_range_are_refused_as_prediction_does(tmp_path, rule, content, words):
+def test_values_outside_the_training_range_are_refused_as_prediction_does(tmp_path, rule, pixels, words):
+    content = encoded(pixels)
     assert words in refusal(content, rule)
-    with pytest.raises(UserError, match="expected 0 to"):
-        scale_pixels(np.asarray(Image.open(tmp_path / "x.png" if (tmp_path / "x.png").write_bytes(content) else 0)).astype(float) * (257 if "65535" in words else 1), rule.scaling, "x")
+    with pytest.raises(UserError, match="pass the range of all files"):
+        as_predicted(content, tmp_path, "PNG", rule)
+
+
+def test_eight_bits_that_cannot_be_the_training_values_are_refused():
+    """255 of 8 bits is 65535 of 16, which scans of 12 bits never hold."""
+    assert "65535] [leave the range 0,4095" in refusal(encoded(GRAY), FileRule(Scaling(0, 4095), "uint16"))
 
 
 @settings(max_examples=150, deadline=None)

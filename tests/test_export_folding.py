@@ -100,9 +100,7 @@ def own_statistics(x):
     return BatchNormalization("per_image")(layers.Conv2D(2, 3)(x))
 
 
-@pytest.mark.parametrize(
-    "build", [used_twice, rectified_first, without_convolution, over_another_axis, own_statistics]
-)
+@pytest.mark.parametrize("build", [used_twice, rectified_first, without_convolution, over_another_axis, own_statistics])
 def test_what_cannot_be_folded_stays(build):
     image = keras.Input((8, 8, 2))
     network = stir(keras.Model(image, build(image)))
