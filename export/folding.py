@@ -59,7 +59,11 @@ def fold_network(network: keras.Model) -> tuple[keras.Model, int]:
         rewritten.append((layer, new))
         return new
 
-    folded = keras.models.clone_model(network, clone_function=clone, recursive=True)
+    def call(layer, inputs, *args, **kwargs):
+        # What a normalisation is called with beyond its inputs, an identity does not know.
+        return layer(inputs) if isinstance(layer, keras.layers.Identity) else layer(inputs, *args, **kwargs)
+
+    folded = keras.models.clone_model(network, clone_function=clone, call_function=call, recursive=True)
     for old, new in rewritten:
         if isinstance(old, _CONVOLUTIONS):
             new.set_weights(_folded_weights(old, affine_after.get(id(old))))

@@ -90,11 +90,6 @@ def jpeg_start(width, height, bits=8, channels=1):
         ("JPEG", encoded(SMOOTH, "JPEG", progressive=True)),
         ("JPEG", encoded(in_mode("RGB"), "JPEG")),
         ("JPEG", encoded(SMOOTH, "JPEG", icc_profile=b"x" * 100_000)),
-        *[
-            ("JPEG", encoded(GRAY, "JPEG", exif=bytes(exif.tobytes())))
-            for exif in (Image.Exif() for _ in range(8))
-            if not exif.update({274: 1})
-        ],
     ],
 )
 def test_a_file_becomes_what_prediction_makes_of_it(tmp_path, kind, content):

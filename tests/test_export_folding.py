@@ -52,7 +52,7 @@ def test_a_method_predicts_as_before(statistics):
     folded, count = fold_method(method)
     remaining = sum(len(normalisations(network)) for network in folded.networks.values())
     assert (count, remaining) == ((19, 0) if statistics == "moving" else (0, 19))
-    images = np.random.default_rng(0).uniform(-1, 1, (2, SIZE, SIZE, 1)).astype("float32")
+    images = keras.ops.convert_to_tensor(np.random.default_rng(0).uniform(-1, 1, (2, SIZE, SIZE, 1)), "float32")
     for name, before, after in zip(
         ("map", "image", "score", "class"), method.predict(images), folded.predict(images), strict=True
     ):
