@@ -18,7 +18,7 @@ from descargan_tf.methods.classifier import Classifier
 from descargan_tf.types import DISEASED, HEALTHY
 
 _BLACK = -1.0
-_PATH_STEPS = 32
+_PATH_STEPS = 50
 _PATCHES_ASIDE = 8  # an occluding patch is this part of the image's side,
 _STRIDES_A_PATCH = 2  # and moves by this part of its own
 
@@ -49,7 +49,7 @@ def grad_cam(classifier, images, input_gradient):
 
 
 def integrated_gradients(classifier, images, input_gradient):
-    """Integrated gradients (Sundararajan et al., ICML 2017) from a black image, at the middles of 32 steps.
+    """Integrated gradients (Sundararajan et al., ICML 2017) from a black image, at the middles of 50 steps.
 
     Their sum is F(x) - F(black), but for the error of the steps. [B, H, W, 1] twice, signed.
     """
