@@ -59,9 +59,9 @@ def fold_network(network: keras.Model) -> tuple[keras.Model, int]:
         rewritten.append((layer, new))
         return new
 
-    def call(layer, inputs, *args, **kwargs):
-        # What a normalisation is called with beyond its inputs, an identity does not know.
-        return layer(inputs) if isinstance(layer, keras.layers.Identity) else layer(inputs, *args, **kwargs)
+    def call(layer, *args, **kwargs):
+        # What a normalisation is called with beyond its input, an identity does not know.
+        return layer(args[0]) if isinstance(layer, keras.layers.Identity) else layer(*args, **kwargs)
 
     folded = keras.models.clone_model(network, clone_function=clone, call_function=call, recursive=True)
     for old, new in rewritten:
