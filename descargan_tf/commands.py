@@ -29,7 +29,7 @@ from descargan_tf.methods.classifier import Classifier
 from descargan_tf.methods.saliency import explained
 from descargan_tf.prediction import find_inputs, predict_files
 from descargan_tf.training import checkpoint
-from descargan_tf.training.hardware import fast_precision
+from descargan_tf.training.hardware import fast_precision, keep_freed_memory
 from descargan_tf.training.loop import LoopSettings, Trainer
 from descargan_tf.training.step import TrainStep, input_gradient
 from descargan_tf.types import CLASS_NAMES, DISEASED, HEALTHY, SPLITS, Batch
@@ -69,6 +69,7 @@ def train(config: Config) -> int:
         raise UserError(f"--run_dir={run_dir} holds something that is not a run: name another folder.")
     if config.method not in METHODS:
         raise UserError(f"--method={config.method} is not known; known are {', '.join(METHODS)}.")
+    keep_freed_memory()
     if config.threads_per_op:  # must come before TensorFlow's first operation
         tf.config.threading.set_intra_op_parallelism_threads(config.threads_per_op)
     strategy = tf.distribute.MirroredStrategy()

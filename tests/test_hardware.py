@@ -1,3 +1,5 @@
+import platform
+
 import tensorflow as tf
 
 from descargan_tf.training import hardware
@@ -26,3 +28,7 @@ def test_every_gpu_must_have_it(monkeypatch):
     assert hardware.fast_precision() == "bfloat16"
     details["b"] = {}
     assert hardware.fast_precision() == "float32"
+
+
+def test_freed_memory_is_kept_where_glibc_is():
+    assert hardware.keep_freed_memory() == (platform.libc_ver()[0] == "glibc")
