@@ -52,4 +52,7 @@ def keep_freed_memory() -> bool:
         Whether it was possible: glibc (Linux) alone has such settings.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    return mallopt is not None and all([mallopt(*setting) == 1 for setting in _MALLOC_SETTINGS.values()])
+    if mallopt is None:
+        return False
+    taken = [mallopt(*setting) == 1 for setting in _MALLOC_SETTINGS.values()]
+    return all(taken)
