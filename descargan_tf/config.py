@@ -88,7 +88,12 @@ class Config:
         "of the convolutions; auto: bfloat16 where the hardware has instructions for it",
         choices=("float32", "bfloat16", "auto"),
     )
-    max_minutes: float = _flag(0.0, "training also ends after so many minutes; 0: no limit", low=0, of_run=False)
+    max_minutes: float = _flag(
+        0.0,
+        "training also ends after so many minutes, its schedules shortened accordingly; 0: no limit",
+        low=0,
+        of_run=False,
+    )
     average_decay: float = _flag(0.0, "of the generator's averaged weights, a round; 0: none", low=0, high=0.99999)
     clip_norm: float = _flag(0.0, "largest global norm of a gradient; 0: no clipping", low=0)
     decay_steps: int = _flag(0, "last rounds over which the learning rates fall to zero; 0: constant", low=0)
@@ -144,6 +149,13 @@ class Config:
     reals_per_fake: int = _flag(
         1, "real images in a discriminator update for each translated one; reals need no generator pass", low=1
     )
+    adversarial_delay_steps: int = _flag(
+        0, "first rounds in which the generator learns identity and reconstruction alone, while critics learn", low=0
+    )
+    critic_blur: float = _flag(
+        0.0, "pixels; the discriminator sees all images under a Gaussian this wide, at first; 0: never", low=0
+    )
+    critic_blur_steps: int = _flag(0, "rounds over which that blur fades to nothing", low=0)
 
     # What the paper claims to be of use, undone (configs/ablation_*.flags)
     skip_connections: str = _flag(

@@ -40,6 +40,8 @@ class Phase(NamedTuple):
     batches: int = 1  # joined for one update
     beta_1: float = 0.5  # Adam's; the paper's for DeScarGAN
     beta_2: float = 0.999
+    delayed: tuple[str, ...] = ()  # terms that count for nothing
+    delay: int = 0  # in so many first rounds
 
 
 class Prediction(NamedTuple):

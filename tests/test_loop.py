@@ -525,6 +525,24 @@ def test_every_phase_decays_over_its_own_updates(tmp_path):
     assert [float(rates["generator"](n)) for n in (6, 8, 10)] == pytest.approx([1e-2, 5e-3, 0])
 
 
+def test_a_shorter_training_decays_over_the_same_share_of_it():
+    rate = RiseAndFall(0.0, 0.5, warmup=0, total=20, decay=8, length=tf.Variable(0.5))
+    assert [float(rate(step)) for step in (0, 6, 7, 8, 9, 10, 11)] == [0.5, 0.5, 0.375, 0.25, 0.125, 0, 0]
+
+
+def test_with_a_time_limit_the_decay_ends_where_the_time_does(tmp_path, monkeypatch):
+    training = trainer(tmp_path, max_steps=100, decay_steps=40, max_minutes=5)
+    monkeypatch.setattr(training, "_seconds", lambda: 60.0)
+    rate = training.step.optimizers["generator"]._learning_rate
+    assert float(rate(99)) > 0
+    training._expect_length(10, 6.0)  # 40 rounds in the four minutes left: 50 in all, the last 20 with falling rates
+    assert [float(rate(n)) for n in (30, 40, 50)] == pytest.approx([1e-2, 5e-3, 0])
+    training._expect_length(10, 1.0)  # never longer than --max_steps
+    assert [float(rate(n)) for n in (60, 80, 100)] == pytest.approx([1e-2, 5e-3, 0])
+    training._expect_length(10, None)  # no pace known yet: as before
+    assert float(training.step.length) == 1.0
+
+
 def test_the_learning_rate_rises_to_its_value():
     rate = RiseAndFall(0.25, 0.5, warmup=5, total=100, decay=0)
     assert [float(rate(step)) for step in (0, 1, 4, 5, 99)] == pytest.approx([0.3, 0.35, 0.5, 0.5, 0.5])

@@ -6,7 +6,8 @@ import pytest
 import tensorflow as tf
 
 from descargan_tf.methods.descargan import DeScarGAN
-from descargan_tf.training.step import Adam, TrainStep
+from descargan_tf.models.blocks import gaussian_blur
+from descargan_tf.training.step import Adam, TrainStep, input_gradient
 from descargan_tf.types import Batch
 
 REFERENCE = {
@@ -64,6 +65,42 @@ def test_a_round_is_finite_and_logs_every_term(tiny_settings, overrides):
         + s.lambda_cls_d * logs["discriminator/classification"]
     )
     assert logs["discriminator/total"] == pytest.approx(total, rel=1e-4)
+
+
+def test_the_critics_blur_fades_with_the_rounds(tiny_settings):
+    step = build(dataclasses.replace(tiny_settings, critic_blur=2.0, critic_blur_steps=4))
+    method, phase = step.method, step.method.phases[0]
+    real = batch()
+    draws = {"t": np.full((4, 1, 1, 1), 0.5, "f"), "dropout": np.ones((4, 64), "f")}
+    trunk = method.networks["discriminator"].get_layer("trunk")
+
+    def score(images, name):
+        return np.mean(method.networks["discriminator"].get_layer(f"critic_{name}")(trunk(images)), (1, 2, 3))
+
+    for rounds_done, sigma in ((0, 2.0), (1, 1.5), (4, 0.0), (9, 0.0)):
+        found = method.losses(phase, real, {**draws, "step": rounds_done}, input_gradient)["real"]
+        blurred = [gaussian_blur(x, sigma) for x in real]
+        expected = -np.concatenate([score(blurred[0], "healthy"), score(blurred[1], "diseased")])
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
+    assert np.abs(np.asarray(found)).max() > 1e-3
+
+
+def test_delayed_terms_are_logged_and_count_for_nothing(tiny_settings):
+    delayed = build(dataclasses.replace(tiny_settings, adversarial_delay_steps=1))
+    for logs, begun in zip(rounds(delayed, [[batch(), batch()]] * 2), (0.0, 1.0), strict=True):
+        terms = {name: logs[f"generator/{name}"] for name in ("adversarial", "classification")}
+        assert all(abs(value) > 1e-4 for value in terms.values())
+        s = delayed.method.settings
+        kept = s.lambda_id * logs["generator/identity"] + s.lambda_rec * logs["generator/reconstruction"]
+        assert logs["generator/total"] == pytest.approx(kept + begun * sum(terms.values()), rel=1e-5)
+
+
+def test_the_step_tells_losses_its_number(tiny_settings):
+    step = build(dataclasses.replace(tiny_settings, critic_blur=2.0, critic_blur_steps=1))
+    first, second = rounds(step, [[batch(), batch()]] * 2)
+    sharp = build(dataclasses.replace(tiny_settings))
+    assert abs(first["discriminator/real"] - rounds(sharp, [[batch(), batch()]])[0]["discriminator/real"]) > 1e-5
+    assert np.isfinite(second["discriminator/gradient_penalty"])
 
 
 def test_the_round_is_traced_once(tiny_settings):

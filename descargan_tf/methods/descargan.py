@@ -10,6 +10,7 @@ from keras import ops
 from descargan_tf import losses
 from descargan_tf.methods import monitoring
 from descargan_tf.methods.base import Method
+from descargan_tf.models.blocks import gaussian_blur
 from descargan_tf.models.discriminator import CLASSIFIER_UNITS, build_discriminator
 from descargan_tf.models.generator import build_generator
 from descargan_tf.types import CLASS_NAMES, DISEASED, HEALTHY, Phase, Prediction
@@ -46,6 +47,9 @@ class DeScarGANSettings:
     critic_padding: int = 0
     discriminator_initializer: str = "glorot_normal"
     reals_per_fake: int = 1
+    adversarial_delay_steps: int = 0
+    critic_blur: float = 0.0
+    critic_blur_steps: int = 0
     skip_connections: str = "inner"
     generator_branches: int = 2
     critic_branches: int = 2
@@ -88,7 +92,14 @@ class DeScarGAN(Method):
                 s.discriminator_initial_learning_rate,
                 batches=s.reals_per_fake,
             ),
-            Phase("generator", "generator", 1, s.generator_learning_rate),
+            Phase(
+                "generator",
+                "generator",
+                1,
+                s.generator_learning_rate,
+                delayed=("adversarial", "classification"),
+                delay=s.adversarial_delay_steps,
+            ),
         )
 
     # --- the parts of the two networks
@@ -113,10 +124,14 @@ class DeScarGAN(Method):
         outputs = {c: a for (_, c), a in zip(parts, made, strict=True)}
         return outputs.get(HEALTHY), outputs.get(DISEASED)
 
-    def _criticise(self, of_healthy, of_diseased, keep=None, classify=None):
+    def _criticise(self, of_healthy, of_diseased, draws, keep=None, classify=None):
         """D_h of some images and D_p of as many others, and D_cls of the first `classify` of both."""
-        discriminator = self.networks["discriminator"]
-        features = discriminator.get_layer("trunk")(ops.concatenate([of_healthy, of_diseased]))
+        discriminator, s = self.networks["discriminator"], self.settings
+        images = ops.concatenate([of_healthy, of_diseased])
+        if s.critic_blur:
+            left = ops.maximum(1.0 - ops.cast(draws["step"], "float32") / max(s.critic_blur_steps, 1), 0.0)
+            images = gaussian_blur(images, s.critic_blur * left)
+        features = discriminator.get_layer("trunk")(images)
         healthy, diseased = _split(features, 2)
         names = _NAMES[self.settings.critic_branches]
         maps = [discriminator.get_layer(f"critic_{n}")(z) for n, z in zip(names, (healthy, diseased), strict=True)]
@@ -187,12 +202,14 @@ class DeScarGAN(Method):
             t_h = t_p = ops.concatenate([t_h, t_p])
         a_h, a_p = ops.stop_gradient(a_h), ops.stop_gradient(a_p)
         real_and_fake = ops.concatenate([r_h, a_h]), ops.concatenate([r_p, a_p])
-        s_h, s_p, logits_h, logits_p = self._criticise(*real_and_fake, self._keep(draws, 2 * half), classify=half)
+        s_h, s_p, logits_h, logits_p = self._criticise(
+            *real_and_fake, draws, self._keep(draws, 2 * half), classify=half
+        )
 
         x_hat = ops.concatenate([losses.mix(mixed_with_h, a_h, t_h), losses.mix(mixed_with_p, a_p, t_p)])
 
         def penalised(x):
-            maps = self._criticise(*_split(x, 2))
+            maps = self._criticise(*_split(x, 2), draws)
             reduce = losses.score if self.settings.penalty_score == "mean" else _sum
             return ops.concatenate([reduce(m) for m in maps])
 
@@ -209,7 +226,7 @@ class DeScarGAN(Method):
         g_h, g_p = self._translate(both, both)
         (i_h, a_h), (a_p, i_p) = _split(g_h, 2), _split(g_p, 2)
         a_h, a_p = _plus(a_h, noise[DISEASED]), _plus(a_p, noise[HEALTHY])
-        s_h, s_p, *logits = self._criticise(a_h, a_p, self._keep(draws, 2 * half), classify=half)
+        s_h, s_p, *logits = self._criticise(a_h, a_p, draws, self._keep(draws, 2 * half), classify=half)
         cycled = self._translate(a_p, a_h)
         return self._generator_terms(batch, (s_h, s_p), logits, (i_h, i_p), cycled)
 
@@ -217,7 +234,7 @@ class DeScarGAN(Method):
         """Reference: one target class per pass; same-class fakes are criticised and classified too (D4.3, D4.12)."""
         half = ops.shape(r[0])[0]
         f_h, f_p = self._translate_all(r, noise)
-        s_h, s_p, *logits = self._criticise(f_h, f_p, self._keep(draws, 4 * half), classify=2 * half)
+        s_h, s_p, *logits = self._criticise(f_h, f_p, draws, self._keep(draws, 4 * half), classify=2 * half)
         cycled = self._translate(f_p[:half], None)[0], self._translate(None, f_h[half:])[1]
         same_class = _plus(f_h[:half], noise[HEALTHY], -1), _plus(f_p[half:], noise[DISEASED], -1)
         return self._generator_terms(batch, (s_h, s_p), logits, same_class, cycled)

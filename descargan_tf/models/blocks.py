@@ -157,6 +157,21 @@ class UpsampleConv2D(keras.layers.Layer):
         }
 
 
+def gaussian_blur(images, sigma):
+    """Images [B, H, W, C] float32 under a Gaussian of `sigma` pixels, a scalar; 0 leaves them as they are.
+
+    Two matrix products, one an axis, whose rows sum to one: nothing darkens at the border, and `sigma` may change from
+    call to call.
+    """
+    for axis in (1, 2):
+        position = ops.arange(images.shape[axis], dtype="float32")
+        distance = ops.square(ops.expand_dims(position, 1) - position)
+        # Below a tenth of a pixel a neighbour's share is under 1e-21.
+        weights = ops.softmax(-distance / (2.0 * ops.square(ops.maximum(sigma, 0.1))), axis=1)
+        images = ops.einsum("ij,bjwc->biwc" if axis == 1 else "ij,bhjc->bhic", weights, images)
+    return images
+
+
 def policy(precision, last=False):
     """The Keras dtype policy of a layer: last layers are float32 whatever the precision."""
     return "mixed_bfloat16" if precision == "bfloat16" and not last else "float32"

@@ -28,7 +28,11 @@ _LONG_HOURS = 3.0  # a training estimated to be longer than this says so at the 
 
 @dataclasses.dataclass(frozen=True)
 class LoopSettings:
-    """How long, how often; steps are rounds."""
+    """How long, how often; steps are rounds.
+
+    Where `max_minutes` end a training before `max_steps`, all that changes over it (rates, blur) runs faster in the
+    same proportion, estimated from the pace.
+    """
 
     batch_size: int
     seed: int
@@ -104,12 +108,12 @@ class Trainer:
         self._started = time.perf_counter()
         self._trained_seconds = 0.0  # before this process
 
-    def _schedule(self, phase):
+    def _schedule(self, phase, length):
         if not (self.settings.decay_steps or phase.warmup):
             return phase.learning_rate
         rounds = (phase.warmup, self.settings.max_steps, self.settings.decay_steps)
         updates = (phase.updates * count for count in rounds)
-        return RiseAndFall(phase.initial_learning_rate, phase.learning_rate, *updates)
+        return RiseAndFall(phase.initial_learning_rate, phase.learning_rate, *updates, length)
 
     # --- state
 
@@ -152,6 +156,13 @@ class Trainer:
     def _seconds(self):
         """Wall time of this training, all its processes together."""
         return self._trained_seconds + time.perf_counter() - self._started
+
+    def _expect_length(self, step, seconds_per_round):
+        """With --max_minutes: how many rounds there will be at this pace, for all that changes over a training."""
+        if self.settings.max_minutes and seconds_per_round:
+            left = max(self.settings.max_minutes * 60 - self._seconds(), 0.0)
+            rounds = max(step + left / seconds_per_round, 1.0)
+            self.step.length.assign(min(rounds / self.settings.max_steps, 1.0))
 
     def _out_of_time(self):
         return 0 < self.settings.max_minutes * 60 <= self._seconds()
@@ -209,6 +220,7 @@ class Trainer:
         batches = self._batches(start)
         since, since_step, sums, count = time.perf_counter(), start, {}, 0
         untold = True  # how long it will take
+        self._expect_length(start, self._trained_seconds / start if start else None)
         for step in range(start + 1, s.max_steps + 1):
             logs = self.step.round(tuple(next(batches) for _ in range(self.step.batches_per_round)))
             logs = {name: float(value) for name, value in logs.items()}
@@ -231,6 +243,7 @@ class Trainer:
                 measured = step - since_step
                 seconds = (time.perf_counter() - since) / measured if measured else None
                 self._log(step, {name: value / count for name, value in sums.items()}, seconds, writer, bar)
+                self._expect_length(step, seconds)
                 since, since_step, sums, count = time.perf_counter(), step, {}, 0
             stopping = self._stop_signal is not None
             paused = time.perf_counter()
@@ -319,14 +332,18 @@ class Trainer:
 
 @keras.saving.register_keras_serializable("descargan_tf")
 class RiseAndFall(keras.optimizers.schedules.LearningRateSchedule):
-    """Linearly to `rate` over the first `warmup` updates, constant, linearly to 0 over the last `decay` of `total`."""
+    """Linearly to `rate` over the first `warmup` updates, constant, linearly to 0 over the last `decay` of `total`.
 
-    def __init__(self, initial: float, rate: float, warmup: int, total: int, decay: int):
+    `length`, a scalar variable in (0, 1], shortens all of that while training goes on.
+    """
+
+    def __init__(self, initial: float, rate: float, warmup: int, total: int, decay: int, length=1.0):
         self.initial, self.rate, self.warmup, self.total, self.decay = initial, rate, warmup, total, decay
+        self.length = length
 
     def __call__(self, step):
         """Learning rate of update number `step`, counted from 0."""
-        step = tf.cast(step, tf.float32)
+        step = tf.cast(step, tf.float32) / self.length
         rate = tf.constant(self.rate)
         if self.warmup:
             rate = self.initial + (self.rate - self.initial) * tf.minimum((step + 1.0) / self.warmup, 1.0)
@@ -335,7 +352,7 @@ class RiseAndFall(keras.optimizers.schedules.LearningRateSchedule):
         return rate
 
     def get_config(self):
-        """As every Keras schedule."""
+        """As every Keras schedule; `length` belongs to a training at hand."""
         return {
             "initial": self.initial,
             "rate": self.rate,

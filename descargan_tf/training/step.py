@@ -61,9 +61,11 @@ class TrainStep:
         self.averaged_network = averaged_network  # a copy of method.networks[method.averaged]
         self.averaged_network.set_weights(method.networks[method.averaged].get_weights())
         self.step = tf.Variable(0, dtype=tf.int64, trainable=False, name="step")  # rounds done
+        # Expected rounds of this training by those that its schedules were made for; they go by step / length.
+        self.length = tf.Variable(1.0, trainable=False, name="length")
         self.optimizers = {}
         for phase in method.phases:
-            rate = schedule(phase) if schedule else phase.learning_rate
+            rate = schedule(phase, self.length) if schedule else phase.learning_rate
             optimizer = Adam(rate, phase.beta_1, phase.beta_2, epsilon=1e-8, name=f"adam_{phase.name}")
             optimizer.build(method.networks[phase.trains].trainable_variables)
             self.optimizers[phase.name] = optimizer
@@ -112,7 +114,7 @@ class TrainStep:
         replicas = self.strategy.num_replicas_in_sync
         batch = Batch(*(tf.concat(images, axis=0) for images in zip(*batches, strict=True)))
         draws = self._draws(phase, 2 * batch.healthy.shape[0] * replicas, number)
-        weights = self.method.weights(phase)
+        weights = self._weights(phase)
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch([v.value for v in network.trainable_variables])
             terms = self.method.losses(phase, batch, draws, input_gradient)
@@ -122,12 +124,22 @@ class TrainStep:
         gradients = tape.gradient(total, [v.value for v in network.trainable_variables])
         return {**terms, "total": total}, gradients
 
+    def _weights(self, phase):
+        weights = dict(self.method.weights(phase))
+        if phase.delay:
+            begun = tf.cast(self._scheduled_step() >= phase.delay, tf.float32)
+            weights |= {name: begun * weights[name] for name in phase.delayed}
+        return weights
+
+    def _scheduled_step(self):
+        return tf.cast(self.step, tf.float32) / self.length
+
     def _draws(self, phase, batch_size, number):
         """Uniform numbers from (seed, step, phase, update, name): every replica takes its part of one global draw."""
         shapes = self.method.draws(phase, batch_size)
         context = tf.distribute.get_replica_context()
         replica, replicas = context.replica_id_in_sync_group, context.num_replicas_in_sync
-        draws = {}
+        draws = {"step": self._scheduled_step()}
         for name in sorted(shapes):
             stream = zlib.crc32(f"{phase.name}/{number}/{name}".encode()) & 0x7FFFFFFF
             seed = tf.stack([tf.cast(self.seed, tf.int64) * (1 << 31) + stream, self.step])
