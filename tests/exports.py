@@ -15,11 +15,11 @@ SIZE = 64
 UINT8 = FileRule(Scaling(0, 255), "uint8")
 
 
-def lively_method(seed=0, **changes):
+def lively_method(seed=0, kind=DeScarGAN, **changes):
     """A DeScarGAN whose normalisations have statistics, scales and offsets unlike 0 and 1."""
     keras.utils.set_random_seed(seed)
     settings = {"image_size": SIZE, "generator_filters": 3, "discriminator_filters": 2, **changes}
-    method = DeScarGAN(DeScarGANSettings(**settings))
+    method = kind(DeScarGANSettings(**settings))
     rng = np.random.default_rng(seed)
     for network in method.networks.values():
         for layer in network._flatten_layers():
