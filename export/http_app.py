@@ -36,7 +36,11 @@ logger = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class HttpSettings:
-    """Limits of a request; the first three bear TensorFlow Serving's names and defaults where it has one."""
+    """Limits of a request; the first three bear TensorFlow Serving's names and defaults where it has one.
+
+    Departs: TensorFlow Serving reads bodies of any size, waits for them as long as they take, and queues requests
+    without end. Here a body that is too large is answered 413, one that does not arrive 408, too many requests 503.
+    """
 
     rest_api_timeout_in_ms: int = 30000
     rest_api_num_threads: int = dataclasses.field(default_factory=lambda: 4 * (os.cpu_count() or 1))
