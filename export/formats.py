@@ -1,6 +1,7 @@
 """The same prediction for other engines: ONNX, OpenVINO and LiteRT, by Keras' own exporters."""
 
 import importlib.util
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -88,7 +89,9 @@ def write_format(name: str, path: Path, inference: Method, image_size: int) -> N
     model = _PredictionModel(inference)
     model(np.zeros((1, *shape), np.float32))
     signature = [keras.InputSpec(shape=(None, *shape), dtype="float32", name="image")]
-    model.export(str(path), format=name, input_signature=signature, verbose=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # of the name that Keras mends tf2onnx by
+        model.export(str(path), format=name, input_signature=signature, verbose=False)
 
 
 class _PredictionModel(keras.Model):
@@ -129,7 +132,9 @@ def _run_openvino(path, images):
 
 
 def _run_litert(path, images):
-    interpreter = tf.lite.Interpreter(model_path=str(path))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # that it will move to a package of its own; not in this release
+        interpreter = tf.lite.Interpreter(model_path=str(path))
     run = interpreter.get_signature_runner()
     return _stacked(lambda batch: run(image=batch), images)
 

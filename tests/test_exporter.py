@@ -9,14 +9,13 @@ import tensorflow as tf
 from exports import SIZE, UINT8, lively_method
 
 from descargan_tf.errors import UserError
+from descargan_tf.evaluation.report import TABLE_1, TABLE_2
 from export import exporter, formats, reference, warmup
-from export.card import CARD, JSON
+from export.card import CARD, JSON, description, write_card
 from export.publish import publish, versions
 from export.verify import REFERENCE
 
 ENTRY = {"mean": 0.25, "ci95": [0.2, 0.3125], "var": None}
-NAMES = ("dice", "auroc_pixel", "mse_d_gt", "ssim", "mse_healthy", "dice_pooled", "auroc_pixel_pooled")
-NAMES += ("accuracy", "kappa", "auroc_image", "auroc_image_score")
 REPORT = {
     "split": {"name": "test", "num_healthy": 3, "num_diseased": 5},
     "data_digest": "d1",
@@ -24,7 +23,7 @@ REPORT = {
         "image_units": {"value": 0.125, "rule": "Otsu", "num_images": 7, "split": "validate"},
         "authors": {"value": 0.5},
     },
-    "metrics": {"image_units": dict.fromkeys(NAMES, ENTRY)},
+    "metrics": {"image_units": dict.fromkeys((*TABLE_1, *TABLE_2), ENTRY)},
 }
 
 
@@ -167,14 +166,15 @@ def test_people_can_read_what_it_is(exported):
         assert words in card
 
 
-def test_without_an_evaluation_it_says_so(tmp_path):
-    def describe(_):
-        return {"report": None, "no_report": "not evaluated when it was exported."}
-
-    folder = exporter.export_version(tmp_path, 0, an_export(), describe)
-    assert "No metrics and no thresholds: not evaluated when it was exported." in (folder / CARD).read_text()
-    facts = json.loads((folder / JSON).read_text())
-    assert (facts["metrics"], facts["thresholds"]) == (None, None)
+def test_without_an_evaluation_it_says_so(exported, tmp_path):
+    checked = json.loads((exported / JSON).read_text())["verification"]
+    words = "not evaluated when it was exported."
+    facts = description("descargan", SIZE, UINT8, "float32", checked, report=None, no_report=words)
+    write_card(tmp_path, facts)
+    assert f"No metrics and no thresholds: {words}" in (tmp_path / CARD).read_text()
+    written_facts = json.loads((tmp_path / JSON).read_text())
+    assert (written_facts["metrics"], written_facts["thresholds"]) == (None, None)
+    assert written_facts["not_evaluated"] == words
 
 
 def test_what_does_not_answer_as_the_live_model_is_not_published(tmp_path):
