@@ -262,24 +262,26 @@ def _swap(arguments, label, url, base, sources):
     sender = threading.Thread(target=lambda: result.extend(send(url, path, body, 0, arguments.clients, until)))
     known.append(score(ask(url, path, body)[1]))
     sender.start()
-    changes = [*range(2, 7), 5]
-    for number in changes:
+    changes = [2, 3, 4, 5, 6, 5]
+    try:
+        for i, number in enumerate(changes):
+            time.sleep(1)
+            if number == i + 2:
+                published(sources[number % 2 == 0], base, number)
+            else:
+                shutil.rmtree(base / "6")
+            _wait_for(url, arguments.model_name, number)
+            known.append(score(ask(url, path, body)[1]))
         time.sleep(1)
-        if number == changes[-1]:
-            shutil.rmtree(base / "6")
-        else:
-            published(sources[number % 2 == 0], base, number)
-        _wait_for(url, arguments.model_name, number)
-        known.append(score(ask(url, path, body)[1]))
-    time.sleep(1)
-    until.set()
-    sender.join()
+    finally:
+        until.set()
+        sender.join()
     latencies, answers, failures, seconds = result
     first, second = known[:2]
     # In a batch an answer may be rounded otherwise than alone, so answers are compared as numbers.
     counts = [sum(n for c, n in answers.items() if abs(score(c) - of) < 1e-4) for of in (first, second)]
     strange = len(latencies) - sum(counts)
-    in_order = all(abs(found - (first, second)[i % 2]) < 1e-4 for i, found in enumerate([*known[:6], known[4]]))
+    in_order = all(abs(found - (first, second)[i % 2]) < 1e-4 for i, found in enumerate(known))
     print(
         f"swap, {label}: {len(latencies)} requests answered in {seconds:.0f} s over {len(changes)} changes of version, "
         f"{len(failures)} failed; {counts[0]} answers of the one export, {counts[1]} of the other, {strange} of "
