@@ -362,7 +362,7 @@ def print_table(work, times, worst, columns):
 
 def check(worst):
     """The exit status: 1 where an engine does not compute the same network."""
-    wrong = {name: value for name, value in worst.items() if value > (1e-3 if "float32" in name else 1)}
+    wrong = {name: value for name, value in worst.items() if value > (1e-3 if "float32" in name else 0.2)}
     for name, value in wrong.items():
         print(f"{name} computes something else: {value:.2g}", file=sys.stderr)
     return 1 if wrong else 0

@@ -10,7 +10,8 @@ import tensorflow as tf
 
 from descargan_tf.data.images import Scaling
 
-MAX_PIXELS = 2**25  # 4728 x 5928 of the largest mammograms fits; decoded, an image then takes 64 MiB a channel
+# 4728 x 5928 of the largest mammograms fits; decoded, 16 bits then take 64 MiB a channel, and as floats 128.
+MAX_PIXELS = 2**25
 _MAX_SEGMENTS = 1000  # before the pixels of a JPEG; real ones have a dozen
 _FULL = 65535  # of a pixel, whatever the file's bits
 _PNG = b"\x89PNG\r\n\x1a\n"

@@ -38,8 +38,8 @@ logger = logging.getLogger(__name__)
 class HttpSettings:
     """Limits of a request; the first three bear TensorFlow Serving's names and defaults where it has one.
 
-    Departs: TensorFlow Serving reads bodies of any size, waits for them as long as they take, and queues requests
-    without end. Here a body that is too large is answered 413, one that does not arrive 408, too many requests 503.
+    Departs: the limits of a body's size, of its arrival and of the requests that wait are this server's own, as it has
+    nothing before it that would keep them. Beyond them it answers 413, 408 and 503.
     """
 
     rest_api_timeout_in_ms: int = 30000
