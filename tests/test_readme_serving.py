@@ -37,7 +37,7 @@ def pasted(folder):
     """What the blocks print, the shell's first."""
     missing = [program for program in ("bash", "curl", "jq", "base64") if shutil.which(program) is None]
     if missing:
-        pytest.fail(f"not installed: {', '.join(missing)}")
+        (pytest.fail if os.environ.get("REQUIRE_PROGRAMS") else pytest.skip)(f"not installed: {', '.join(missing)}")
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PATH": path}
     outputs = []
