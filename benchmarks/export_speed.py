@@ -314,6 +314,7 @@ def parse_arguments():
 
 def main():
     arguments = parse_arguments()
+    tf.get_logger().setLevel("ERROR")  # that sessions are old
     tf.config.threading.set_intra_op_parallelism_threads(CORES)
     chosen, missing = {}, []
     for name, (build, packages) in ENGINES.items():
