@@ -227,8 +227,9 @@ def serve(config: Config) -> int:
     # Our exports' rows are independent. Batches bound the memory as well: so many images at a time on each core.
     batches = server.BatchingParameters(config.export_largest_batch, enable_large_batch_splitting=True)
     models = [server.ModelConfig(config.method, base)]
+    http = server.HttpSettings(rest_api_enable_cors_support=config.rest_api_enable_cors_support)
     return server.serve(
-        server.ServerSettings(models, config.host, config.rest_api_port, config.grpc_port, batching=batches)
+        server.ServerSettings(models, config.host, config.rest_api_port, config.grpc_port, http, batching=batches)
     )
 
 

@@ -64,6 +64,7 @@ class Config:
     host: str = _flag("127.0.0.1", "serve: address to listen on; 0.0.0.0 for all of them", of_run=False)
     rest_api_port: int = _flag(8501, "serve: of the REST API and the viewer page", low=1, high=65535, of_run=False)
     grpc_port: int = _flag(0, "serve: of gRPC; 0: off", low=0, high=65535, of_run=False)
+    rest_api_enable_cors_support: bool = _flag(False, "serve: let web pages from elsewhere ask", of_run=False)
     dry_run: bool = _flag(False, "print what would be done and how large it is; touch nothing", of_run=False)
     num_workers: int = _flag(0, "generate: processes; 0: one per core", low=0, of_run=False)
     threads_per_op: int = _flag(

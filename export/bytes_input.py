@@ -10,9 +10,10 @@ import tensorflow as tf
 
 from descargan_tf.data.images import Scaling
 
-MAX_PIXELS = 2**25  # 4728 x 5928 of the largest mammograms fits; decoded, an image then takes 64 MiB a channel
+# 4728 x 5928 of the largest mammograms fits; decoded, 16 bits then take 64 MiB a channel, and as floats 128.
+MAX_PIXELS = 2**25
 _MAX_SEGMENTS = 1000  # before the pixels of a JPEG; real ones have a dozen
-_FULL = 65535  # of a decoded pixel, whatever the file's bits
+_FULL = 65535  # of a pixel, whatever the file's bits
 _PNG = b"\x89PNG\r\n\x1a\n"
 _JPEG = b"\xff\xd8\xff"
 _EXIF = list(b"Exif\0\0")
@@ -70,6 +71,8 @@ def decode_image(content, image_size: int, rule: FileRule):
     # float64, and two terms, as `scale_pixels` does it.
     low, high = rule.scaling
     values = tf.cast(resized, tf.float64) * factor + offset
+    # Between the two factors, or TensorFlow's optimiser merges them into one that rounds otherwise.
+    values = tf.ensure_shape(values, (*size, 1))
     scaled = values * rule.scaling.factor - (high + low) / (high - low)
     return tf.cast(tf.clip_by_value(scaled, -1.0, 1.0), tf.float32)
 
@@ -92,8 +95,9 @@ def _refuse_size(height, width):
 def _number(data, position, count, is_little=False):
     """The integer in `count` of the bytes [n] uint8 from a position on, int64; PNG and JPEG are big-endian."""
     part = tf.ensure_shape(tf.cast(data[position : position + count], tf.int64), (count,))
-    powers = tf.constant([256**i for i in range(count)], tf.int64)
-    return tf.reduce_sum(part * tf.where(is_little, powers, powers[::-1]))
+    # Two constants: a slice with a negative stride stops the server's layout optimiser for the whole graph.
+    little = [256**i for i in range(count)]
+    return tf.reduce_sum(part * tf.where(is_little, tf.constant(little, tf.int64), tf.constant(little[::-1], tf.int64)))
 
 
 def _decode_png(content):
@@ -110,7 +114,7 @@ def _decode_png(content):
         ),
     ]
     with tf.control_dependencies(checks):
-        return _one_channel(tf.io.decode_png(content, channels=0, dtype=tf.uint16))
+        return tf.cast(_one_channel(tf.io.decode_png(content, channels=0, dtype=tf.uint16)), tf.float32)
 
 
 def _decode_jpeg(content):
@@ -129,8 +133,9 @@ def _decode_jpeg(content):
     ]
     with tf.control_dependencies(checks):
         pixels = tf.io.decode_jpeg(content, channels=0, dct_method="INTEGER_ACCURATE")
-    pixels = _one_channel(tf.cast(pixels, tf.uint16) * 257)
-    return _upright(pixels, tf.cond(exif > 0, lambda: _orientation(data[exif:]), lambda: tf.constant(1, tf.int64)))
+    orientation = tf.cond(exif > 0, lambda: _orientation(data[exif:]), lambda: tf.constant(1, tf.int64))
+    # Turned as floats: oneDNN transposes no small integers, and says so on standard error of every server.
+    return _upright(tf.cast(_one_channel(pixels), tf.float32) * (_FULL / pixels.dtype.max), orientation)
 
 
 def _jpeg_segments(data):
@@ -195,19 +200,21 @@ def _orientation(data):
 
 def _upright(pixels, orientation):
     """Undo a camera's orientation."""
-    is_transposed = orientation >= 5
-    pixels = tf.transpose(pixels, tf.where(is_transposed, [1, 0], [0, 1]))
-    mirrors_rows = tf.reduce_any(tf.equal(orientation, [3, 4, 7, 8]))
-    mirrors_columns = tf.reduce_any(tf.equal(orientation, [2, 3, 6, 7]))
-    return pixels[:: tf.where(mirrors_rows, -1, 1), :: tf.where(mirrors_columns, -1, 1)]
+
+    def when(condition, change, pixels):
+        return tf.cond(condition, lambda: change(pixels), lambda: pixels)
+
+    pixels = when(orientation >= 5, tf.transpose, pixels)
+    pixels = when(tf.reduce_any(tf.equal(orientation, [3, 4, 7, 8])), lambda p: tf.reverse(p, [0]), pixels)
+    return when(tf.reduce_any(tf.equal(orientation, [2, 3, 6, 7])), lambda p: tf.reverse(p, [1]), pixels)
 
 
 def _one_channel(pixels):
-    """[h, w, c] to [h, w]; refuses colour and transparency."""
+    """[h, w, c] integers to [h, w]; refuses colour and transparency."""
     channels = tf.shape(pixels)[2]
     has_alpha = tf.equal(channels % 2, 0)
     gray = pixels[..., 0]
-    is_opaque = tf.reduce_all(tf.equal(pixels[..., channels - 1], _FULL)) | ~has_alpha
+    is_opaque = tf.reduce_all(tf.equal(pixels[..., channels - 1], pixels.dtype.max)) | ~has_alpha
     middle, last = (pixels[..., tf.minimum(i, channels - 1)] for i in (1, 2))
     is_gray = (channels < 3) | (tf.reduce_all(tf.equal(gray, middle)) & tf.reduce_all(tf.equal(gray, last)))
     checks = [

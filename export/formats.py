@@ -1,6 +1,7 @@
 """The same prediction for other engines: ONNX, OpenVINO and LiteRT, by Keras' own exporters."""
 
 import importlib.util
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -12,7 +13,7 @@ import tensorflow as tf
 from descargan_tf.errors import UserError
 from descargan_tf.evaluation.evaluator import predict_split
 from descargan_tf.methods.base import Method
-from descargan_tf.types import DISEASED
+from descargan_tf.types import DISEASED, Prediction
 from export.reference import drawn_images, tolerance
 
 FOLDER = "formats"
@@ -66,14 +67,11 @@ def write_formats(names: tuple[str, ...], folder: Path, inference: Method, live:
     folder.mkdir(parents=True, exist_ok=True)
     images = drawn_images(NUM_IMAGES, image_size, seed=1)
     answers = predict_split(tf.function(live.predict), images, _BATCH)
-    expected, bound = _outputs(answers), tolerance(live, "float32").bound
-    model = _PredictionModel(inference)
-    model(images[:1])
-    signature = [keras.InputSpec(shape=(None, *images.shape[1:]), dtype="float32", name="image")]
+    expected, bound = outputs_of(answers), tolerance(live, "float32").bound
     differences = {}
     for name in names:
         path = folder / FORMATS[name].file
-        model.export(str(path), format=name, input_signature=signature, verbose=False)
+        write_format(name, path, inference, image_size)
         found = FORMATS[name].run(path, images)
         differences[name] = {key: float(np.abs(found[key] - value).max()) for key, value in expected.items()}
         output, difference = max(differences[name].items(), key=lambda item: item[1])
@@ -85,6 +83,17 @@ def write_formats(names: tuple[str, ...], folder: Path, inference: Method, live:
     return differences
 
 
+def write_format(name: str, path: Path, inference: Method, image_size: int) -> None:
+    """Write one engine's file, unchecked; arguments as above."""
+    shape = (image_size, image_size, 1)
+    model = _PredictionModel(inference)
+    model(np.zeros((1, *shape), np.float32))
+    signature = [keras.InputSpec(shape=(None, *shape), dtype="float32", name="image")]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # of the name that Keras mends tf2onnx by
+        model.export(str(path), format=name, input_signature=signature, verbose=False)
+
+
 class _PredictionModel(keras.Model):
     """A method's `predict` as the one kind of thing that Keras exports."""
 
@@ -94,10 +103,11 @@ class _PredictionModel(keras.Model):
         self._predict = method.predict
 
     def call(self, image):
-        return _outputs(self._predict(image))
+        return outputs_of(self._predict(image))
 
 
-def _outputs(prediction):
+def outputs_of(prediction: Prediction) -> dict:
+    """A prediction as the outputs of `serving_default`, without `predicted_class`."""
     outputs = prediction._asdict()
     probabilities = outputs.pop("class_probabilities")
     if probabilities is not None:
@@ -122,7 +132,9 @@ def _run_openvino(path, images):
 
 
 def _run_litert(path, images):
-    interpreter = tf.lite.Interpreter(model_path=str(path))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # that it will move to a package of its own; not in this release
+        interpreter = tf.lite.Interpreter(model_path=str(path))
     run = interpreter.get_signature_runner()
     return _stacked(lambda batch: run(image=batch), images)
 

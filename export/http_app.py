@@ -36,7 +36,11 @@ logger = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class HttpSettings:
-    """Limits of a request; the first three bear TensorFlow Serving's names and defaults where it has one."""
+    """Limits of a request; the first three bear TensorFlow Serving's names and defaults where it has one.
+
+    Departs: the limits of a body's size, of its arrival and of the requests that wait are this server's own, as it has
+    nothing before it that would keep them. Beyond them it answers 413, 408 and 503.
+    """
 
     rest_api_timeout_in_ms: int = 30000
     rest_api_num_threads: int = dataclasses.field(default_factory=lambda: 4 * (os.cpu_count() or 1))

@@ -22,8 +22,8 @@ class RestApi:
     Args:
         manager: of the models.
         run: how a checked request runs: alone or in a batch.
-        max_instances: rows of a request. TensorFlow Serving has no such limit; a thousand tiny PNGs would be a gigabyte
-            of activations each.
+        max_instances: rows of a request. Departs: TensorFlow Serving has no such limit; a thousand tiny PNGs would be a
+            gigabyte of activations each.
         max_body_bytes: of a body, also of a compressed one when it is unpacked.
     """
 

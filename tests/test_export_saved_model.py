@@ -1,6 +1,10 @@
 """The exported signatures: what they answer, what they refuse, and what they are made of."""
 
+import os
+import re
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -24,7 +28,8 @@ OPERATIONS = """
     DecodePng DecodeRaw EncodePng EnsureShape Equal ExpandDims Fill FloorDiv FloorMod Greater GreaterEqual
     Identity If IsFinite Less LessEqual LogicalAnd LogicalNot LogicalOr MatMul Max MaxPool Maximum Mean
     MergeV2Checkpoints Min Minimum Mul NoOp NotEqual OneHot Pack Pad PartitionedCall Placeholder RealDiv Relu
-    Reshape RestoreV2 Round SaveV2 ScaleAndTranslate Select SelectV2 Shape ShardedFilename Size Softmax Squeeze
+    Reshape RestoreV2 ReverseV2 Round SaveV2 ScaleAndTranslate Select SelectV2 Shape ShardedFilename Size Softmax
+    Squeeze
     StatefulPartitionedCall StatelessIf StatelessWhile StaticRegexFullMatch StridedSlice StringJoin StringLength
     Sub Substr Sum Tanh TensorListFromTensor TensorListGetItem TensorListReserve TensorListSetItem
     TensorListStack Transpose While
@@ -223,6 +228,18 @@ def test_the_operations_are_those_of_every_server(exported):
     if method.settings.batch_norm == "per_image":
         expected |= {"Rsqrt", "SquaredDifference", "StopGradient"}
     assert verify.graph_operations(folder) == sorted(expected)
+
+
+def test_a_server_loads_and_runs_it_without_complaint(moving):
+    """TensorFlow's optimisers say on standard error what they cannot do with a graph; then it runs unoptimised."""
+    code = "import sys, pathlib; from export.servable import Servable; Servable('m', 1, pathlib.Path(sys.argv[1]))"
+    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(
+        [sys.executable, "-c", code, moving[1]], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    complaints = [line for line in done.stderr.splitlines() if re.match(r"[WE]\d{4} ", line) and "cuda" not in line]
+    assert complaints == []
 
 
 def test_the_shape_guard_is_the_first_operation_on_the_image(moving):

@@ -231,6 +231,36 @@ def test_prediction_lists_the_broken_file_and_does_the_others(trained, workplace
     assert np.asarray(Image.open(workplace / "out" / "a_overlay.png")).shape == (64, 64, 3)
 
 
+def test_export_publishes_versions_described_by_the_evaluation(evaluated, refused, inside, capsys):
+    report = json.loads(Path("runs/tiny/report.json").read_text())
+    for arguments in ([], ["--export_precision=bfloat16"]):
+        assert main(["main", "--mode=export", "--run_dir=runs/tiny", "--export_dir=exports", *arguments]) == 0
+    assert "exported:     exports/2 (model card: exports/2/assets.extra/README.md)" in capsys.readouterr().out
+    first, second = (json.loads(Path(f"exports/{n}/assets.extra/model.json").read_text()) for n in (1, 2))
+    for facts, precision in ((first, "float32"), (second, "bfloat16")):
+        assert (facts["metrics"], facts["thresholds"]) == (report["metrics"], report["threshold"])
+        assert (facts["precision"], facts["method"], facts["data_digest"]) == (
+            precision,
+            "descargan",
+            report["data_digest"],
+        )
+        assert facts["checkpoint"] == report["checkpoint"]
+        assert facts["versions"]["tensorflow"] == tf.__version__
+        assert len(facts["git_commit"]) == 40
+    # What bfloat16 does to the measures stands beside them.
+    assert first["other_precision"] is None
+    pairs = second["other_precision"]["metrics"]
+    assert set(pairs) >= {"dice", "mse_healthy", "accuracy"}
+    assert pairs["mse_healthy"][0] == report["metrics"]["image_units"]["mse_healthy"]["mean"]
+    assert pairs["mse_healthy"][1] == pytest.approx(pairs["mse_healthy"][0], rel=0.2)
+    assert pairs["mse_healthy"][1] != pairs["mse_healthy"][0]
+    card = Path("exports/2/assets.extra/README.md").read_text()
+    assert "Those are in float32. This export computes in bfloat16; on the same images:" in card
+    message = refused("--mode=export", "--run_dir=runs/tiny", "--export_dir=exports", "--export_version=2")
+    assert "--export_version=2 exists" in message
+    assert sorted(path.name for path in Path("exports").iterdir()) == ["1", "2"]
+
+
 def test_dry_run_says_how_large_it_is_and_writes_nothing(inside, capsys):
     before = listing(inside)
     assert main(["main", "--flagfile=tiny.flags", "--run_dir=runs/other", "--data_dir=data/none", "--dry_run"]) == 0

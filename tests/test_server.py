@@ -2,6 +2,7 @@
 
 import collections
 import contextlib
+import dataclasses
 import gzip
 import os
 import shutil
@@ -707,9 +708,12 @@ def test_mode_serve_serves_the_export_folder(tmp_path, monkeypatch, capsys):
     seen = []
     monkeypatch.setattr("export.server.serve", lambda settings: seen.append(settings) or 0)
     assert program.main(["main", "--mode=serve", f"--export_dir={tmp_path}", "--rest_api_port=9000"]) == 0
-    (settings,) = seen
     batches = BatchingParameters(4, enable_large_batch_splitting=True)
-    assert settings == ServerSettings([ModelConfig("descargan", tmp_path)], rest_api_port=9000, batching=batches)
+    expected = ServerSettings([ModelConfig("descargan", tmp_path)], rest_api_port=9000, batching=batches)
+    assert seen == [expected]
+    cors = "--rest_api_enable_cors_support"
+    assert program.main(["main", "--mode=serve", f"--export_dir={tmp_path}", "--rest_api_port=9000", cors]) == 0
+    assert seen[1] == dataclasses.replace(expected, http=HttpSettings(rest_api_enable_cors_support=True))
     assert program.main(["main", "--mode=serve"]) == 2
     assert "--mode=serve needs --export_dir=<folder of version folders>" in capsys.readouterr().err
 

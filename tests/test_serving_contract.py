@@ -239,21 +239,24 @@ def test_an_error_has_the_code_and_the_words(server, case):
             {"predictions": [{"sum": 3.0, "label": 44}, {"sum": 7.0, "label": 255}]},
         ),
         (PAIR, {"inputs": {"image": [[1, 2]], "label": [7]}}, {"outputs": {"sum": [3.0], "label": [7]}}),
-        (
+        # The key is `results`, whatever the documentation says.
+        pytest.param(
             "/v1/models/half_plus_two:regress",
             {"signature_name": "regress_x_to_y", "examples": [{"x": 80.0}, {"x": [2.0]}]},
             {"results": [42.0, 3.0]},
+            id="C1 regress",
         ),
-        # C1: the key is `results`, whatever the documentation says.
-        (
+        pytest.param(
             "/v1/models/half_plus_two:classify",
             {"signature_name": "classify_x_to_y", "examples": [{"x": 20.0}]},
             {"results": [[["", 12.0]]]},
+            id="C1 classify",
         ),
-        (
+        pytest.param(
             "/v1/models/half_plus_two:classify",
             {"signature_name": "classify_x_to_y", "context": {"x": 10.0}, "examples": [{}]},
             {"results": [[["", 7.0]]]},
+            id="C1 context",
         ),
     ],
 )
@@ -339,11 +342,14 @@ def test_status_of_one_version(server):
 @pytest.mark.parametrize(
     ("path", "words"),
     [
-        ("/v1/models/foo", "Could not find any versions of model foo"),  # S2
-        ("/v1/models/m?x=1", "Could not find any versions of model m?x=1"),  # U4: a query is part of the name
-        ("/v1/models/m/versions/99", "Could not find version 99 of model m"),  # S3
-        ("/v1/models/foo/metadata", "Servable not found for request: Latest(foo)"),  # M2
-        ("/v1/models/m/versions/99/metadata", "Servable not found for request: Specific(m, 99)"),
+        pytest.param("/v1/models/foo", "Could not find any versions of model foo", id="S2"),
+        # A query is part of the name.
+        pytest.param("/v1/models/m?x=1", "Could not find any versions of model m?x=1", id="S2 and U4"),
+        pytest.param("/v1/models/m/versions/99", "Could not find version 99 of model m", id="S3"),
+        pytest.param("/v1/models/foo/metadata", "Servable not found for request: Latest(foo)", id="M2"),
+        pytest.param(
+            "/v1/models/m/versions/99/metadata", "Servable not found for request: Specific(m, 99)", id="M2 99"
+        ),
     ],
 )
 def test_status_and_metadata_of_what_is_not_there(server, path, words):

@@ -42,7 +42,7 @@ def browser(tmp_path_factory):
     chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
     if not (chromium and driver):
         message = "no Chromium here: apt-get install chromium chromium-driver"
-        if os.environ.get("REQUIRE_CHROMIUM"):
+        if os.environ.get("REQUIRE_PROGRAMS"):
             pytest.fail(message)
         pytest.skip(message)
     options = webdriver.ChromeOptions()

@@ -1,0 +1,246 @@
+"""From a method to a published version: complete, described, held to the live model, or not there at all."""
+
+import json
+import signal
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from exports import SIZE, UINT8, lively_method
+
+from descargan_tf.errors import UserError
+from descargan_tf.evaluation.report import TABLE_1, TABLE_2
+from export import exporter, formats, reference, warmup
+from export.card import CARD, JSON, description, write_card
+from export.publish import publish, versions
+from export.verify import REFERENCE
+
+ENTRY = {"mean": 0.25, "ci95": [0.2, 0.3125], "var": None}
+REPORT = {
+    "split": {"name": "test", "num_healthy": 3, "num_diseased": 5},
+    "data_digest": "d1",
+    "threshold": {
+        "image_units": {"value": 0.125, "rule": "Otsu", "num_images": 7, "split": "validate"},
+        "authors": {"value": 0.5},
+    },
+    "metrics": {"image_units": dict.fromkeys((*TABLE_1, *TABLE_2), ENTRY)},
+}
+
+
+def written(folder, text="whole"):
+    (folder / "saved_model.pb").write_text(text)
+
+
+# ---- publishing
+
+
+def test_versions_are_numbered_on(tmp_path):
+    base = tmp_path / "base"
+    (base / "7").mkdir(parents=True)
+    (base / "notes").mkdir()
+    assert publish(base, 0, written) == base / "8"
+    assert publish(base, 3, written) == base / "3"
+    assert versions(base) == [3, 7, 8]
+    assert versions(tmp_path / "none") == []
+
+
+def test_a_number_appears_when_all_is_written(tmp_path):
+    seen = []
+
+    def fill(folder):
+        written(folder)
+        seen.append((folder.parent, versions(tmp_path)))
+
+    publish(tmp_path, 0, fill)
+    assert seen == [(tmp_path, [])]  # written beside its place, on the same disk
+    assert [path.name for path in tmp_path.iterdir()] == ["1"]
+    assert (tmp_path / "1" / "saved_model.pb").read_text() == "whole"
+
+
+def test_a_number_in_use_is_refused_before_anything_is_written(tmp_path):
+    publish(tmp_path, 2, written)
+    with pytest.raises(UserError) as caught:
+        publish(tmp_path, 2, lambda folder: pytest.fail("nothing to write"))
+    assert "--export_version=2 exists" in str(caught.value)
+    assert "(there are 2)" in str(caught.value)
+
+
+def test_an_export_beside_this_one_may_take_the_number(tmp_path):
+    def fill(folder):
+        written(folder)
+        if not versions(tmp_path):
+            (tmp_path / "1").mkdir()
+            written(tmp_path / "1", "theirs")
+
+    assert publish(tmp_path, 0, fill) == tmp_path / "2"
+    assert (tmp_path / "1" / "saved_model.pb").read_text() == "theirs"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_leaves_nothing(tmp_path, number, capsys):
+    before = signal.getsignal(number)
+
+    def fill(folder):
+        written(folder)
+        signal.raise_signal(number)
+
+    with pytest.raises(SystemExit) as caught:
+        publish(tmp_path, 0, fill)
+    assert caught.value.code == 128 + number
+    assert list(tmp_path.iterdir()) == []
+    assert "nothing was published" in capsys.readouterr().err
+    assert signal.getsignal(number) is before
+
+
+def test_a_failure_leaves_nothing(tmp_path):
+    def fill(folder):
+        written(folder)
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(UserError, match="cannot be written: No space left on device"):
+        publish(tmp_path, 0, fill)
+    assert list(tmp_path.iterdir()) == []
+
+
+# ---- a whole export
+
+
+def an_export(**changes):
+    method = lively_method()
+    return exporter.Export("descargan", method, method, SIZE, UINT8, "float32", largest_batch=3)._replace(**changes)
+
+
+def described(_):
+    return {"report": REPORT, "checkpoint": "best (step 9)", "versions": {"keras": "3"}, "git_commit": "c0ffee"}
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    base = tmp_path_factory.mktemp("base")
+    return exporter.export_version(base, 0, an_export(), described)
+
+
+def test_a_version_holds_all_that_is_documented(exported):
+    files = {str(path.relative_to(exported)) for path in exported.rglob("*") if path.is_file()}
+    assert files >= {"saved_model.pb", str(CARD), str(JSON), str(REFERENCE), str(warmup.FILE)}
+    assert [path.name for path in exported.parent.iterdir()] == ["1"]
+
+
+def test_it_warms_up_both_signatures_with_one_image_and_the_largest_batch(exported):
+    requests = warmup.read_requests(exported)
+    found = {(r.model, r.signature, *(f"{k} {len(v)}" for k, v in r.inputs.items())) for r in requests}
+    assert found == {
+        ("descargan", "serving_default", "image 1"),
+        ("descargan", "serving_default", "image 3"),
+        ("descargan", "serving_bytes", "image_bytes 1"),
+        ("descargan", "serving_bytes", "image_bytes 3"),
+    }
+
+
+def test_a_program_can_read_what_it_is(exported):
+    facts = json.loads((exported / JSON).read_text())
+    assert facts["labels"] == {"0": "healthy", "1": "diseased"}
+    assert facts["image"] == {"shape": [SIZE, SIZE, 1], "range": [-1, 1], "not_finite": "is taken as 0"}
+    assert (facts["files"]["training_dtype"], facts["files"]["training_range"]) == ("uint8", [0, 255])
+    assert facts["thresholds"] == REPORT["threshold"]
+    assert facts["metrics"] == REPORT["metrics"]
+    assert (facts["git_commit"], facts["versions"], facts["data_digest"]) == ("c0ffee", {"keras": "3"}, "d1")
+    assert (facts["precision"], facts["folded_normalisations"], facts["not_evaluated"]) == ("float32", 19, None)
+    checked = facts["verification"]
+    assert (checked["num_images"], checked["num_warmup_requests"], checked["bound"]) == (4, 4, 1e-4)
+    assert 0 < checked["differences"]["serving_default"]["anomaly_map"] <= 1e-4
+    assert "Conv2D" in checked["operations"]
+
+
+def test_people_can_read_what_it_is(exported):
+    card = (exported / CARD).read_text()
+    for words in (
+        "**Not a medical device.**",
+        "3 healthy and 5 diseased images of the test split; 95 % bootstrap intervals",
+        "| Dice | 0.25 | 0.2 to 0.3125 |",
+        "A pixel is called anomalous where |map| > 0.1250: Otsu, over 7 images of the validate split.",
+        "`disease_probability`: of the classifier, 0 to 1; not calibrated",
+        "| git commit | c0ffee |",
+        "must not guide the care of a patient",
+    ):
+        assert words in card
+
+
+def test_without_an_evaluation_it_says_so(exported, tmp_path):
+    checked = json.loads((exported / JSON).read_text())["verification"]
+    words = "not evaluated when it was exported."
+    facts = description("descargan", SIZE, UINT8, "float32", checked, report=None, no_report=words)
+    write_card(tmp_path, facts)
+    assert f"No metrics and no thresholds: {words}" in (tmp_path / CARD).read_text()
+    written_facts = json.loads((tmp_path / JSON).read_text())
+    assert (written_facts["metrics"], written_facts["thresholds"]) == (None, None)
+    assert written_facts["not_evaluated"] == words
+
+
+def test_what_does_not_answer_as_the_live_model_is_not_published(tmp_path):
+    export = an_export(live_float32=lively_method(seed=1))
+    with pytest.raises(UserError) as caught:
+        exporter.export_version(tmp_path, 0, export, lambda _: pytest.fail("must not be described"))
+    assert "does not answer as the live model and was not published: serving_bytes: " in str(caught.value)
+    assert "differs from the live model by" in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_verification_that_ends_by_itself_is_not_taken_for_a_good_one(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    (tmp_path / "numpy.py").write_text("raise SystemExit('no numpy today')\n")
+    with pytest.raises(UserError, match="was not published"):
+        exporter.verify_apart(tmp_path)
+
+
+# ---- other engines' files
+
+
+@pytest.mark.parametrize("name", formats.FORMATS)
+def test_a_file_of_another_engine_answers_as_the_live_model(tmp_path, name):
+    formats.check_formats((name,))  # all of them are in requirements-dev.txt
+    method = lively_method()
+    inference = exporter.Predictor(method, SIZE).method
+    found = formats.write_formats((name,), tmp_path / "formats", inference, method, SIZE)
+    assert set(found[name]) == {"anomaly_map", "healthy_image", "anomaly_score", "disease_probability"}
+    assert all(difference <= 1e-4 for difference in found[name].values())
+    # Once more, by hand, alone, and with images that were not looked at.
+    path = tmp_path / "formats" / formats.FORMATS[name].file
+    images = reference.drawn_images(3, SIZE, seed=8)
+    expected = method.predict(tf.constant(images))
+    answers = formats.FORMATS[name].run(path, images[:1])
+    np.testing.assert_allclose(answers["healthy_image"], expected.healthy_image[:1], atol=1e-4)
+    assert formats.FORMATS[name].run(path, images)["anomaly_map"].shape == (3, SIZE, SIZE, 1)
+
+
+def test_every_file_is_compared_on_32_images(tmp_path, monkeypatch):
+    sizes = []
+
+    def write(name, path, inference, image_size):
+        path.write_text(name)
+
+    def run(path, images):
+        sizes.append(len(images))
+        answers = formats.outputs_of(method.predict(tf.constant(images)))
+        return {name: np.asarray(value) + wrong for name, value in answers.items()}
+
+    method = lively_method()
+    monkeypatch.setattr(formats, "write_format", write)
+    monkeypatch.setattr(formats, "FORMATS", {"onnx": formats.FORMATS["onnx"]._replace(run=run)})
+    wrong = 0
+    formats.write_formats(("onnx",), tmp_path, method, method, SIZE)
+    wrong = 2e-4
+    with pytest.raises(UserError, match=r"--export_formats=onnx: \w+ differs from the live model by 0.0002"):
+        formats.write_formats(("onnx",), tmp_path, method, method, SIZE)
+    assert sizes == [32, 32]
+
+
+def test_a_package_that_is_not_installed_is_named(monkeypatch):
+    monkeypatch.setattr(formats.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError) as caught:
+        formats.check_formats(("litert", "openvino"))
+    assert str(caught.value) == (
+        "--export_formats=openvino needs the packages openvino, which are not installed: "
+        "pip install -r requirements-formats.txt"
+    )
+    formats.check_formats(("litert",))
