@@ -18,6 +18,7 @@ ALLOWED = {
     "training": {"types", "errors", "data", "methods"},
     "evaluation": {"types", "errors", "files", "data"},
     "prediction": {"types", "errors", "files", "data", "evaluation"},
+    "benchmark": {"errors"},
     "main": {"config", "errors", "commands", "training"},
 }
 # What may touch TensorFlow: networks and losses run on any Keras backend, metrics on none.
