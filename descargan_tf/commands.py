@@ -356,8 +356,8 @@ def _refuse_other_run(run):
     steps = checkpoint.steps(run.run_dir / "checkpoints")
     if steps and steps[-1] > run.rounds:
         raise UserError(
-            f"{run}: {run.run_dir} has {steps[-1]} rounds behind it, the budget is {run.rounds}: give at least as large "
-            "a --benchmark_images, or name another --run_dir."
+            f"{run}: {run.run_dir} has trained {steps[-1]} rounds and the budget is {run.rounds}: raise "
+            "--benchmark_images, or name another --run_dir."
         )
 
 
@@ -372,8 +372,8 @@ def _benchmark_dry_run(config, plans):
         total += seconds * run.rounds * left
         parameters = " + ".join(f"{count:,} {name}" for name, count in plan.num_parameters.items())
         print(
-            f"{plan.name}: {len(plan.runs)} runs ({left} to do) of {run.rounds} rounds of {run.images_per_round} images; "
-            f"{parameters} parameters; {seconds:.3f} s a round, {seconds * run.rounds / 60:.0f} minutes a run\n"
+            f"{plan.name}: {len(plan.runs)} runs, {left} to do; {run.rounds} rounds of {run.images_per_round} images, "
+            f"{parameters} parameters, {seconds:.3f} s a round, {seconds * run.rounds / 60:.0f} minutes a run\n"
             f"  python -m descargan_tf.main {shlex.join(run.flags)} --run_dir={run.run_dir}",
             flush=True,
         )

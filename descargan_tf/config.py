@@ -146,8 +146,8 @@ class Config:
     critic_padding: int = _flag(0, "zeros around the critics' last feature map (program: 1)", low=0, high=1)
     discriminator_initializer: str = _flag(
         "glorot_normal",
-        "of the discriminator's convolutions; glorot_normal is the program's",
-        choices=("glorot_normal", "he_normal"),
+        "of the discriminator's convolutions; glorot_normal is the program's, pytorch_uniform that of StarGAN's",
+        choices=("glorot_normal", "he_normal", "pytorch_uniform"),
     )
     reals_per_fake: int = _flag(
         1, "real images in a discriminator update for each translated one; reals need no generator pass", low=1

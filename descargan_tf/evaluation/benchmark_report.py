@@ -177,7 +177,7 @@ def _difference_rows(rows, tables):
     """Head and rows of the table of differences to the best, by protocol."""
     labels = {row.name: row.label for row in rows}
     body = []
-    for group, title in {**_PROTOCOLS, "images": "images"}.items():
+    for group, title in {**_PROTOCOLS, "images": "Table 2"}.items():
         for name, found in tables["differences"].get(group, {}).items():
             for row, other in found["others"].items():
                 interval = "[{}, {}]".format(*(pages.number(name, x) for x in other["ci95"]))

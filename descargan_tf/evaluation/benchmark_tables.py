@@ -103,9 +103,7 @@ def make_tables(rows: dict[str, Sequence[Run]], seed: int = 0) -> dict:
     first = everything[0]
     for run in everything[1:]:
         if run.names != first.names or run.report.get("data_digest") != first.report.get("data_digest"):
-            raise UserError(
-                "the runs of this benchmark were evaluated on different test images: they cannot share a table."
-            )
+            raise UserError("the runs of this benchmark answered for different test images: no table can hold both.")
     weights = resample(first.labels, seed, NUM_RESAMPLES)
     for protocol, prefix in PER_IMAGE_PREFIXES.items():
         found = {

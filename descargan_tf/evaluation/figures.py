@@ -226,7 +226,7 @@ def draw_comparison(folder, predictions, split):
     """
     predictions = {name: found for name, found in predictions.items() if found.anomaly_map is not None}
     folder, drawn = Path(folder), []
-    for label, class_name in enumerate(CLASS_NAMES):
+    for label, class_name in reversed(list(enumerate(CLASS_NAMES))):
         rows = np.flatnonzero(np.asarray(split.labels) == label).tolist()
         if not rows or not predictions:
             continue

@@ -31,6 +31,7 @@ class StarGANSettings:
     critic_updates: int = 5
     generator_learning_rate: float = 1e-4
     discriminator_learning_rate: float = 1e-4
+    discriminator_initializer: str = "pytorch_uniform"
     lambda_gp: float = 10.0
     lambda_cls_d: float = 1.0
     lambda_cls_g: float = 1.0
@@ -60,7 +61,9 @@ class StarGAN(Method):
         s = self.settings
         return {
             "generator": build_generator(s.image_size, s.generator_filters, s.precision),
-            "discriminator": build_discriminator(s.image_size, s.discriminator_filters, s.precision),
+            "discriminator": build_discriminator(
+                s.image_size, s.discriminator_filters, s.precision, initializer=s.discriminator_initializer
+            ),
         }
 
     def _code(self, labels):
