@@ -140,10 +140,8 @@ class Grid:
     # --- single runs
 
     def _start(self, share, run):
-        going_on = run.rounds_done
-        tqdm.write(
-            f"{run}: " + (f"goes on at round {going_on} of {run.rounds}" if going_on else f"{run.rounds} rounds")
-        )
+        before = run.rounds_done
+        tqdm.write(f"{run}: {run.rounds} rounds" + (f", goes on after {before}" if before else ""))
         self._working[share] = job = _Job(run, run.commands())
         self._next(share, job)
 
@@ -222,7 +220,10 @@ class Grid:
     def _progress(self):
         finished = sum(run.is_finished for run in self.runs)
         at_work = [job.run for job in self._working.values()]
-        working = ", ".join(f"{run.name} {run.seed}: {run.rounds_done}/{run.rounds}" for run in at_work)
+        working = ", ".join(
+            f"{run.name} {run.seed}: " + ("evaluation" if run.is_trained else f"{run.rounds_done}/{run.rounds}")
+            for run in at_work
+        )
         left = time_left(self.runs, self.jobs, set(self.failures))
         shown = "time left not known yet" if left is None else f"about {datetime.timedelta(seconds=round(left))} left"
         failed = f", {len(self.failures)} failed" if self.failures else ""

@@ -65,10 +65,14 @@ class Row(NamedTuple):
     budget: dict | None  # of `benchmark_tables.budget`; None without results
 
     @property
-    def label(self):
+    def title(self):
         """What the paper calls the method where the row is named after one."""
-        label = PAPER[self.name].label if self.name in PAPER else self.name
-        return f"{label} ({self.saliency} saliency)" if self.saliency else label
+        return PAPER[self.name].label if self.name in PAPER else self.name
+
+    @property
+    def label(self):
+        """The same, marked where the map is a saliency."""
+        return f"{self.title} ({self.saliency} saliency)" if self.saliency else self.title
 
 
 class _Cell(NamedTuple):
@@ -207,7 +211,7 @@ def _budget_rows(rows):
 
 
 def _missing(rows):
-    return [f"{row.label}, seed {seed}: {reason}" for row in rows for seed, reason in row.missing.items()]
+    return [f"{row.title}, seed {seed}: {reason}" for row in rows for seed, reason in row.missing.items()]
 
 
 def _choices(about):
