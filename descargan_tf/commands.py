@@ -244,6 +244,8 @@ def benchmark(config: Config) -> int:
     plans = _benchmark_plans(config)
     if config.dry_run:
         return _benchmark_dry_run(config, plans)
+    if (folder / config_module.RUN_FLAGS).exists():
+        raise UserError(f"--run_dir={folder} is a run: name another folder for a benchmark.")
     # The first seed of every row comes first, so that the tables are soon complete if rough.
     turns = itertools.zip_longest(*(plan.runs for plan in plans))
     runs = [run for turn in turns for run in turn if run is not None]
@@ -256,7 +258,14 @@ def benchmark(config: Config) -> int:
             _write_benchmark(config, plans, {})
             return 0
         _checked_data(plans[0].config)  # drawn once, not by several runs at the same time
-        work = grid.Grid(runs, config.benchmark_jobs, lambda _: _write_benchmark(config, plans, work.failures), held)
+
+        def redraw(_):
+            try:
+                _write_benchmark(config, plans, work.failures)
+            except UserError as error:  # at the end it counts; now the other runs do
+                tqdm.write(f"the tables are not up to date: {error}")
+
+        work = grid.Grid(runs, config.benchmark_jobs, redraw, held)
         work.work()
         _write_benchmark(config, plans, work.failures, say=True)
     for run, (how, lines) in work.failures.items():

@@ -431,6 +431,7 @@ def test_what_is_finished_is_left_alone(ran, inside, capsys):
         (["--benchmark_runs=good:0;other:0"], ["--num_test is 4 for good and 6 for other"]),
         (["--benchmark_flags=--sead=1"], ["sead"]),
         (["--run_dir=tiny_good.flags"], ["--run_dir=tiny_good.flags"]),
+        (["--run_dir=bench/good_seed0"], ["--run_dir=bench/good_seed0 is a run"]),
     ],
 )
 def test_what_cannot_be_is_refused_before_anything_runs(ran, inside, capsys, arguments, parts):
