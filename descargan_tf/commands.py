@@ -255,7 +255,7 @@ def benchmark(config: Config) -> int:
         raise UserError(f"--run_dir={folder} cannot be written: {error.strerror or error}.") from error
     with grid.alone_in(folder) as held:
         if config.benchmark_tables_only:
-            _write_benchmark(config, plans, {})
+            _write_benchmark(config, plans, {}, say=True)
             return 0
         _checked_data(plans[0].config)  # drawn once, not by several runs at the same time
 

@@ -332,6 +332,13 @@ def test_the_paper_is_beside_and_a_row_that_it_does_not_have_has_none(written):
     assert "0.853" not in text  # of a row that is not among these
 
 
+def test_a_map_worse_than_none_is_called_so(written, tables):
+    zero = tables["zero_map"]["image_units"]["mse_d_gt"]["mean"]
+    means = {row: entries["mse_d_gt"]["mean"] for row, entries in tables["table_1"]["image_units"].items()}
+    assert means["fpgan"] < zero < means["vae"]
+    assert "Not below the all-zero map in MSE(d, GT): VAE." in (written / "tables.md").read_text()
+
+
 def test_what_is_missing_is_said_first(written):
     text = (written / "tables.md").read_text()
     missing = text[text.index("## What is missing") : text.index("## Table 1")]

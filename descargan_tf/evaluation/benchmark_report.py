@@ -229,7 +229,12 @@ def _sentence(rows, tables):
         same = [labels[row] for row, other in found["others"].items() if other["p"] >= SIGNIFICANT]
         apart = f" (not distinguishable: {', '.join(same)})" if same else ""
         said.append(f"{HEADS[name].replace(' (var)', '')}: {labels[found['best']]}{apart}")
-    return "Best in image units, by metric: " + "; ".join(said) + "." if said else "There is nothing to compare yet."
+    text = "Best in image units, by metric: " + "; ".join(said) + "." if said else "There is nothing to compare yet."
+    entries = tables["table_1"].get("image_units", {})
+    zero = tables["zero_map"].get("image_units", {}).get("mse_d_gt", {}).get("mean")
+    means = {labels[row]: found["mse_d_gt"]["mean"] for row, found in entries.items()}
+    worse = [label for label, mean in means.items() if None not in (mean, zero) and mean >= zero]
+    return text + (f" Not below the {ZERO_MAP} in MSE(d, GT): {', '.join(worse)}." if worse else "")
 
 
 # ---- the files

@@ -224,7 +224,9 @@ def draw_comparison(folder, predictions, split):
             out.
         split: a few images, all of which are drawn.
     """
-    predictions = {name: found for name, found in predictions.items() if found.anomaly_map is not None}
+    predictions = {
+        name.replace(" (", "\n("): found for name, found in predictions.items() if found.anomaly_map is not None
+    }
     folder, drawn = Path(folder), []
     for label, class_name in reversed(list(enumerate(CLASS_NAMES))):
         rows = np.flatnonzero(np.asarray(split.labels) == label).tolist()
