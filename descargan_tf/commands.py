@@ -18,8 +18,8 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
-from descargan_tf import benchmark as grid
 from descargan_tf import config as config_module
+from descargan_tf.benchmark import Grid, Run, alone_in
 from descargan_tf.config import Config
 from descargan_tf.data import folders, synthetic
 from descargan_tf.data.images import Scaling
@@ -253,7 +253,7 @@ def benchmark(config: Config) -> int:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"--run_dir={folder} cannot be written: {error.strerror or error}.") from error
-    with grid.alone_in(folder) as held:
+    with alone_in(folder) as held:
         if config.benchmark_tables_only:
             _write_benchmark(config, plans, {}, say=True)
             return 0
@@ -265,7 +265,7 @@ def benchmark(config: Config) -> int:
             except UserError as error:  # at the end it counts; now the other runs do
                 tqdm.write(f"the tables are not up to date: {error}")
 
-        work = grid.Grid(runs, config.benchmark_jobs, redraw, held)
+        work = Grid(runs, config.benchmark_jobs, redraw, held)
         work.work()
         _write_benchmark(config, plans, work.failures, say=True)
     for run, (how, lines) in work.failures.items():
@@ -288,7 +288,7 @@ class _Plan:
     config: Config  # of its first run
     num_parameters: dict
     sees: tuple
-    runs: tuple[grid.Run, ...]
+    runs: tuple[Run, ...]
 
 
 def _benchmark_plans(config):
@@ -338,13 +338,13 @@ def _benchmark_plan(config, name, seeds):
     saliency = config.saliency if issubclass(kind, Classifier) else "none"
     folder, runs = Path(config.run_dir), []
     for seed in seeds:
-        run = grid.Run(
+        run = Run(
             name=name,
             seed=seed,
             run_dir=folder / f"{name}_seed{seed}",
             log=folder / "logs" / f"{name}_seed{seed}.log",
             flags=(*given, f"--seed={seed}"),
-            evaluation_flags=(f"--saliency={saliency}",),
+            evaluation_flags=("--checkpoint=best", f"--saliency={saliency}"),
             saliency=saliency,
             rounds=rounds,
             images_per_round=images,
@@ -362,6 +362,12 @@ def _refuse_other_run(run):
     if saved.exists():
         config = config_module.parse(["main", *run.flags, f"--run_dir={run.run_dir}"])
         config_module.check_run(config_module.with_precision(config, saved, fast_precision), saved)
+        planned = config_module.parse(["main", f"--flagfile={saved}"]).max_steps
+        if config.decay_steps and planned != run.rounds:
+            raise UserError(
+                f"{run}: {run.run_dir} was begun for {planned} rounds, at whose end its learning rates are zero; the "
+                f"budget is {run.rounds}: give the same --benchmark_images, or name another --run_dir."
+            )
     steps = checkpoint.steps(run.run_dir / "checkpoints")
     if steps and steps[-1] > run.rounds:
         raise UserError(

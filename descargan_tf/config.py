@@ -245,6 +245,10 @@ class Config:
                     f"--benchmark_flagfiles={self.benchmark_flagfiles}: expected {{}} where a row's name belongs, "
                     "as in configs/quick_{}.flags."
                 )
+            try:
+                shlex.split(self.benchmark_flags)
+            except ValueError as error:
+                raise UserError(f"--benchmark_flags={self.benchmark_flags}: {error}.") from None
             if not self.runs:
                 raise UserError("--benchmark_runs is missing: name rows and seeds, as in descargan:0,1;fpgan:0.")
 

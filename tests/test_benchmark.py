@@ -78,6 +78,12 @@ def test_other_flags_are_for_every_run_and_leave_the_benchmark_as_it_is():
     assert (config.data_dir, config.flips) == ("", True)
 
 
+def test_flags_with_an_open_quote_are_refused():
+    assert "--benchmark_flags=--data_dir='a: No closing quotation" in refusal(
+        "--benchmark_runs=a:0", "--benchmark_flags=--data_dir='a"
+    )
+
+
 @pytest.mark.parametrize("flag", ["seed", "method", "max_steps", "max_minutes"])
 def test_what_every_run_has_of_its_own_cannot_be_given(flag):
     message = refusal("--benchmark_runs=a:0", f"--{flag}={'vae' if flag == 'method' else 3}")
@@ -421,10 +427,24 @@ def test_what_is_finished_is_left_alone(ran, inside, capsys):
     assert "tables.md" in capsys.readouterr().out
 
 
+def test_a_decayed_run_is_not_made_longer(ran, inside, capsys):
+    """Its rates were zero at the end: the same rounds of a longer one would have been others."""
+    folder = inside / "decayed" / "good_seed0"
+    folder.mkdir(parents=True)
+    lines = (inside / "bench" / "good_seed0" / "flags.txt").read_text().splitlines()
+    lines = [line for line in lines if not line.startswith("--decay_steps")]
+    (folder / "flags.txt").write_text("\n".join([*lines, "--decay_steps=3", ""]))
+    arguments = ("--run_dir=decayed", "--benchmark_runs=good:0", "--decay_steps=3", "--benchmark_tables_only")
+    assert run_in_this_process(*arguments) == 0
+    assert run_in_this_process(*arguments, "--benchmark_images=40") == 2
+    assert "decayed/good_seed0 was begun for 6 rounds" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "parts"),
     [
         (["--batch_size=8"], ["--run_dir=bench/good_seed0", "--batch_size is 4 there and 8 here"]),
+        (["--benchmark_images=40", "--decay_steps=3"], ["--decay_steps is 0 there and 3 here"]),
         (["--benchmark_images=8"], ["bench/good_seed0 has trained 6 rounds", "the budget is 2"]),
         (["--benchmark_images=3"], ["--benchmark_images=3", "less than the 4 of a single round of good"]),
         (["--benchmark_runs=none:0"], ["there is no tiny_none.flags"]),
