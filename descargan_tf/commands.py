@@ -144,6 +144,7 @@ def evaluate(config: Config) -> int:
                 "saliency": config.saliency,
                 "num_parameters": {name: _num_parameters(network) for name, network in method.networks.items()},
                 "training": _training(config, method),
+                "machine": describe_machine(),
                 "command": f"python -m descargan_tf.main --mode=evaluate --run_dir={run_dir} "
                 f"--checkpoint={config.checkpoint} --batch_norm={config.batch_norm} --saliency={config.saliency}",
                 "wall_seconds": time.perf_counter() - started,
@@ -418,14 +419,13 @@ def _write_benchmark(config, plans, failures, say=False):
         if done:
             columns[row.label], samples = figures.read_samples(done[0].run_dir / "figures" / "samples.npz")
     tables = benchmark_tables.make_tables(found, plans[0].config.data_seed)
-    reports = [run.report for runs in found.values() for run in runs]
     # That of |GT| is the same for all; a saliency map's own is beside it.
-    thresholds = [report["threshold"] for report in reports]
+    thresholds = [run.report["threshold"] for runs in found.values() for run in runs]
     about = {
         "title": f"Benchmark: {folder.name}",
         "command": _benchmark_command(config),
         "threshold": min(thresholds, key=lambda found: "map_value" in found["image_units"]) if thresholds else None,
-        "facts": _benchmark_facts(config, plans, reports),
+        "facts": _benchmark_facts(config, plans, found),
     }
     pictures = figures.draw_comparison(folder / "figures", columns, samples) if samples else []
     written = benchmark_report.write(folder, rows, tables, pictures, about)
@@ -452,9 +452,16 @@ def _benchmark_command(config):
     )
 
 
-def _benchmark_facts(config, plans, reports):
-    """What is to be known of all runs together."""
+def _benchmark_facts(config, plans, found):
+    """What is to be known of all runs together; `found`: evaluated runs by row."""
     one = plans[0].config
+    reports = [run.report for runs in found.values() for run in runs]
+    saliency = [
+        f"{name}, seed {run.seed}: {run.report['threshold']['image_units']['map_value']:.3f}"
+        for name, runs in found.items()
+        for run in runs
+        if run.report["threshold"]["image_units"].get("map_value") is not None
+    ]
     alone = [plan.name for plan in plans if len(plan.sees) < len(CLASS_NAMES)]
     counted = "images of both classes that pass through updates, each batch counted once however many updates use it"
     if alone:
@@ -469,9 +476,10 @@ def _benchmark_facts(config, plans, reports):
         "Images": f"{one.dataset}, {one.image_size}x{one.image_size}, {one.num_train} of each class to train on",
         "Test images": ", ".join(f"{healthy} healthy + {diseased} diseased" for healthy, diseased in sorted(splits)),
         "Precision": ", ".join(sorted({report["config"]["precision"] for report in reports})),
+        "Thresholds of saliency maps": "; ".join(saliency) or "no saliency maps",
         "Data manifest digest": ", ".join(sorted({report["data_digest"] for report in reports})),
         "Code of the runs": ", ".join(sorted({str(report["git_commit"]) for report in reports})),
-        "Machine that made the tables": describe_machine(),
+        "Machine": ", ".join(sorted({report["machine"] for report in reports})),
         "Versions": ", ".join(f"{name} {version}" for name, version in _versions().items()),
     }
 

@@ -332,6 +332,13 @@ def test_the_paper_is_beside_and_a_row_that_it_does_not_have_has_none(written):
     assert "0.853" not in text  # of a row that is not among these
 
 
+def test_cells_without_a_number_say_why(written):
+    text = (written / "tables.md").read_text()
+    reason = "not applicable: the map is a saliency, which has no image units"
+    assert f"- D_cls (gradcam saliency): MSE(d, GT) (var), SSIM: {reason}." in text
+    assert "- VAE: Accuracy, Cohen's kappa, AUROC, images: not available: the method gives no class" in text
+
+
 def test_a_map_worse_than_none_is_called_so(written, tables):
     zero = tables["zero_map"]["image_units"]["mse_d_gt"]["mean"]
     means = {row: entries["mse_d_gt"]["mean"] for row, entries in tables["table_1"]["image_units"].items()}

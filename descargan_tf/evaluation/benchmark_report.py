@@ -43,6 +43,7 @@ _CHOICES = (
     "Nothing was chosen on the test images.",
     "The checkpoint that is measured is the best of a run's validations by a rule that sees the validation images and "
     "their labels alone, no ground truth (descargan_tf/evaluation/validation.py).",
+    "A saliency map has no image units; its threshold is the one with the largest mean Dice on the validation split.",
     "Learning rates, weights of losses and widths are those of the flagfiles, which say where each is from.",
 )
 _LIMITS = (
@@ -214,6 +215,18 @@ def _missing(rows):
     return [f"{row.title}, seed {seed}: {reason}" for row in rows for seed, reason in row.missing.items()]
 
 
+def _reasons(rows, tables):
+    """Why a cell has no number, the rows of one reason together."""
+    why = {}
+    for by_row in (*tables["table_1"].values(), tables["table_2"]):
+        for row in rows:
+            for name, entry in by_row.get(row.name, {}).items():
+                if entry["mean"] is None:
+                    heads = why.setdefault(entry["reason"], ({}, {}))
+                    heads[0][row.label] = heads[1][HEADS[name]] = None
+    return [f"{', '.join(labels)}: {', '.join(heads)}: {reason}." for reason, (labels, heads) in why.items()]
+
+
 def _choices(about):
     said = [*_CHOICES]
     if about.get("threshold"):
@@ -256,7 +269,7 @@ def _markdown(folder, rows, laid_out, tables, figures, about):
             if any(cell.printed for cell in cells):
                 body.append([f"*{label.split(' (')[0]}, {_AS_PRINTED}*", *(cell.printed for cell in cells)])
         lines += [f"## {table.title}", "", *pages.markdown_table([["", *table.heads], *body]), ""]
-    lines += [*(f"- {note}" for note in _NOTES), ""]
+    lines += [*(f"- {note}" for note in (*_NOTES, *_reasons(rows, tables))), ""]
     for title, (head, body) in (("Budget", _budget_rows(rows)), ("Differences", _difference_rows(rows, tables))):
         if body:
             lines += [f"## {title}", "", *pages.markdown_table([head, *body]), ""]
@@ -369,7 +382,7 @@ def _html(rows, laid_out, tables, figures, about):
         f"<h2>What is missing</h2>{pages.bullets(missing)}" if missing else "",
         "<h2>Tables</h2>",
         *(scores(table) for table in laid_out),
-        f'<div class="soft">{pages.bullets(_NOTES)}</div>',
+        f'<div class="soft">{pages.bullets([*_NOTES, *_reasons(rows, tables)])}</div>',
         "<h2>Budget</h2>",
         pages.score_table(*budget, "What every run had and took"),
         "<h2>Figures</h2>" if figures else "",
