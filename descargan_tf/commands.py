@@ -3,9 +3,11 @@
 import dataclasses
 import hashlib
 import importlib.metadata
+import itertools
 import json
 import os
 import platform
+import shlex
 import subprocess
 import sys
 import time
@@ -17,11 +19,12 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from descargan_tf import config as config_module
+from descargan_tf.benchmark import Grid, Run, alone_in
 from descargan_tf.config import Config
 from descargan_tf.data import folders, synthetic
 from descargan_tf.data.images import Scaling
 from descargan_tf.errors import UserError
-from descargan_tf.evaluation import evaluator, figures, report
+from descargan_tf.evaluation import benchmark_report, benchmark_tables, evaluator, figures, report
 from descargan_tf.evaluation.validation import validate
 from descargan_tf.files import write_atomically
 from descargan_tf.methods import METHODS
@@ -29,7 +32,7 @@ from descargan_tf.methods.classifier import Classifier
 from descargan_tf.methods.saliency import explained
 from descargan_tf.prediction import find_inputs, predict_files
 from descargan_tf.training import checkpoint
-from descargan_tf.training.hardware import fast_precision, keep_freed_memory
+from descargan_tf.training.hardware import describe_machine, fast_precision, keep_freed_memory
 from descargan_tf.training.loop import LoopSettings, Trainer
 from descargan_tf.training.step import TrainStep, input_gradient
 from descargan_tf.types import CLASS_NAMES, DISEASED, HEALTHY, SPLITS, Batch
@@ -125,6 +128,7 @@ def evaluate(config: Config) -> int:
     result = evaluator.evaluate_split(prediction, test, thresholds, config.seed)
     try:
         pictures = figures.draw_all(run_dir / "figures", prediction, test, thresholds["image_units"]["value"])
+        figures.write_samples(run_dir / "figures" / "samples.npz", prediction, test)
         report.write_report(
             run_dir,
             result,
@@ -138,6 +142,9 @@ def evaluate(config: Config) -> int:
                 "data_digest": digest,
                 "batch_norm_inference": config.batch_norm,
                 "saliency": config.saliency,
+                "num_parameters": {name: _num_parameters(network) for name, network in method.networks.items()},
+                "training": _training(config, method),
+                "machine": describe_machine(),
                 "command": f"python -m descargan_tf.main --mode=evaluate --run_dir={run_dir} "
                 f"--checkpoint={config.checkpoint} --batch_norm={config.batch_norm} --saliency={config.saliency}",
                 "wall_seconds": time.perf_counter() - started,
@@ -233,7 +240,249 @@ def serve(config: Config) -> int:
     )
 
 
+def benchmark(config: Config) -> int:
+    """--mode=benchmark: a grid of runs, and the paper's two tables of them."""
+    folder = Path(config.run_dir)
+    plans = _benchmark_plans(config)
+    if config.dry_run:
+        return _benchmark_dry_run(config, plans)
+    if (folder / config_module.RUN_FLAGS).exists():
+        raise UserError(f"--run_dir={folder} is a run: name another folder for a benchmark.")
+    # The first seed of every row comes first, so that the tables are soon complete if rough.
+    turns = itertools.zip_longest(*(plan.runs for plan in plans))
+    runs = [run for turn in turns for run in turn if run is not None]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--run_dir={folder} cannot be written: {error.strerror or error}.") from error
+    with alone_in(folder) as held:
+        if config.benchmark_tables_only:
+            _write_benchmark(config, plans, {}, say=True)
+            return 0
+        _checked_data(plans[0].config)  # drawn once, not by several runs at the same time
+
+        def redraw(_):
+            try:
+                _write_benchmark(config, plans, work.failures)
+            except UserError as error:  # at the end it counts; now the other runs do
+                tqdm.write(f"the tables are not up to date: {error}")
+
+        work = Grid(runs, config.benchmark_jobs, redraw, held)
+        work.work()
+        _write_benchmark(config, plans, work.failures, say=True)
+    for run, (how, lines) in work.failures.items():
+        print(f"FAILED: {run}: {how}\n{lines}", file=sys.stderr)
+    if work.stop_signal is not None:
+        print("stopped: run the same command to go on", file=sys.stderr)
+        return 128 + work.stop_signal
+    return 1 if work.failures else 0
+
+
 # ---- parts
+
+
+@dataclasses.dataclass(frozen=True)
+class _Plan:
+    """One row of a benchmark."""
+
+    name: str
+    flagfile: str
+    config: Config  # of its first run
+    num_parameters: dict
+    sees: tuple
+    runs: tuple[Run, ...]
+
+
+def _benchmark_plans(config):
+    """What is to be run, checked as far as it can be before anything is.
+
+    Raises:
+        UserError: a flagfile cannot be read or is of other data than the first; a run folder was made with other
+            settings, or has trained for longer than the budget.
+    """
+    plans = [_benchmark_plan(config, name, seeds) for name, seeds in config.runs.items()]
+    first = plans[0]
+    for plan in plans[1:]:
+        for flag in ("dataset", "data_dir", "image_size", "num_train", "num_validate", "num_test", "data_seed"):
+            ours, theirs = getattr(plan.config, flag), getattr(first.config, flag)
+            if ours != theirs:
+                raise UserError(
+                    f"--benchmark_runs: --{flag} is {theirs} for {first.name} and {ours} for {plan.name}; rows of one "
+                    "table need the same data."
+                )
+    return plans
+
+
+def _benchmark_plan(config, name, seeds):
+    flagfile = config.benchmark_flagfiles.replace("{}", name)
+    if not Path(flagfile).is_file():
+        raise UserError(f"--benchmark_runs: there is no {flagfile} for {name} (--benchmark_flagfiles says where).")
+    given = (f"--flagfile={flagfile}", *shlex.split(config.benchmark_flags), "--max_minutes=0")
+    base = config_module.parse(["main", *given])
+    if base.method not in METHODS:
+        raise UserError(f"{flagfile}: --method={base.method} is not known; known are {', '.join(METHODS)}.")
+    kind = METHODS[base.method][0]
+    method = _build_method(dataclasses.replace(base, precision="float32"))
+    images = method.images_per_round(base.batch_size)
+    rounds = config.benchmark_images // images
+    if not rounds:
+        raise UserError(
+            f"--benchmark_images={config.benchmark_images} are less than the {images} of a single round of {name}."
+        )
+    every = -(-rounds // config.benchmark_validations)
+    given += (
+        f"--max_steps={rounds}",
+        f"--decay_steps={min(base.decay_steps, rounds)}",
+        f"--validate_every_steps={every}",
+        f"--checkpoint_every_steps={every}",
+        f"--log_every_steps={min(base.log_every_steps, every)}",
+    )
+    saliency = config.saliency if issubclass(kind, Classifier) else "none"
+    folder, runs = Path(config.run_dir), []
+    for seed in seeds:
+        run = Run(
+            name=name,
+            seed=seed,
+            run_dir=folder / f"{name}_seed{seed}",
+            log=folder / "logs" / f"{name}_seed{seed}.log",
+            flags=(*given, f"--seed={seed}"),
+            evaluation_flags=("--checkpoint=best", f"--saliency={saliency}"),
+            saliency=saliency,
+            rounds=rounds,
+            images_per_round=images,
+        )
+        _refuse_other_run(run)
+        runs.append(run)
+    shown = {part: _num_parameters(network) for part, network in method.networks.items()}
+    first = config_module.parse(["main", *runs[0].flags, f"--run_dir={runs[0].run_dir}"])
+    return _Plan(name, flagfile, first, shown, method.sees, tuple(runs))
+
+
+def _refuse_other_run(run):
+    """As training would, but before any run of the benchmark begins."""
+    saved = run.run_dir / config_module.RUN_FLAGS
+    if saved.exists():
+        config = config_module.parse(["main", *run.flags, f"--run_dir={run.run_dir}"])
+        config_module.check_run(config_module.with_precision(config, saved, fast_precision), saved)
+        planned = config_module.parse(["main", f"--flagfile={saved}"]).max_steps
+        if config.decay_steps and planned != run.rounds:
+            raise UserError(
+                f"{run}: {run.run_dir} was begun for {planned} rounds, at whose end its learning rates are zero; the "
+                f"budget is {run.rounds}: give the same --benchmark_images, or name another --run_dir."
+            )
+    steps = checkpoint.steps(run.run_dir / "checkpoints")
+    if steps and steps[-1] > run.rounds:
+        raise UserError(
+            f"{run}: {run.run_dir} has trained {steps[-1]} rounds and the budget is {run.rounds}: raise "
+            "--benchmark_images, or name another --run_dir."
+        )
+
+
+def _benchmark_dry_run(config, plans):
+    """What would be done and how long it would take; a few rounds of each row are timed."""
+    strategy = tf.distribute.MirroredStrategy()
+    total = 0.0
+    for plan in plans:
+        run, left = plan.runs[0], sum(not run.is_finished for run in plan.runs)
+        precise = config_module.with_precision(plan.config, run.run_dir / config_module.RUN_FLAGS, fast_precision)
+        _, seconds = _time_rounds(precise, strategy)
+        total += seconds * run.rounds * left
+        parameters = " + ".join(f"{count:,} {name}" for name, count in plan.num_parameters.items())
+        print(
+            f"{plan.name}: {len(plan.runs)} runs, {left} to do; {run.rounds} rounds of {run.images_per_round} images, "
+            f"{parameters} parameters, {seconds:.3f} s a round, {seconds * run.rounds / 60:.0f} minutes a run\n"
+            f"  python -m descargan_tf.main {shlex.join(run.flags)} --run_dir={run.run_dir}",
+            flush=True,
+        )
+    hours = total / config.benchmark_jobs / 3600
+    print(f"about {hours:.1f} hours with {config.benchmark_jobs} at a time, if each is as fast as one alone just now")
+    return 0
+
+
+def _write_benchmark(config, plans, failures, say=False):
+    """Tables and report of the runs that are finished; what is missing is said in them."""
+    folder = Path(config.run_dir)
+    rows, found, columns, samples = [], {}, {}, None
+    for plan in plans:
+        done = [run for run in plan.runs if run.is_finished]
+        found[plan.name] = [benchmark_tables.read_run(run.run_dir, run.seed) for run in done]
+        saliency = plan.runs[0].saliency
+        row = benchmark_report.Row(
+            plan.name,
+            plan.config.method,
+            plan.flagfile,
+            None if saliency == "none" else saliency,
+            tuple(run.seed for run in done),
+            {run.seed: _why_missing(run, failures) for run in plan.runs if run not in done},
+            benchmark_tables.budget(found[plan.name]) if done else None,
+        )
+        rows.append(row)
+        if done:
+            columns[row.label], samples = figures.read_samples(done[0].run_dir / "figures" / "samples.npz")
+    tables = benchmark_tables.make_tables(found, plans[0].config.data_seed)
+    # That of |GT| is the same for all; a saliency map's own is beside it.
+    thresholds = [run.report["threshold"] for runs in found.values() for run in runs]
+    about = {
+        "title": f"Benchmark: {folder.name}",
+        "command": _benchmark_command(config),
+        "threshold": min(thresholds, key=lambda found: "map_value" in found["image_units"]) if thresholds else None,
+        "facts": _benchmark_facts(config, plans, found),
+    }
+    pictures = figures.draw_comparison(folder / "figures", columns, samples) if samples else []
+    written = benchmark_report.write(folder, rows, tables, pictures, about)
+    if say:
+        print("\n".join(map(str, written)))
+
+
+def _why_missing(run, failures):
+    if run in failures:
+        how, lines = failures[run]
+        return f"failed, {how}: {lines.splitlines()[-1] if lines else 'it said nothing'}"
+    return f"not finished: round {run.rounds_done} of {run.rounds}"
+
+
+def _benchmark_command(config):
+    flags = {
+        field.name: getattr(config, field.name)
+        for field in dataclasses.fields(Config)
+        if field.name.startswith("benchmark_") or field.name in ("run_dir", "saliency")
+    }
+    del flags["benchmark_tables_only"]
+    return "python -m descargan_tf.main --mode=benchmark " + " ".join(
+        shlex.quote(f"--{name}={value}") for name, value in flags.items() if value != ""
+    )
+
+
+def _benchmark_facts(config, plans, found):
+    """What is to be known of all runs together; `found`: evaluated runs by row."""
+    one = plans[0].config
+    reports = [run.report for runs in found.values() for run in runs]
+    saliency = [
+        f"{name}, seed {run.seed}: {run.report['threshold']['image_units']['map_value']:.3f}"
+        for name, runs in found.items()
+        for run in runs
+        if run.report["threshold"]["image_units"].get("map_value") is not None
+    ]
+    alone = [plan.name for plan in plans if len(plan.sees) < len(CLASS_NAMES)]
+    counted = "images of both classes that pass through updates, each batch counted once however many updates use it"
+    if alone:
+        counted += f"; of {', '.join(alone)} the one class alone that it is trained on"
+    splits = {(report["split"]["num_healthy"], report["split"]["num_diseased"]) for report in reports}
+    return {
+        "Budget of every run": f"at most {config.benchmark_images:,} training images: {counted}",
+        "Validations of a run": config.benchmark_validations,
+        "Runs at a time": config.benchmark_jobs,
+        "Flags for every run": config.benchmark_flags or "none beside the flagfiles",
+        "Flagfiles": ", ".join(plan.flagfile for plan in plans),
+        "Images": f"{one.dataset}, {one.image_size}x{one.image_size}, {one.num_train} of each class to train on",
+        "Test images": ", ".join(f"{healthy} healthy + {diseased} diseased" for healthy, diseased in sorted(splits)),
+        "Precision": ", ".join(sorted({report["config"]["precision"] for report in reports})),
+        "Thresholds of saliency maps": "; ".join(saliency) or "no saliency maps",
+        "Data manifest digest": ", ".join(sorted({report["data_digest"] for report in reports})),
+        "Code of the runs": ", ".join(sorted({str(report["git_commit"]) for report in reports})),
+        "Machine": ", ".join(sorted({report["machine"] for report in reports})),
+        "Versions": ", ".join(f"{name} {version}" for name, version in _versions().items()),
+    }
 
 
 def _file_rule(run_dir):
@@ -361,6 +610,20 @@ def _restore(config):
     return method, folder, about
 
 
+def _training(config, method):
+    """How long the run has trained; the best checkpoint is one on the way there."""
+    checkpoints = Path(config.run_dir) / "checkpoints"
+    latest = [checkpoints / str(step) for step in checkpoint.steps(checkpoints)[-1:]]
+    about = checkpoint.describe(latest[0] if latest else checkpoint.find(Path(config.run_dir), config.checkpoint))
+    images = method.images_per_round(config.batch_size)
+    return {
+        "rounds": about["step"],
+        "images_per_round": images,
+        "images": about["step"] * images,
+        "seconds": about.get("trained_seconds"),
+    }
+
+
 def _num_parameters(network):
     return sum(int(np.prod(variable.shape)) for variable in network.trainable_variables)
 
@@ -381,10 +644,17 @@ def _dry_run(config, strategy):
         print(
             f"{split}: {HEALTHY}={CLASS_NAMES[HEALTHY]} n={counts[0]}, {DISEASED}={CLASS_NAMES[DISEASED]} n={counts[1]}"
         )
+    method, seconds = _time_rounds(config, strategy)
+    _print_networks(method)
+    print(f"{seconds:.2f} s a round: {config.max_steps} rounds in about {seconds * config.max_steps / 3600:.1f} hours")
+    return 0
+
+
+def _time_rounds(config, strategy):
+    """A new method, and the seconds that a round of it takes."""
     with strategy.scope():
         method, predictor = _build_method(config), _build_method(config)
         step = TrainStep(method, predictor.networks[method.averaged], strategy, config.seed)
-    _print_networks(method)
     half = config.batch_size // 2 // strategy.num_replicas_in_sync
     images = np.random.default_rng(config.seed).uniform(-1, 1, (half, config.image_size, config.image_size, 1))
     data = tf.data.Dataset.from_tensors(Batch(images.astype("float32"), images.astype("float32"))).repeat()
@@ -393,9 +663,7 @@ def _dry_run(config, strategy):
         started = time.perf_counter()
         for _ in range(rounds):
             step.round(tuple(next(batches) for _ in range(step.batches_per_round)))
-    seconds = (time.perf_counter() - started) / 3
-    print(f"{seconds:.2f} s a round: {config.max_steps} rounds in about {seconds * config.max_steps / 3600:.1f} hours")
-    return 0
+    return method, (time.perf_counter() - started) / 3
 
 
 def _versions():

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import re
+import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -10,9 +11,16 @@ from absl import flags
 
 from descargan_tf.errors import UserError
 
-MODES = ("generate", "check_data", "train", "evaluate", "predict", "export", "serve")
+MODES = ("generate", "check_data", "train", "evaluate", "predict", "export", "serve", "benchmark")
 EXPORT_FORMATS = ("onnx", "openvino", "litert")
 RUN_FLAGS = "flags.txt"
+_OF_THE_BENCHMARK = {"mode", "run_dir", "dry_run", "saliency"}
+_OF_ONE_RUN = {
+    "method": "name rows in --benchmark_runs",
+    "seed": "name seeds in --benchmark_runs",
+    "max_steps": "it follows from --benchmark_images",
+    "max_minutes": "its length is --benchmark_images, so that all see as many",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,8 +152,8 @@ class Config:
     critic_padding: int = _flag(0, "zeros around the critics' last feature map (program: 1)", low=0, high=1)
     discriminator_initializer: str = _flag(
         "glorot_normal",
-        "of the discriminator's convolutions; glorot_normal is the program's",
-        choices=("glorot_normal", "he_normal"),
+        "of the discriminator's convolutions; glorot_normal is the program's, pytorch_uniform that of StarGAN's",
+        choices=("glorot_normal", "he_normal", "pytorch_uniform"),
     )
     reals_per_fake: int = _flag(
         1, "real images in a discriminator update for each translated one; reals need no generator pass", low=1
@@ -186,6 +194,31 @@ class Config:
         of_run=False,
     )
 
+    # A grid of runs and the tables that come of it
+    benchmark_runs: str = _flag(
+        "",
+        "benchmark: what to train with which seeds, as in descargan:0,1;fpgan:0; a row of the tables each",
+        of_run=False,
+    )
+    benchmark_flagfiles: str = _flag(
+        "configs/quick_{}.flags", "benchmark: the flagfile of a row; {} stands for its name", of_run=False
+    )
+    benchmark_images: int = _flag(
+        28000, "benchmark: training images that every run sees in its updates; sets --max_steps", low=1, of_run=False
+    )
+    benchmark_validations: int = _flag(
+        10, "benchmark: validations of a run, evenly spread; the best checkpoint is one of so many", low=1, of_run=False
+    )
+    benchmark_jobs: int = _flag(1, "benchmark: runs at a time; they share out the cores", low=1, of_run=False)
+    benchmark_flags: str = _flag(
+        "",
+        "benchmark: further flags for every run, as in '--num_test=50'; other flags join them",
+        of_run=False,
+    )
+    benchmark_tables_only: bool = _flag(
+        False, "benchmark: train nothing; tables and report of the runs that are there", of_run=False
+    )
+
     def __post_init__(self):
         """Reject what the flags' own ranges cannot see.
 
@@ -215,9 +248,40 @@ class Config:
             )
         if self.mode in ("evaluate", "predict", "export") and not self.run_dir:
             raise UserError(f"--mode={self.mode} needs --run_dir=<folder of a trained run>, runs/quickstart for one.")
-
         if self.mode == "serve" and not (self.export_dir or self.run_dir):
             raise UserError("--mode=serve needs --export_dir=<folder of version folders>, or --run_dir=<exported run>.")
+        if self.mode == "benchmark":
+            if not self.run_dir:
+                raise UserError("--run_dir is missing: name the folder of the benchmark, or pass a --flagfile.")
+            if "{}" not in self.benchmark_flagfiles:
+                raise UserError(
+                    f"--benchmark_flagfiles={self.benchmark_flagfiles}: expected {{}} where a row's name belongs, "
+                    "as in configs/quick_{}.flags."
+                )
+            try:
+                shlex.split(self.benchmark_flags)
+            except ValueError as error:
+                raise UserError(f"--benchmark_flags={self.benchmark_flags}: {error}.") from None
+            if not self.runs:
+                raise UserError("--benchmark_runs is missing: name rows and seeds, as in descargan:0,1;fpgan:0.")
+
+    @property
+    def runs(self) -> dict[str, tuple[int, ...]]:
+        """--benchmark_runs: seeds by name, in the order given.
+
+        Raises:
+            UserError: names the part that is not name:seed,seed or comes twice.
+        """
+        found: dict[str, tuple[int, ...]] = {}
+        for part in filter(None, (part.strip() for part in self.benchmark_runs.split(";"))):
+            if not re.fullmatch(r"\w[\w.-]*:\d{1,9}(,\d{1,9})*", part):
+                raise UserError(f"--benchmark_runs: {part!r} is not <name>:<seed>,<seed>, as in descargan:0,1.")
+            name, _, seeds = part.partition(":")
+            numbers = tuple(map(int, seeds.split(",")))
+            if name in found or len(set(numbers)) < len(numbers):
+                raise UserError(f"--benchmark_runs: {part!r} names a row or a seed twice.")
+            found[name] = numbers
+        return found
 
     @property
     def formats(self) -> tuple[str, ...]:
@@ -283,7 +347,25 @@ def parse(argv: Sequence[str]) -> Config:
         raise UserError(
             f"--run_dir={values['run_dir']} is not a run: it holds no {RUN_FLAGS}. Train first (--mode=train)."
         )
+    if values["mode"] == "benchmark":
+        values = _for_every_run(argv, values)
     return Config(**values)
+
+
+def _for_every_run(argv, values):
+    """What a benchmark is given beside its own flags is meant for its runs."""
+    given = _read_flags(argv)
+    present = [field.name for field in dataclasses.fields(Config) if given[field.name].present]
+    for name in sorted(_OF_ONE_RUN.keys() & set(present)):
+        raise UserError(f"--{name} is set for each run of a benchmark by itself: {_OF_ONE_RUN[name]}.")
+    joining = [name for name in present if name not in _OF_THE_BENCHMARK and not name.startswith("benchmark_")]
+    flags = [f"--{name}={_text(values[name])}" for name in joining]
+    defaults = {field.name: field.default for field in dataclasses.fields(Config)}
+    return {
+        **values,
+        **{name: defaults[name] for name in (*joining, "data_dir")},
+        "benchmark_flags": " ".join(filter(None, (values["benchmark_flags"], shlex.join(flags)))),
+    }
 
 
 def _read_flags(argv):

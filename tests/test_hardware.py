@@ -1,4 +1,5 @@
 import platform
+import re
 
 import tensorflow as tf
 
@@ -32,3 +33,7 @@ def test_every_gpu_must_have_it(monkeypatch):
 
 def test_freed_memory_is_kept_where_glibc_is():
     assert hardware.keep_freed_memory() == (platform.libc_ver()[0] == "glibc")
+
+
+def test_the_machine_is_described():
+    assert re.search(r".+, [1-9]\d* cores, [1-9]\d* GiB, (no GPU|\w.*)", hardware.describe_machine())

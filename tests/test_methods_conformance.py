@@ -1,4 +1,5 @@
-"""What every method must do, whatever it is: a row for each entry of METHODS, added by adding a method.
+"""What every method must do, whatever it is: a row for each entry of METHODS, added by adding a method, and one for the
+method that the README shows.
 
 Tracing a round takes most of the time, so each method is trained once and the tests of a row share what came of it.
 """
@@ -7,7 +8,10 @@ import dataclasses
 import functools
 import json
 import math
+import re
 import shutil
+import sys
+import types
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,6 +32,19 @@ from export import saved_model
 from export.bytes_input import FileRule
 
 ROOT = Path(__file__).resolve().parent.parent
+
+
+def method_of_the_readme():
+    """Class and settings of its block of Python that defines a method."""
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    (code,) = [block for block in blocks if "(Method):" in block]
+    module = types.ModuleType("method_of_the_readme")
+    sys.modules[module.__name__] = module  # dataclasses look there
+    exec(compile(code, "README.md", "exec"), module.__dict__)
+    return module.Autoencoder, module.AutoencoderSettings
+
+
+ROWS = {**METHODS, "of the README": method_of_the_readme()}
 LOOP = LoopSettings(
     batch_size=4,
     seed=7,
@@ -42,7 +59,7 @@ LOOP = LoopSettings(
 
 def tiny(name):
     """The method's settings with little in them: what is small is found by the names of its fields."""
-    settings = METHODS[name][1]
+    settings = ROWS[name][1]
     changes = {"image_size": 64}
     for field in dataclasses.fields(settings):
         if field.name.endswith(("filters", "units")):
@@ -57,7 +74,7 @@ def tiny(name):
 
 
 def build(name):
-    return METHODS[name][0](tiny(name))
+    return ROWS[name][0](tiny(name))
 
 
 def make_split():
@@ -79,7 +96,7 @@ class Trained(NamedTuple):
     saved: Path  # its checkpoints
 
 
-@pytest.fixture(scope="module", params=list(METHODS))
+@pytest.fixture(scope="module", params=list(ROWS))
 def name(request):
     return request.param
 
@@ -132,18 +149,19 @@ def spied(layer, called):
 
 def test_settings_are_flags(name):
     flags = {field.name: field for field in dataclasses.fields(Config)}
-    for field in dataclasses.fields(METHODS[name][1]):
+    for field in dataclasses.fields(ROWS[name][1]):
         assert field.name in flags, "a setting without a flag cannot be set"
         assert type(field.default) is type(flags[field.name].default), field.name
 
 
-def test_a_flagfile_makes_it(name, monkeypatch):
+@pytest.mark.parametrize(("kind", "base"), [("synthetic", "synthetic"), ("quick", "quickstart")])
+@pytest.mark.parametrize("row", METHODS)
+def test_a_flagfile_makes_it(row, kind, base, monkeypatch):
     monkeypatch.chdir(ROOT)
-    base = "configs/synthetic.flags"
-    path = base if name == Config(mode="generate").method else f"configs/synthetic_{name}.flags"
+    path = f"configs/{kind}_{row}.flags"
     lines = [line for line in Path(path).read_text().splitlines() if line and not line.startswith("#")]
-    assert path == base or lines[:2] == [f"--flagfile={base}", f"--method={name}"]
-    assert parse(["main", f"--flagfile={path}"]).method == name
+    assert lines[:2] == [f"--flagfile=configs/{base}.flags", f"--method={row}"]
+    assert parse(["main", f"--flagfile={path}"]).method == row
 
 
 def test_networks_and_phases_fit_together(method):

@@ -150,10 +150,15 @@ def test_pages_show_the_numbers_beside_paper_and_baseline(run_dir, result):
 def test_csv_has_one_row_an_image(run_dir, split, result):
     rows = list(csv.DictReader(io.StringIO((run_dir / "per_image.csv").read_text())))
     assert [row["name"] for row in rows] == split.names
-    assert list(rows[0]) == ["name", "label", "probability", "score", "dice", "auroc", "mse"]
+    pixel = ["dice", "auroc", "mse", "ssim"]
+    assert list(rows[0]) == ["name", "label", "probability", "score", *pixel, *(f"authors_{name}" for name in pixel)]
     assert rows[0]["dice"] == ""
     assert float(rows[7]["dice"]) == result["per_image"][7]["dice"]
     assert float(rows[7]["probability"]) == pytest.approx(0.55)
+    for column, protocol in (("ssim", "image_units"), ("authors_mse", "authors")):
+        metric = {"ssim": "ssim", "authors_mse": "mse_d_gt"}[column]
+        mean = np.mean([float(row[column]) for row in rows[4:]])
+        assert mean == pytest.approx(result["metrics"][protocol][metric]["mean"])
 
 
 def test_nothing_half_written_is_left(run_dir):

@@ -14,6 +14,7 @@ NUM_RESAMPLES = 2000
 LEVEL = 0.95
 PIXEL_METRICS = ("dice", "auroc_pixel", "mse_d_gt", "ssim", "dice_pooled", "auroc_pixel_pooled")
 IMAGE_METRICS = ("accuracy", "kappa", "auroc_image", "auroc_score")
+PER_IMAGE_PREFIXES = {"image_units": "", "authors": "authors_"}  # of the columns of `per_image`, by protocol
 
 NO_GROUND_TRUTH = "not available: no ground truth"
 NO_DISEASED = "not available: no diseased images"
@@ -118,7 +119,8 @@ def evaluate_split(prediction, split, thresholds, seed, split_name="test"):
     A map without a healthy image is a saliency, and `thresholds` those of `calibrate_saliency`.
 
     Returns `split`, `threshold`, `bootstrap`, `metrics` and `baseline_zero_map` (per protocol and name), and
-    `per_image`: rows in image units, whose `mse` is MSE(d, GT) for a diseased and MSE(r_h, a_h) for a healthy image.
+    `per_image`: rows whose `mse` is MSE(d, GT) for a diseased and MSE(r_h, a_h) for a healthy image; columns of the
+    authors' protocol begin with "authors_", the others are in image units.
     Raises UserError where the two do not fit or an answer is not finite.
     """
     labels = np.asarray(split.labels)
@@ -145,7 +147,9 @@ def evaluate_split(prediction, split, thresholds, seed, split_name="test"):
         row = {"name": str(name), "label": int(labels[index])}
         row["probability"] = None if probability is None else float(probability[index])
         row["score"] = None if prediction.anomaly_score is None else float(prediction.anomaly_score[index])
-        rows.append(row | {key: _plain(values[index]) for key, values in per_image["image_units"].items()})
+        for protocol, prefix in PER_IMAGE_PREFIXES.items():
+            row |= {prefix + key: _plain(values[index]) for key, values in per_image[protocol].items()}
+        rows.append(row)
     return {
         "split": {
             "name": split_name,
@@ -218,7 +222,7 @@ def _pixel_entries(protocol, prediction, split, threshold, seed):
     labels = np.asarray(split.labels)
     images = np.asarray(split.images)
     diseased, healthy = labels == DISEASED, labels == HEALTHY
-    columns = {name: np.full(len(labels), np.nan) for name in ("dice", "auroc", "mse")}
+    columns = {name: np.full(len(labels), np.nan) for name in ("dice", "auroc", "mse", "ssim")}
     maps_known = prediction.anomaly_map is not None
     is_saliency = maps_known and prediction.healthy_image is None
 
@@ -247,7 +251,8 @@ def _pixel_entries(protocol, prediction, split, threshold, seed):
         d = metrics.difference(protocol, r, np.asarray(prediction.healthy_image)[diseased], d)
         columns["mse"][diseased] = metrics.mse(d, gt)
         entries["mse_d_gt"] = _of_vector(columns["mse"][diseased], seed, metrics.pixel_variance(d, gt).mean())
-        entries["ssim"] = _of_vector(metrics.ssim_in(protocol, d, gt), seed)
+        columns["ssim"][diseased] = metrics.ssim_in(protocol, d, gt)
+        entries["ssim"] = _of_vector(columns["ssim"][diseased], seed)
 
     if value is None:
         reason = threshold["reason"].replace("not available:", "not available: no threshold,")

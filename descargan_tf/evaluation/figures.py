@@ -5,6 +5,7 @@ images look sick. Samples are the first of the split in its order, never picked.
 """
 
 import io
+import zipfile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,8 +14,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from sklearn.metrics import roc_auc_score, roc_curve
 
+from descargan_tf.errors import UserError
 from descargan_tf.files import write_atomically
-from descargan_tf.types import DISEASED, HEALTHY
+from descargan_tf.types import CLASS_NAMES, DISEASED, HEALTHY, Prediction, Split
 
 SCALE = 1.0  # |d| and |GT| at which a colour is full; the paper's colour bars end there too (Figures 4 and 5)
 POSITIVE_COLOUR = (202, 0, 32)  # the healthy image is brighter than the input
@@ -190,6 +192,72 @@ def figure_roc(path, prediction, split, threshold=None):
         )
     alt = " and ".join(["ROC curve of the images"] * has_roc + ["histogram of pixel differences"] * has_pixels)
     return _save(figure, path, "How well images and pixels separate", " ".join(captions), alt)
+
+
+def write_samples(path, prediction, split, num_samples=4):
+    """Keep what the figures of several methods side by side need: the first images of each class and their answers.
+
+    An .npz of the fields of a Split and of a Prediction, those that are known; `read_samples` gives them back.
+    """
+    chosen = [*_first(split, HEALTHY, num_samples), *_first(split, DISEASED, num_samples)]
+    split = split._replace(names=np.array([str(name) for name in split.names]))
+    fields = {**prediction._asdict(), **split._asdict()}
+    arrays = {name: np.asarray(value)[chosen] for name, value in fields.items() if value is not None}
+    return write_atomically(path, lambda file: np.savez_compressed(file, **arrays))
+
+
+def read_samples(path):
+    """(Prediction, Split) of what `write_samples` kept; UserError where it cannot be read."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return tuple(kind(*(file.get(name) for name in kind._fields)) for kind in (Prediction, Split))
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise UserError(f"{path} cannot be read ({error}): evaluate that run again.") from error
+
+
+def draw_comparison(folder, predictions, split):
+    """Draw methods side by side (Figures 5 and 6), a row for each image; a list of FigureFile.
+
+    Args:
+        folder: where the pictures go.
+        predictions: Prediction by what a column is called, each of the images of `split`; those without a map are left
+            out.
+        split: a few images, all of which are drawn.
+    """
+    predictions = {
+        name.replace(" (", "\n("): found for name, found in predictions.items() if found.anomaly_map is not None
+    }
+    folder, drawn = Path(folder), []
+    for label, class_name in reversed(list(enumerate(CLASS_NAMES))):
+        rows = np.flatnonzero(np.asarray(split.labels) == label).tolist()
+        if not rows or not predictions:
+            continue
+        title = f"{class_name.capitalize()} images"
+        images = [("Input", split.images, "image")]
+        truth = [("$|GT|$", split.ground_truth, "magnitude")] if label == DISEASED else []
+        maps = [(name, found.anomaly_map, "magnitude") for name, found in predictions.items()]
+        caption = (
+            f"|d| of each method for the first {len(rows)} {class_name} images in their order, not picked; one scale, "
+            f"[0, {SCALE:g}], in every panel, no scaling per image. A saliency is no difference of images: its largest "
+            "value is the image's disease probability."
+        )
+        alt = f"{len(rows)} {class_name} images, one a row, and the difference map of each method, one a column"
+        path = folder / f"{class_name}_maps.png"
+        drawn.append(_sample_grid(path, split, rows, images + truth + maps, f"{title}: maps", caption, alt))
+        outputs = [
+            (name, found.healthy_image, "image")
+            for name, found in predictions.items()
+            if found.healthy_image is not None
+        ]
+        if not outputs:
+            continue
+        caption = f"Output a_h of each method for the same {class_name} images. " + (
+            "It should be their healthy twin." if label == DISEASED else "It should be the input."
+        )
+        alt = f"{len(rows)} {class_name} images, one a row, and the healthy image of each method, one a column"
+        path = folder / f"{class_name}_outputs.png"
+        drawn.append(_sample_grid(path, split, rows, images + outputs, f"{title}: outputs", caption, alt))
+    return drawn
 
 
 def _first(split, label, count):

@@ -2,7 +2,7 @@
 
 import abc
 
-from descargan_tf.types import Batch, Phase, Prediction
+from descargan_tf.types import CLASS_NAMES, Batch, Phase, Prediction
 
 
 class Method(abc.ABC):
@@ -12,11 +12,22 @@ class Method(abc.ABC):
         networks: name -> functional Keras model; all that a checkpoint holds of the method.
         averaged: name of the network that prediction uses with averaged weights.
         phases: the updates of one round, in order.
+        sees: the classes whose images the updates use; the others' half of a batch is left alone.
     """
 
     networks: dict
     averaged: str
     phases: tuple[Phase, ...]
+    sees: tuple[str, ...] = CLASS_NAMES
+
+    @property
+    def batches_per_round(self) -> int:
+        """A generator-like phase of one update reuses the last batch of the phase before it (reference: trap D5.3)."""
+        return max(phase.updates * phase.batches for phase in self.phases)
+
+    def images_per_round(self, batch_size: int) -> int:
+        """Training images that pass through updates in a round, each batch counted once however many phases use it."""
+        return self.batches_per_round * batch_size * len(self.sees) // len(CLASS_NAMES)
 
     @abc.abstractmethod
     def weights(self, phase: Phase) -> dict[str, float]:

@@ -34,7 +34,9 @@ class FPGAN(StarGAN):
         s = self.settings
         return {
             "generator": build_generator(s.image_size, s.generator_filters, s.precision, label_planes=1, additive=True),
-            "discriminator": build_discriminator(s.image_size, s.discriminator_filters, s.precision, num_logits=1),
+            "discriminator": build_discriminator(
+                s.image_size, s.discriminator_filters, s.precision, 1, s.discriminator_initializer
+            ),
         }
 
     def _code(self, labels):

@@ -31,6 +31,9 @@ class StarGANSettings:
     critic_updates: int = 5
     generator_learning_rate: float = 1e-4
     discriminator_learning_rate: float = 1e-4
+    discriminator_warmup_steps: int = 0
+    discriminator_initial_learning_rate: float = 0.0
+    discriminator_initializer: str = "pytorch_uniform"
     lambda_gp: float = 10.0
     lambda_cls_d: float = 1.0
     lambda_cls_g: float = 1.0
@@ -49,8 +52,9 @@ class StarGAN(Method):
     def __init__(self, settings: StarGANSettings):
         s = self.settings = settings
         self.networks = self._build_networks()
+        warmup = s.discriminator_warmup_steps, s.discriminator_initial_learning_rate
         self.phases = (
-            Phase("discriminator", "discriminator", s.critic_updates, s.discriminator_learning_rate),
+            Phase("discriminator", "discriminator", s.critic_updates, s.discriminator_learning_rate, *warmup),
             Phase("generator", "generator", 1, s.generator_learning_rate),
         )
 
@@ -60,7 +64,9 @@ class StarGAN(Method):
         s = self.settings
         return {
             "generator": build_generator(s.image_size, s.generator_filters, s.precision),
-            "discriminator": build_discriminator(s.image_size, s.discriminator_filters, s.precision),
+            "discriminator": build_discriminator(
+                s.image_size, s.discriminator_filters, s.precision, initializer=s.discriminator_initializer
+            ),
         }
 
     def _code(self, labels):

@@ -10,7 +10,7 @@ from keras import ops
 from descargan_tf import losses
 from descargan_tf.methods.base import Method
 from descargan_tf.models.vae import build_vae
-from descargan_tf.types import Phase, Prediction
+from descargan_tf.types import CLASS_NAMES, HEALTHY, Phase, Prediction
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +34,7 @@ class VAE(Method):
     """
 
     averaged = "autoencoder"
+    sees = (CLASS_NAMES[HEALTHY],)
 
     def __init__(self, settings: VAESettings):
         s = self.settings = settings

@@ -175,3 +175,13 @@ def gaussian_blur(images, sigma):
 def policy(precision, last=False):
     """The Keras dtype policy of a layer: last layers are float32 whatever the precision."""
     return "mixed_bfloat16" if precision == "bfloat16" and not last else "float32"
+
+
+def new_initializer(name):
+    """An initialiser of kernels by name, a new one at each call: one for several layers would draw the same for each.
+
+    "pytorch_uniform" is U(+-1/sqrt(fan_in)), PyTorch's default; the other names are Keras's.
+    """
+    if name == "pytorch_uniform":
+        return keras.initializers.VarianceScaling(1 / 3, "fan_in", "uniform")
+    return keras.initializers.get(name)

@@ -2,7 +2,7 @@
 
 import keras
 
-from descargan_tf.models.blocks import policy
+from descargan_tf.models.blocks import new_initializer, policy
 from descargan_tf.types import CLASS_NAMES
 
 CLASSIFIER_UNITS = 64
@@ -36,7 +36,7 @@ def build_discriminator(
     def conv(x, *widths):
         for n in widths:
             x = keras.layers.Conv2D(
-                n, 3, padding="same", activation="relu", kernel_initializer=initializer, dtype=dtype
+                n, 3, padding="same", activation="relu", kernel_initializer=new_initializer(initializer), dtype=dtype
             )(x)
         return x
 
@@ -58,12 +58,12 @@ def build_discriminator(
         z = keras.Input(features.shape[1:], dtype=features.dtype)
         y = conv(z, 16 * n, 16 * n)
         y = keras.layers.ZeroPadding2D(critic_padding, dtype=last)(y)
-        y = keras.layers.Conv2D(1, 1, kernel_initializer=initializer, dtype=last)(y)
+        y = keras.layers.Conv2D(1, 1, kernel_initializer=new_initializer(initializer), dtype=last)(y)
         critic = keras.Model(z, y, name=f"critic_{name}")
         outputs[critic.name] = critic(features)
 
     # D5.5: the dense layers keep PyTorch's default, U(+-1/sqrt(fan_in)).
-    uniform = keras.initializers.VarianceScaling(1 / 3, "fan_in", "uniform")
+    uniform = new_initializer("pytorch_uniform")
     z = keras.Input(features.shape[1:], dtype=features.dtype)
     keep = keras.Input((CLASSIFIER_UNITS,), name="keep")
     y = keras.layers.Flatten(dtype=dtype)(pool(conv(z, 16 * n, 16 * n)))

@@ -1,8 +1,10 @@
 """StarGAN's generator and discriminator (Choi et al., CVPR 2018); with other arguments Fixed-Point GAN's too."""
 
+import functools
+
 import keras
 
-from descargan_tf.models.blocks import policy
+from descargan_tf.models.blocks import new_initializer, policy
 from descargan_tf.models.generator import LabelPlanes
 
 _NUM_RESIDUAL_BLOCKS = 6
@@ -59,7 +61,7 @@ def build_generator(image_size, filters=64, precision="float32", label_planes=2,
     return keras.Model({"image": image, "target": target}, x, name="generator")
 
 
-def build_discriminator(image_size, filters=64, precision="float32", num_logits=2):
+def build_discriminator(image_size, filters=64, precision="float32", num_logits=2, initializer="pytorch_uniform"):
     """D: 44,784,576 trainable parameters at 256x256 and 64 filters, 44,751,808 with one logit. No normalisation.
 
     Parts are models of their own: `get_layer("trunk")`, `"critic"`, `"classifier"`.
@@ -69,23 +71,26 @@ def build_discriminator(image_size, filters=64, precision="float32", num_logits=
         filters: of the first layer; doubled at each halving.
         precision: "float32" or "bfloat16"; the heads are float32 always.
         num_logits: one per class, or one for two classes.
+        initializer: of the kernels. The program's "pytorch_uniform" shrinks the signal at each of the six layers, so
+            that critic and classifier stay where they are for long at the start; "he_normal" does not.
 
     Returns:
         A functional model from [B, H, W, 1] to {critic [B, H/64, W/64, 1], logits [B, num_logits]}, float32.
     """
     dtype, last = policy(precision), policy(precision, last=True)
+    kernel = functools.partial(new_initializer, initializer)
     image = keras.Input((image_size, image_size, 1), name="image")
     x = image
     for halving in range(_NUM_HALVINGS):
         n = filters * 2**halving
-        x = keras.layers.Conv2D(n, 4, strides=2, padding="same", kernel_initializer=_uniform(), dtype=dtype)(x)
+        x = keras.layers.Conv2D(n, 4, strides=2, padding="same", kernel_initializer=kernel(), dtype=dtype)(x)
         x = keras.layers.LeakyReLU(0.01, dtype=dtype)(x)
     trunk = keras.Model(image, x, name="trunk")
     features = trunk(image)
 
     def head(name, n, size, padding):
         z = keras.Input(features.shape[1:], dtype=features.dtype)
-        y = keras.layers.Conv2D(n, size, padding=padding, use_bias=False, kernel_initializer=_uniform(), dtype=last)(z)
+        y = keras.layers.Conv2D(n, size, padding=padding, use_bias=False, kernel_initializer=kernel(), dtype=last)(z)
         y = keras.layers.Flatten(dtype=last)(y) if padding == "valid" else y
         return keras.Model(z, y, name=name)(features)
 
@@ -97,5 +102,4 @@ def build_discriminator(image_size, filters=64, precision="float32", num_logits=
 
 
 def _uniform():
-    """PyTorch's default; one instance for several layers would draw the same numbers for each."""
-    return keras.initializers.VarianceScaling(1 / 3, "fan_in", "uniform")
+    return new_initializer("pytorch_uniform")

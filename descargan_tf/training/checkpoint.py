@@ -1,5 +1,6 @@
 """Checkpoints: all that a run is, in one folder of plain arrays, written whole or not at all."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -56,10 +57,25 @@ def load(folder: Path) -> tuple[dict[str, np.ndarray], dict]:
     Raises:
         UserError: not a checkpoint, or damaged.
     """
+    about = describe(folder)
+    with _readable(folder), np.load(folder / _ARRAYS, allow_pickle=False) as file:
+        return {name: file[name] for name in file.files}, about
+
+
+def describe(folder: Path) -> dict:
+    """The description of a checkpoint alone.
+
+    Raises:
+        UserError: not a checkpoint, or damaged.
+    """
+    with _readable(folder):
+        return json.loads((folder / _ABOUT).read_text())
+
+
+@contextlib.contextmanager
+def _readable(folder):
     try:
-        about = json.loads((folder / _ABOUT).read_text())
-        with np.load(folder / _ARRAYS, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}, about
+        yield
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise UserError(
             f"{folder} is not a readable checkpoint ({error}): name another with --checkpoint, or "

@@ -1,11 +1,14 @@
 """What this machine computes fast."""
 
 import ctypes
+import os
+import platform
 import sys
 from pathlib import Path
 
 import tensorflow as tf
 
+_CPUINFO = Path("/proc/cpuinfo")
 _BFLOAT16_INSTRUCTIONS = {"avx512_bf16", "amx_bf16"}
 # Parameters of glibc's mallopt (malloc.h), and the largest values that it takes or that are of use.
 _MALLOC_SETTINGS = {
@@ -31,15 +34,29 @@ def fast_precision() -> str:
     return "bfloat16" if fast else "float32"
 
 
-def _processor_flags(cpuinfo: Path = Path("/proc/cpuinfo")) -> set[str]:
-    """Empty where there is no such file: other systems than Linux."""
+def describe_machine() -> str:
+    """Processor, cores that this process may use, memory and GPUs, as far as the system tells."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    parts = [_processor("model name") or platform.processor() or platform.machine(), f"{cores} cores"]
+    if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
+        parts.append(f"{os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') / 2**30:.0f} GiB")
+    gpus = [tf.config.experimental.get_device_details(gpu) for gpu in tf.config.list_physical_devices("GPU")]
+    return ", ".join([*parts, *(gpu.get("device_name", "a GPU") for gpu in gpus)] if gpus else [*parts, "no GPU"])
+
+
+def _processor_flags(cpuinfo: Path = _CPUINFO) -> set[str]:
+    return set(_processor("flags", cpuinfo).split())
+
+
+def _processor(what: str, cpuinfo: Path = _CPUINFO) -> str:
+    """What the system says of the first processor; empty where there is no such file: other systems than Linux."""
     if not cpuinfo.exists():
-        return set()
+        return ""
     for line in cpuinfo.read_text().splitlines():
         name, _, value = line.partition(":")
-        if name.strip() == "flags":
-            return set(value.split())
-    return set()
+        if name.strip() == what:
+            return value.strip()
+    return ""
 
 
 def keep_freed_memory() -> bool:

@@ -72,8 +72,8 @@ class TrainStep:
 
     @property
     def batches_per_round(self):
-        """A generator-like phase of one update reuses the last batch of the phase before it (reference: trap D5.3)."""
-        return max(phase.updates * phase.batches for phase in self.method.phases)
+        """Batches that a round takes."""
+        return self.method.batches_per_round
 
     @tf.function
     def round(self, batches: tuple[Batch, ...]):
