@@ -65,13 +65,19 @@ class Engine:
 def method_of(work, precision, arguments, size):
     """The paper's network, with statistics, scales and offsets as if it had been trained."""
     kind = DeScarGAN if work == WHOLE else HealthyAlone
-    return lively_method(
+    method = lively_method(
         kind=kind,
         image_size=size,
         generator_filters=arguments.filters,
         discriminator_filters=max(arguments.filters // 2, 1),
         precision=precision,
     )
+    rng = np.random.default_rng(0)
+    for network in method.networks.values():
+        for layer in network._flatten_layers():
+            if hasattr(layer, "kernel"):  # a bias of 0 is optimised away, which is another graph
+                layer.bias.assign(rng.normal(0, 0.1, layer.bias.shape))
+    return method
 
 
 # ---- engines

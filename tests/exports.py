@@ -16,7 +16,7 @@ UINT8 = FileRule(Scaling(0, 255), "uint8")
 
 
 def lively_method(seed=0, kind=DeScarGAN, **changes):
-    """A DeScarGAN whose normalisations have statistics, scales and offsets unlike 0 and 1, and no bias is 0."""
+    """A DeScarGAN whose normalisations have statistics, scales and offsets unlike 0 and 1."""
     keras.utils.set_random_seed(seed)
     settings = {"image_size": SIZE, "generator_filters": 3, "discriminator_filters": 2, **changes}
     method = kind(DeScarGANSettings(**settings))
@@ -29,8 +29,6 @@ def lively_method(seed=0, kind=DeScarGAN, **changes):
                 layer.moving_variance.assign(rng.uniform(0.5, 2, shape))
                 layer.gamma.assign(rng.uniform(0.5, 1.5, shape))
                 layer.beta.assign(rng.normal(0, 0.3, shape))
-            elif hasattr(layer, "kernel") and layer.bias is not None:
-                layer.bias.assign(rng.normal(0, 0.1, layer.bias.shape))
     # Untrained, it calls every image as healthy as the next.
     head = method.networks["discriminator"].get_layer("classifier").layers[-1]
     head.kernel.assign(head.kernel * 200)
