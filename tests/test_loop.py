@@ -543,6 +543,15 @@ def test_with_a_time_limit_the_decay_ends_where_the_time_does(tmp_path, monkeypa
     assert float(training.step.length) == 1.0
 
 
+def test_a_time_limit_is_part_of_the_time_left(tmp_path, monkeypatch, capsys):
+    training = trainer(tmp_path, max_steps=1000, max_minutes=2)
+    monkeypatch.setattr(training, "_seconds", lambda: 20.0)
+    assert training._seconds_left(1.0, 990) == 100.0
+    assert training._seconds_left(0.05, 990) == pytest.approx(49.5)
+    training._say_duration(1.0, 990)
+    assert "--max_minutes=2 will end it after about 100 of them" in capsys.readouterr().out
+
+
 def test_the_learning_rate_rises_to_its_value():
     rate = RiseAndFall(0.25, 0.5, warmup=5, total=100, decay=0)
     assert [float(rate(step)) for step in (0, 1, 4, 5, 99)] == pytest.approx([0.3, 0.35, 0.5, 0.5, 0.5])

@@ -164,6 +164,12 @@ class Trainer:
             rounds = max(step + left / seconds_per_round, 1.0)
             self.step.length.assign(min(rounds / self.settings.max_steps, 1.0))
 
+    def _seconds_left(self, seconds_per_round, rounds):
+        left = seconds_per_round * rounds
+        if self.settings.max_minutes:
+            left = min(left, max(self.settings.max_minutes * 60 - self._seconds(), 0.0))
+        return left
+
     def _out_of_time(self):
         return 0 < self.settings.max_minutes * 60 <= self._seconds()
 
@@ -293,7 +299,7 @@ class Trainer:
         totals = "  ".join(f"{name} {value:>10.4f}" for name, value in short.items())
         pace = ""
         if images is not None:
-            left = datetime.timedelta(seconds=round(seconds * (self.settings.max_steps - step)))
+            left = datetime.timedelta(seconds=round(self._seconds_left(seconds, self.settings.max_steps - step)))
             pace = f"  {images:>7.1f} images/s  {left} left"
             short["images/s"] = images
         bar.set_postfix({name: f"{value:.3g}" for name, value in short.items()})
@@ -302,7 +308,12 @@ class Trainer:
     def _say_duration(self, seconds, rounds):
         total = datetime.timedelta(seconds=round(seconds * rounds))
         self._say(f"{seconds:.2f} s a round on this machine: {rounds} rounds will take about {total}")
-        if seconds * rounds > _LONG_HOURS * 3600:
+        left = self._seconds_left(seconds, rounds)
+        if left < seconds * rounds:
+            self._say(
+                f"--max_minutes={self.settings.max_minutes:g} will end it after about {left / seconds:.0f} of them"
+            )
+        if left > _LONG_HOURS * 3600:
             self._say(
                 "that is long: on a CPU, configs/quickstart.flags trains a smaller model in minutes (make quickstart)"
             )
