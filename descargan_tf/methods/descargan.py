@@ -97,6 +97,7 @@ class DeScarGAN(Method):
                 "generator",
                 1,
                 s.generator_learning_rate,
+                # Departs: against a generator that evades them from the start, blurred critics learn nothing.
                 delayed=("adversarial", "classification"),
                 delay=s.adversarial_delay_steps,
             ),
@@ -129,6 +130,7 @@ class DeScarGAN(Method):
         discriminator, s = self.networks["discriminator"], self.settings
         images = ops.concatenate([of_healthy, of_diseased])
         if s.critic_blur:
+            # Departs: where a contour must move by more than its width, a sharp critic's gradient does not say whereto.
             left = ops.maximum(1.0 - ops.cast(draws["step"], "float32") / max(s.critic_blur_steps, 1), 0.0)
             images = gaussian_blur(images, s.critic_blur * left)
         features = discriminator.get_layer("trunk")(images)
