@@ -44,7 +44,8 @@ class Method(abc.ABC):
         Args:
             phase: one of `phases`.
             batch: this replica's images.
-            draws: this replica's numbers, shaped as `draws` asked, and under "step" the number of rounds done.
+            draws: this replica's numbers, shaped as `draws` asked, and under "step" the number of rounds done (more in
+                proportion where a time limit shortens the training), a scalar.
             input_gradient: (fn, x) -> gradient of sum(fn(x)) with respect to x; the backend's, handed in.
         """
 

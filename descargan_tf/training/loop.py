@@ -30,8 +30,8 @@ _LONG_HOURS = 3.0  # a training estimated to be longer than this says so at the 
 class LoopSettings:
     """How long, how often; steps are rounds.
 
-    Where `max_minutes` end a training before `max_steps`, all that changes over it (rates, blur) runs faster in the
-    same proportion, estimated from the pace.
+    Where `max_minutes` end a training before `max_steps`, all that changes over it (rates, blur, delays) runs
+    faster in the same proportion, estimated from the pace.
     """
 
     batch_size: int
@@ -160,9 +160,8 @@ class Trainer:
     def _expect_length(self, step, seconds_per_round):
         """With --max_minutes: how many rounds there will be at this pace, for all that changes over a training."""
         if self.settings.max_minutes and seconds_per_round:
-            left = max(self.settings.max_minutes * 60 - self._seconds(), 0.0)
-            rounds = max(step + left / seconds_per_round, 1.0)
-            self.step.length.assign(min(rounds / self.settings.max_steps, 1.0))
+            left = self._seconds_left(seconds_per_round, self.settings.max_steps - step)
+            self.step.length.assign(min((step + left / seconds_per_round) / self.settings.max_steps, 1.0))
 
     def _seconds_left(self, seconds_per_round, rounds):
         left = seconds_per_round * rounds
