@@ -662,7 +662,7 @@ def _time_rounds(config, strategy):
     for rounds in (1, 3):  # the first is compilation
         started = time.perf_counter()
         for _ in range(rounds):
-            step.round(tuple(next(batches) for _ in range(step.batches_per_round)))
+            step.round(tuple(next(batches) for _ in range(step.method.batches_per_round)))
     return method, (time.perf_counter() - started) / 3
 
 

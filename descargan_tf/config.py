@@ -236,6 +236,11 @@ class Config:
             raise UserError(f"--dense_blocks={self.dense_blocks}: expected four numbers of layers, as in 6,12,32,32.")
         if self.decay_steps > self.max_steps:
             raise UserError(f"--decay_steps={self.decay_steps} is more than --max_steps={self.max_steps}.")
+        if bool(self.critic_blur) != bool(self.critic_blur_steps):
+            raise UserError(
+                f"--critic_blur={self.critic_blur:g} with --critic_blur_steps={self.critic_blur_steps}: give the width "
+                "and the rounds over which it fades, or neither."
+            )
         if self.mode == "train" and not self.run_dir:
             raise UserError("--run_dir is missing: name the folder of this run, or pass a --flagfile to name it after.")
         unknown = [name for name in self.formats if name not in EXPORT_FORMATS]

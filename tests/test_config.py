@@ -193,6 +193,14 @@ def test_decay_longer_than_the_training_is_refused():
     assert parsed(*SYNTHETIC, "--max_steps=10", "--decay_steps=10").decay_steps == 10
 
 
+@pytest.mark.parametrize("given", ["--critic_blur=2", "--critic_blur_steps=100"])
+def test_a_blur_of_the_critic_needs_its_rounds_too(given):
+    message = refusal(*SYNTHETIC, given)
+    assert "--critic_blur=" in message
+    assert "--critic_blur_steps=" in message
+    assert parsed(*SYNTHETIC, "--critic_blur=2", "--critic_blur_steps=100").critic_blur == 2
+
+
 @pytest.mark.parametrize("mode", ["train", "check_data"])
 def test_own_images_need_a_data_dir(mode):
     assert refusal(f"--mode={mode}", "--run_dir=runs/a").startswith("--data_dir is missing")

@@ -202,7 +202,7 @@ def test_a_phase_moves_its_own_variables_alone(trained, method):
     """At learning rates of zero but for its own; and statistics move, of the layers called in training mode alone."""
     step = trained.trainer.step
     rates = {phase.name: phase.learning_rate for phase in method.phases}
-    batches = tuple(Batch(*SPLIT.images[:4].reshape(2, 2, 64, 64, 1)) for _ in range(step.batches_per_round))
+    batches = tuple(Batch(*SPLIT.images[:4].reshape(2, 2, 64, 64, 1)) for _ in range(step.method.batches_per_round))
     for phase in method.phases:
         for other, optimizer in step.optimizers.items():
             optimizer.learning_rate = rates[other] if other == phase.name else 0.0
@@ -266,7 +266,8 @@ def test_two_replicas_equal_one_on_the_same_global_batch(trained, name, two_repl
     two.step.assign(one.step)
 
     rng = np.random.default_rng(1)
-    batches = [Batch(*images) for images in rng.uniform(-1, 1, (one.batches_per_round, 2, 2, 64, 64, 1)).astype("f")]
+    shape = (one.method.batches_per_round, 2, 2, 64, 64, 1)
+    batches = [Batch(*images) for images in rng.uniform(-1, 1, shape).astype("f")]
 
     def share(images):
         return two_replicas.experimental_distribute_values_from_function(

@@ -145,7 +145,7 @@ def test_two_replicas_equal_one_on_the_same_global_batch(tiny_settings, override
     one, two = build(settings), build(settings, two_replicas)
     for name, network in one.method.networks.items():
         two.method.networks[name].set_weights(network.get_weights())
-    data = [batch(8, seed) for seed in range(one.batches_per_round)]
+    data = [batch(8, seed) for seed in range(one.method.batches_per_round)]
     distributed = [
         Batch(
             *(

@@ -34,9 +34,11 @@ def build_generator(image_size, filters=64, precision="float32", label_planes=2,
     def normalise(x):
         return keras.layers.GroupNormalization(groups=-1, epsilon=1e-5, dtype=dtype)(x)
 
+    kernel = functools.partial(new_initializer, "pytorch_uniform")
+
     def block(x, layer, n, size, strides=1, activation="relu"):
         # Zeros around the image, not its reflection: the label planes have no effect there after normalisation.
-        x = layer(n, size, strides, padding="same", use_bias=False, kernel_initializer=_uniform(), dtype=dtype)(x)
+        x = layer(n, size, strides, padding="same", use_bias=False, kernel_initializer=kernel(), dtype=dtype)(x)
         x = normalise(x)
         return keras.layers.Activation(activation, dtype=dtype)(x) if activation else x
 
@@ -54,7 +56,7 @@ def build_generator(image_size, filters=64, precision="float32", label_planes=2,
         x = keras.layers.Add(dtype=dtype)([x, y])
     x = block(x, up, 2 * n, 4, strides=2)
     x = block(x, up, n, 4, strides=2)
-    x = conv(1, 7, padding="same", use_bias=False, kernel_initializer=_uniform(), dtype=last)(x)
+    x = conv(1, 7, padding="same", use_bias=False, kernel_initializer=kernel(), dtype=last)(x)
     if additive:
         x = keras.layers.Add(dtype=last)([image, x])
     x = keras.layers.Activation("tanh", dtype=last)(x)
@@ -99,7 +101,3 @@ def build_discriminator(image_size, filters=64, precision="float32", num_logits=
         "logits": head("classifier", num_logits, image_size // 2**_NUM_HALVINGS, "valid"),
     }
     return keras.Model(image, outputs, name="discriminator")
-
-
-def _uniform():
-    return new_initializer("pytorch_uniform")

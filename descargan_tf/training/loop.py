@@ -227,7 +227,7 @@ class Trainer:
         untold = True  # how long it will take
         self._expect_length(start, self._trained_seconds / start if start else None)
         for step in range(start + 1, s.max_steps + 1):
-            logs = self.step.round(tuple(next(batches) for _ in range(self.step.batches_per_round)))
+            logs = self.step.round(tuple(next(batches) for _ in range(self.step.method.batches_per_round)))
             logs = {name: float(value) for name, value in logs.items()}
             for name, value in logs.items():
                 if not math.isfinite(value):
@@ -271,7 +271,7 @@ class Trainer:
         share = self.settings.batch_size // replicas
 
         def make(_=None):
-            first = start * self.step.batches_per_round * replicas
+            first = start * self.step.method.batches_per_round * replicas
             return training_batches(self._split, share, self.settings.seed, flips=self.settings.flips, start=first)
 
         return iter(self.strategy.distribute_datasets_from_function(make))
@@ -292,7 +292,7 @@ class Trainer:
 
     def _log(self, step, means, seconds, writer, bar):
         # A first round is compilation and says nothing of the pace.
-        images = None if seconds is None else self.settings.batch_size * self.step.batches_per_round / seconds
+        images = None if seconds is None else self.settings.batch_size * self.step.method.batches_per_round / seconds
         writer.scalars("train", step, {**means, "seconds_per_round": seconds, "images_per_second": images})
         short = {name: means[f"{name}/total"] for name in self.step.optimizers}
         totals = "  ".join(f"{name} {value:>10.4f}" for name, value in short.items())

@@ -70,17 +70,12 @@ class TrainStep:
             optimizer.build(method.networks[phase.trains].trainable_variables)
             self.optimizers[phase.name] = optimizer
 
-    @property
-    def batches_per_round(self):
-        """Batches that a round takes."""
-        return self.method.batches_per_round
-
     @tf.function
     def round(self, batches: tuple[Batch, ...]):
         """Every phase once.
 
         Args:
-            batches: `batches_per_round` distributed batches.
+            batches: `method.batches_per_round` distributed batches.
 
         Returns:
             Scalars by "<phase>/<term>": the raw terms, "total", "gradient_norm"; means over the phase's updates.
