@@ -125,10 +125,14 @@ class Config:
     critic_updates: int = _flag(5, "discriminator updates per generator update", low=1)
     generator_learning_rate: float = _flag(1e-4, "Adam", low=0)
     discriminator_learning_rate: float = _flag(1e-4, "Adam", low=0)
-    discriminator_warmup_steps: int = _flag(
-        0, "first rounds over which the discriminator's learning rate rises to its value; 0: none", low=0
+    generator_warmup_steps: int = _flag(
+        0, "first rounds over which the generator's learning rate goes to its value; 0: none", low=0
     )
-    discriminator_initial_learning_rate: float = _flag(0.0, "what it rises from", low=0)
+    generator_initial_learning_rate: float = _flag(0.0, "what it comes from", low=0)
+    discriminator_warmup_steps: int = _flag(
+        0, "first rounds over which the discriminator's learning rate goes to its value; 0: none", low=0
+    )
+    discriminator_initial_learning_rate: float = _flag(0.0, "what it comes from", low=0)
     lambda_adv_d: float = _flag(20.0, "eq. (8)", low=0)
     lambda_gp: float = _flag(10.0, "eq. (1); multiplied by lambda_adv_d as well", low=0)
     lambda_cls_d: float = _flag(5.0, "eq. (8)", low=0)
@@ -143,6 +147,11 @@ class Config:
         "opposite",
         "which translations are criticised: into the opposite class (eq. 1, 2, 5), or into both (program)",
         choices=("opposite", "both"),
+    )
+    critic_reals: str = _flag(
+        "images",
+        "what the critics take for real: images (eq. 1), or the generator's output for them and their own class",
+        choices=("images", "translated"),
     )
     penalty_score: str = _flag(
         "mean", "what the gradient penalty differentiates: the score, or the sum of its map", choices=("mean", "sum")
@@ -236,6 +245,8 @@ class Config:
             raise UserError(f"--dense_blocks={self.dense_blocks}: expected four numbers of layers, as in 6,12,32,32.")
         if self.decay_steps > self.max_steps:
             raise UserError(f"--decay_steps={self.decay_steps} is more than --max_steps={self.max_steps}.")
+        if self.critic_reals == "translated" and (self.fake_classes == "both" or self.noise):
+            raise UserError("--critic_reals=translated goes with --fake_classes=opposite and --noise=0.")
         if bool(self.critic_blur) != bool(self.critic_blur_steps):
             raise UserError(
                 f"--critic_blur={self.critic_blur:g} with --critic_blur_steps={self.critic_blur_steps}: give the width "
