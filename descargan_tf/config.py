@@ -148,11 +148,6 @@ class Config:
         "which translations are criticised: into the opposite class (eq. 1, 2, 5), or into both (program)",
         choices=("opposite", "both"),
     )
-    critic_reals: str = _flag(
-        "images",
-        "what the critics take for real: images (eq. 1), or the generator's output for them and their own class",
-        choices=("images", "translated"),
-    )
     penalty_score: str = _flag(
         "mean", "what the gradient penalty differentiates: the score, or the sum of its map", choices=("mean", "sum")
     )
@@ -245,8 +240,6 @@ class Config:
             raise UserError(f"--dense_blocks={self.dense_blocks}: expected four numbers of layers, as in 6,12,32,32.")
         if self.decay_steps > self.max_steps:
             raise UserError(f"--decay_steps={self.decay_steps} is more than --max_steps={self.max_steps}.")
-        if self.critic_reals == "translated" and (self.fake_classes == "both" or self.noise):
-            raise UserError("--critic_reals=translated goes with --fake_classes=opposite and --noise=0.")
         if bool(self.critic_blur) != bool(self.critic_blur_steps):
             raise UserError(
                 f"--critic_blur={self.critic_blur:g} with --critic_blur_steps={self.critic_blur_steps}: give the width "

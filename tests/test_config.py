@@ -193,12 +193,6 @@ def test_decay_longer_than_the_training_is_refused():
     assert parsed(*SYNTHETIC, "--max_steps=10", "--decay_steps=10").decay_steps == 10
 
 
-@pytest.mark.parametrize("other", ["--fake_classes=both", "--noise=0.1"])
-def test_translated_reals_go_with_the_paper_s_fakes_alone(other):
-    assert "--critic_reals=translated" in refusal(*SYNTHETIC, "--critic_reals=translated", other)
-    assert parsed(*SYNTHETIC, "--critic_reals=translated").critic_reals == "translated"
-
-
 @pytest.mark.parametrize("given", ["--critic_blur=2", "--critic_blur_steps=100"])
 def test_a_blur_of_the_critic_needs_its_rounds_too(given):
     message = refusal(*SYNTHETIC, given)

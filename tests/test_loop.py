@@ -555,3 +555,5 @@ def test_a_time_limit_is_part_of_the_time_left(tmp_path, monkeypatch, capsys):
 def test_the_learning_rate_rises_to_its_value():
     rate = RiseAndFall(0.25, 0.5, warmup=5, total=100, decay=0)
     assert [float(rate(step)) for step in (0, 1, 4, 5, 99)] == pytest.approx([0.3, 0.35, 0.5, 0.5, 0.5])
+    falling = RiseAndFall(1.0, 0.5, warmup=5, total=100, decay=0)
+    assert [float(falling(step)) for step in (0, 1, 4, 5, 99)] == pytest.approx([0.9, 0.8, 0.5, 0.5, 0.5])

@@ -44,9 +44,7 @@ def rounds(step, batches_of_rounds):
     return logs
 
 
-@pytest.mark.parametrize(
-    "overrides", [{}, REFERENCE, {"distance": "l2"}, {"precision": "bfloat16"}, {"critic_reals": "translated"}]
-)
+@pytest.mark.parametrize("overrides", [{}, REFERENCE, {"distance": "l2"}, {"precision": "bfloat16"}])
 def test_a_round_is_finite_and_logs_every_term(tiny_settings, overrides):
     step = build(dataclasses.replace(tiny_settings, **overrides), clip_norm=10.0)
     logs = rounds(step, [[batch(), batch(seed=1)]])[0]
@@ -87,33 +85,6 @@ def test_the_critics_blur_fades_with_the_rounds(tiny_settings):
     assert np.abs(np.asarray(found)).max() > 1e-3
 
 
-def test_critics_may_take_translations_into_the_own_class_for_real(tiny_settings):
-    step = build(dataclasses.replace(tiny_settings, critic_reals="translated", classifier_dropout=0.0))
-    method, phase = step.method, step.method.phases[0]
-    r_h, r_p = batch()
-    draws = {"t": np.full((4, 1, 1, 1), 0.5, "f")}
-    found = method.losses(phase, Batch(r_h, r_p), {**draws, "step": 0}, input_gradient)
-
-    generator, discriminator = method.networks["generator"], method.networks["discriminator"]
-    images, targets = np.concatenate([r_h, r_p, r_h, r_p]), np.repeat(np.eye(2, dtype="f"), 4, axis=0)
-    features = generator.get_layer("trunk")([images, targets], training=True)
-    i_h, a_h = np.split(np.asarray(generator.get_layer("healthy")(features[:4], training=True)), 2)
-    a_p, i_p = np.split(np.asarray(generator.get_layer("diseased")(features[4:], training=True)), 2)
-
-    def answers(x):
-        return discriminator({"image": x, "keep": np.ones((len(x), 64), "f")}, training=False)
-
-    def scores(x, name):
-        return np.mean(answers(x)[f"critic_{name}"], (1, 2, 3))
-
-    close = {"rtol": 1e-3, "atol": 1e-5}
-    np.testing.assert_allclose(found["real"], -np.append(scores(i_h, "healthy"), scores(i_p, "diseased")), **close)
-    np.testing.assert_allclose(found["fake"], np.append(scores(a_h, "healthy"), scores(a_p, "diseased")), **close)
-    logits = np.concatenate([answers(r_h)["logits"], answers(r_p)["logits"]])
-    expected = [np.log(np.exp(row).sum()) - row[label] for row, label in zip(logits, (0, 0, 1, 1), strict=True)]
-    np.testing.assert_allclose(found["classification"], expected, **close)
-
-
 def test_delayed_terms_are_logged_and_count_for_nothing(tiny_settings):
     delayed = build(dataclasses.replace(tiny_settings, adversarial_delay_steps=1))
     for logs, begun in zip(rounds(delayed, [[batch(), batch()]] * 2), (0.0, 1.0), strict=True):
@@ -122,6 +93,15 @@ def test_delayed_terms_are_logged_and_count_for_nothing(tiny_settings):
         s = delayed.method.settings
         kept = s.lambda_id * logs["generator/identity"] + s.lambda_rec * logs["generator/reconstruction"]
         assert logs["generator/total"] == pytest.approx(kept + begun * sum(terms.values()), rel=1e-5)
+
+
+def test_each_network_has_its_own_way_to_its_rate(tiny_settings):
+    generator = {"generator_initial_learning_rate": 3e-3, "generator_warmup_steps": 5, "generator_learning_rate": 5e-4}
+    critic = {"discriminator_initial_learning_rate": 1e-5, "discriminator_warmup_steps": 7}
+    phases = {p.trains: p for p in DeScarGAN(dataclasses.replace(tiny_settings, **generator, **critic)).phases}
+    found = phases["generator"]
+    assert (found.initial_learning_rate, found.warmup, found.learning_rate) == (3e-3, 5, 5e-4)
+    assert (phases["discriminator"].initial_learning_rate, phases["discriminator"].warmup) == (1e-5, 7)
 
 
 def test_the_step_tells_losses_its_number(tiny_settings):

@@ -43,7 +43,6 @@ class DeScarGANSettings:
     lambda_rec: float = 50.0
     distance: str = "l2"
     fake_classes: str = "opposite"
-    critic_reals: str = "images"
     penalty_score: str = "mean"
     noise: float = 0.0
     classifier_dropout: float = 0.1
@@ -198,34 +197,21 @@ class DeScarGAN(Method):
         half = ops.shape(r_h)[0]
         count = half // self.settings.reals_per_fake  # the first of each class are translated too
         t_h, t_p = [t[:count] for t in _split(draws["t"], 2)]
-        real_h, real_p, unjudged = r_h, r_p, 0  # the classifier alone sees the first `unjudged` of each class
-        seen_h, seen_p = [r_h], [r_p]
-        if self.settings.critic_reals == "translated":
-            # Departs: the generator's hand is on reals and fakes alike, so critics learn what else tells them apart.
-            both = ops.concatenate([r_h[:count], r_p[:count]])
-            g_h, g_p = self._translate(both, both)
-            (real_h, a_h), (a_p, real_p) = _split(ops.stop_gradient(g_h), 2), _split(ops.stop_gradient(g_p), 2)
-            seen_h, seen_p, unjudged = [r_h, real_h], [r_p, real_p], half
-        elif self.settings.fake_classes == "opposite":
+        mixed_with_h, mixed_with_p = r_h[:count], r_p[:count]
+        if self.settings.fake_classes == "opposite":
             a_h, a_p = self._translate(r_p[:count], r_h[:count])
             a_h, a_p = _plus(a_h, _first(n_p, count)), _plus(a_p, _first(n_h, count))
         else:
             # Reference: fakes of all images into both classes (D4.2), penalised against reals of any class (D4.7).
             a_h, a_p = self._translate_all([r_h[:count], r_p[:count]], [_first(n, count) for n in noise])
+            mixed_with_h = mixed_with_p = ops.concatenate([mixed_with_h, mixed_with_p])
             t_h = t_p = ops.concatenate([t_h, t_p])
         a_h, a_p = ops.stop_gradient(a_h), ops.stop_gradient(a_p)
+        real_and_fake = ops.concatenate([r_h, a_h]), ops.concatenate([r_p, a_p])
         s_h, s_p, logits_h, logits_p = self._criticise(
-            ops.concatenate([*seen_h, a_h]),
-            ops.concatenate([*seen_p, a_p]),
-            draws,
-            self._keep(draws, 2 * half),
-            classify=half,
+            *real_and_fake, draws, self._keep(draws, 2 * half), classify=half
         )
-        s_h, s_p, fakes = s_h[unjudged:], s_p[unjudged:], ops.shape(a_h)[0]
 
-        mixed_with_h, mixed_with_p = real_h[:count], real_p[:count]
-        if self.settings.fake_classes == "both":
-            mixed_with_h = mixed_with_p = ops.concatenate([mixed_with_h, mixed_with_p])
         x_hat = ops.concatenate([losses.mix(mixed_with_h, a_h, t_h), losses.mix(mixed_with_p, a_p, t_p)])
 
         def penalised(x):
@@ -234,8 +220,8 @@ class DeScarGAN(Method):
             return ops.concatenate([reduce(m) for m in maps])
 
         return {
-            "real": losses.critic_real(ops.concatenate([s_h[:-fakes], s_p[:-fakes]])),
-            "fake": losses.critic_fake(ops.concatenate([s_h[-fakes:], s_p[-fakes:]])),
+            "real": losses.critic_real(ops.concatenate([s_h[:half], s_p[:half]])),
+            "fake": losses.critic_fake(ops.concatenate([s_h[half:], s_p[half:]])),
             "gradient_penalty": losses.gradient_penalty(input_gradient(penalised, x_hat)),
             "classification": _classification(logits_h, logits_p),
         }
