@@ -62,7 +62,7 @@ def split():
 
 
 @pytest.mark.parametrize("success", [0.0, 0.5, 1.0])
-def test_the_best_is_chosen_by_success_times_contrast(split, success):
+def test_the_best_is_chosen_by_success_and_contrast(split, success):
     found = Stand(success=success).validate(split)
     assert found.scalars["translation_success"] == pytest.approx(success)
     assert found.scalars["map_contrast"] == pytest.approx(4.0, rel=1e-5)  # 0.2^2 over 0.1^2
@@ -73,6 +73,29 @@ def test_clean_maps_on_healthy_images_beat_a_little_more_success():
     split = make_split()
     clean = Stand(success=0.75, healthy_map=0.1, diseased_map=0.2).validate(split)
     assert clean.selection > Stand(success=1.0, healthy_map=0.2, diseased_map=0.2).validate(split).selection
+
+
+@pytest.mark.parametrize("probability", [0.1, 0.9])
+def test_a_classifier_that_calls_all_the_same_makes_no_success(split, probability):
+    found = Stand(probability=probability, success=1.0).validate(split)
+    assert found.scalars["accuracy"] == 0.5
+    assert found.selection == 0.0
+
+
+def test_success_counts_by_what_the_classifier_knows(split, monkeypatch):
+    told = split.labels.copy()
+    told[[0, 6]] = told[[6, 0]]  # one of six wrong in each class: kappa 2/3
+    stand = Stand(success=0.5)
+    monkeypatch.setattr(stand, "labels", lambda images: split.labels[: len(images)])
+    predict = stand.predict
+
+    def confused(images):
+        found = predict(images)
+        return found._replace(class_probabilities=np.eye(2, dtype=np.float32)[told[: len(images)]])
+
+    monkeypatch.setattr(stand, "predict", confused)
+    found = stand.validate(split, batch_size=12)
+    assert found.selection == pytest.approx(0.5 * 2 / 3 * found.scalars["map_contrast"], rel=1e-5)
 
 
 def test_a_generator_that_changes_nothing_gains_nothing_by_it(split):
