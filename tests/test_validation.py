@@ -86,7 +86,6 @@ def test_success_counts_by_what_the_classifier_knows(split, monkeypatch):
     told = split.labels.copy()
     told[[0, 6]] = told[[6, 0]]  # one of six wrong in each class: kappa 2/3
     stand = Stand(success=0.5)
-    monkeypatch.setattr(stand, "labels", lambda images: split.labels[: len(images)])
     predict = stand.predict
 
     def confused(images):
