@@ -67,7 +67,7 @@ def train(config: Config) -> int:
     saved = run_dir / config_module.RUN_FLAGS
     config = config_module.with_precision(config, saved, fast_precision)
     if saved.exists():
-        config_module.check_run(config, saved)
+        config_module.check_run(config, saved, _settings_of_other_methods(config.method))
     elif run_dir.exists() and (not run_dir.is_dir() or any(run_dir.iterdir())):
         raise UserError(f"--run_dir={run_dir} holds something that is not a run: name another folder.")
     if config.method not in METHODS:
@@ -363,7 +363,8 @@ def _refuse_other_run(run):
     saved = run.run_dir / config_module.RUN_FLAGS
     if saved.exists():
         config = config_module.parse(["main", *run.flags, f"--run_dir={run.run_dir}"])
-        config_module.check_run(config_module.with_precision(config, saved, fast_precision), saved)
+        config = config_module.with_precision(config, saved, fast_precision)
+        config_module.check_run(config, saved, _settings_of_other_methods(config.method))
         planned = config_module.parse(["main", f"--flagfile={saved}"]).max_steps
         if config.decay_steps and planned != run.rounds:
             raise UserError(
@@ -583,6 +584,12 @@ def _digest(config):
         return hashlib.sha256(manifest.read_bytes()).hexdigest()
     names = sorted((str(p.relative_to(config.data_dir)), p.stat().st_size) for p in Path(config.data_dir).rglob("*.*"))
     return hashlib.sha256(json.dumps(names).encode()).hexdigest()
+
+
+def _settings_of_other_methods(name):
+    """Flags that the method of this name does not use, so that a flagfile it builds on may change them."""
+    used = {method: {field.name for field in dataclasses.fields(settings)} for method, (_, settings) in METHODS.items()}
+    return set().union(*used.values()) - used[name] if name in used else set()
 
 
 def _build_method(config):

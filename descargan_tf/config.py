@@ -4,7 +4,7 @@ import dataclasses
 import math
 import re
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 from absl import flags
@@ -428,8 +428,8 @@ def with_precision(config: Config, saved: Path, fast_precision: Callable[[], str
     return dataclasses.replace(config, precision=fast_precision())
 
 
-def check_run(config: Config, saved: Path) -> None:
-    """Refuse a run folder that was made with other settings.
+def check_run(config: Config, saved: Path, unused: Collection[str] = ()) -> None:
+    """Refuse a run folder that was made with other settings; those in `unused` are none of its method's.
 
     Raises:
         UserError: names each setting, with both values.
@@ -440,6 +440,7 @@ def check_run(config: Config, saved: Path) -> None:
         for field in dataclasses.fields(Config)
         # A flag that the file lacks is newer than the run.
         if field.metadata["flag"].of_run
+        and field.name not in unused
         and before[field.name].present
         and before[field.name].value != getattr(config, field.name)
     ]

@@ -427,6 +427,12 @@ def test_what_is_finished_is_left_alone(ran, inside, capsys):
     assert "tables.md" in capsys.readouterr().out
 
 
+def test_settings_of_other_methods_do_not_make_another_run(ran, inside):
+    before = (inside / "bench" / "good_seed0" / "report.json").stat().st_mtime_ns
+    assert run_in_this_process("--benchmark_runs=good:0", "--critic_blur=2", "--critic_blur_steps=9") == 0
+    assert (inside / "bench" / "good_seed0" / "report.json").stat().st_mtime_ns == before
+
+
 def test_a_decayed_run_is_not_made_longer(ran, inside, capsys):
     """Its rates were zero at the end: the same rounds of a longer one would have been others."""
     folder = inside / "decayed" / "good_seed0"

@@ -324,6 +324,13 @@ def test_check_run_lets_pass_what_does_not_make_another_run(tmp_path):
     check_run(dataclasses.replace(config, **same_run), tmp_path / "run" / RUN_FLAGS)
 
 
+def test_check_run_leaves_out_what_the_method_does_not_use(tmp_path):
+    config = dataclasses.replace(make_run(tmp_path / "run"), latent_units=7)
+    with pytest.raises(UserError, match="latent_units"):
+        check_run(config, tmp_path / "run" / RUN_FLAGS)
+    check_run(config, tmp_path / "run" / RUN_FLAGS, unused={"latent_units"})
+
+
 @pytest.mark.parametrize("name", ["image_size", "batch_size", "method", "dataset", "num_train", "data_seed", "noise"])
 def test_check_run_holds_to_what_makes_a_run(tmp_path, name):
     config = make_run(tmp_path / "run", "--data_dir=d")
