@@ -586,10 +586,15 @@ def _digest(config):
     return hashlib.sha256(json.dumps(names).encode()).hexdigest()
 
 
+def _setting_names(method):
+    return {field.name for field in dataclasses.fields(METHODS[method][1])}
+
+
 def _settings_of_other_methods(name):
     """Flags that the method of this name does not use, so that a flagfile it builds on may change them."""
-    used = {method: {field.name for field in dataclasses.fields(settings)} for method, (_, settings) in METHODS.items()}
-    return set().union(*used.values()) - used[name] if name in used else set()
+    if name not in METHODS:  # it is refused for that
+        return set()
+    return set().union(*map(_setting_names, METHODS)) - _setting_names(name)
 
 
 def _build_method(config):
@@ -600,7 +605,7 @@ def _build_method(config):
             f"--saliency={config.saliency} is for methods that only classify ({classifiers}); --method={config.method} "
             "has maps of its own: leave it out."
         )
-    names = {field.name for field in dataclasses.fields(settings)}
+    names = _setting_names(config.method)
     return method(settings(**{name: value for name, value in dataclasses.asdict(config).items() if name in names}))
 
 
