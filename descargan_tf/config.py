@@ -159,6 +159,11 @@ class Config:
         "of the discriminator's convolutions; glorot_normal is the program's, pytorch_uniform that of StarGAN's",
         choices=("glorot_normal", "he_normal", "pytorch_uniform"),
     )
+    discriminator_activation: str = _flag(
+        "relu",
+        "between the layers of DeScarGAN's discriminator and of dcls; relu is the paper's",
+        choices=("relu", "leaky_relu"),
+    )
     reals_per_fake: int = _flag(
         1, "real images in a discriminator update for each translated one; reals need no generator pass", low=1
     )

@@ -24,6 +24,10 @@ def relu(x):
     return np.maximum(x, 0)
 
 
+def leaky_relu(x):
+    return np.where(x > 0, x, 0.2 * x)
+
+
 def pool(x):
     height, width, channels = x.shape
     return x.reshape(height // 2, 2, width // 2, 2, channels).max((1, 3))
@@ -62,7 +66,7 @@ def generator(model, image, target):
     return outputs
 
 
-def discriminator(model, image):
+def discriminator(model, image, activation=relu):
     """Paper Fig. 3 for one image, without dropout: two score maps and logits."""
     w = weights_of(model.get_layer("trunk"))
     x = image
@@ -70,14 +74,14 @@ def discriminator(model, image):
         if number:
             x = pool(x)
         for _ in range(convolutions):
-            x = relu(conv3x3(x, next(w), next(w)))
+            x = activation(conv3x3(x, next(w), next(w)))
     found = []
     for name in ("critic_healthy", "critic_diseased"):
         w = weights_of(model.get_layer(name))
-        y = relu(conv3x3(relu(conv3x3(x, next(w), next(w))), next(w), next(w)))
+        y = activation(conv3x3(activation(conv3x3(x, next(w), next(w))), next(w), next(w)))
         found.append(y @ next(w)[0, 0] + next(w))
     w = weights_of(model.get_layer("classifier"))
-    y = pool(relu(conv3x3(relu(conv3x3(x, next(w), next(w))), next(w), next(w))))
-    y = relu(y.reshape(-1) @ next(w) + next(w))
+    y = pool(activation(conv3x3(activation(conv3x3(x, next(w), next(w))), next(w), next(w))))
+    y = activation(y.reshape(-1) @ next(w) + next(w))
     found.append(y @ next(w) + next(w))
     return found

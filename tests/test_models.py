@@ -41,12 +41,13 @@ def test_generator_equals_an_independent_computation():
             np.testing.assert_allclose(np.asarray(found[name])[0], expected[name], atol=2e-5)
 
 
-def test_discriminator_equals_an_independent_computation():
-    model = build_discriminator(64, 3)
+@pytest.mark.parametrize("activation", ["relu", "leaky_relu"])
+def test_discriminator_equals_an_independent_computation(activation):
+    model = build_discriminator(64, 3, activation=activation)
     randomise(model)
     image = np.random.default_rng(2).uniform(-1, 1, (64, 64, 1))
     found = model({"image": image[None].astype("f"), "keep": np.ones((1, CLASSIFIER_UNITS), "f")})
-    expected = oracles.discriminator(model, image)
+    expected = oracles.discriminator(model, image, getattr(oracles, activation))
     for name, value in zip(("critic_healthy", "critic_diseased", "logits"), expected, strict=True):
         np.testing.assert_allclose(np.asarray(found[name])[0], value, rtol=1e-4, atol=1e-6)
 

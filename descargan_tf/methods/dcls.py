@@ -19,6 +19,7 @@ class DClsSettings:
     discriminator_warmup_steps: int = 0
     discriminator_initial_learning_rate: float = 0.0
     discriminator_initializer: str = "glorot_normal"
+    discriminator_activation: str = "relu"
     classifier_dropout: float = 0.1
     noise: float = 0.0
 
@@ -30,7 +31,12 @@ class DCls(Classifier):
         s = self.settings = settings
         self.networks = {
             "classifier": build_discriminator(
-                s.image_size, s.discriminator_filters, s.precision, 0, s.discriminator_initializer, critics=()
+                s.image_size,
+                s.discriminator_filters,
+                s.precision,
+                initializer=s.discriminator_initializer,
+                activation=s.discriminator_activation,
+                critics=(),
             )
         }
 

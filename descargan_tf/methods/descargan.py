@@ -48,6 +48,7 @@ class DeScarGANSettings:
     classifier_dropout: float = 0.1
     critic_padding: int = 0
     discriminator_initializer: str = "glorot_normal"
+    discriminator_activation: str = "relu"
     reals_per_fake: int = 1
     adversarial_delay_steps: int = 0
     critic_blur: float = 0.0
@@ -81,6 +82,7 @@ class DeScarGAN(Method):
                 s.precision,
                 s.critic_padding,
                 s.discriminator_initializer,
+                s.discriminator_activation,
                 _NAMES[s.critic_branches],
             ),
         }

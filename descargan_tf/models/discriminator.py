@@ -9,7 +9,13 @@ CLASSIFIER_UNITS = 64
 
 
 def build_discriminator(
-    image_size, filters=32, precision="float32", critic_padding=0, initializer="glorot_normal", critics=CLASS_NAMES
+    image_size,
+    filters=32,
+    precision="float32",
+    critic_padding=0,
+    initializer="glorot_normal",
+    activation="relu",
+    critics=CLASS_NAMES,
 ):
     """D: 18,170,180 trainable parameters at 256x256 and 32 filters. No normalisation (trap D3.10).
 
@@ -23,6 +29,8 @@ def build_discriminator(
             1 as in the authors' program, whose map then has a border that is the bias alone (D3.9).
         initializer: of the convolutions' kernels. The authors' glorot_normal shrinks the signal layer by layer before
             rectifiers; he_normal does not, and the classifier leaves its first plateau sooner.
+        activation: of every layer but the last of a head: "relu" as in the paper, or "leaky_relu" (slope 0.2). At high
+            rates rectifiers die here, first the classifier's 64.
         critics: name of each class's, one name twice makes one for both; none leaves D_cls alone, 8,729,922 parameters
             at the size above.
 
@@ -36,7 +44,12 @@ def build_discriminator(
     def conv(x, *widths):
         for n in widths:
             x = keras.layers.Conv2D(
-                n, 3, padding="same", activation="relu", kernel_initializer=new_initializer(initializer), dtype=dtype
+                n,
+                3,
+                padding="same",
+                activation=activation,
+                kernel_initializer=new_initializer(initializer),
+                dtype=dtype,
             )(x)
         return x
 
@@ -67,7 +80,7 @@ def build_discriminator(
     z = keras.Input(features.shape[1:], dtype=features.dtype)
     keep = keras.Input((CLASSIFIER_UNITS,), name="keep")
     y = keras.layers.Flatten(dtype=dtype)(pool(conv(z, 16 * n, 16 * n)))
-    y = keras.layers.Dense(CLASSIFIER_UNITS, activation="relu", kernel_initializer=uniform, dtype=last)(y)
+    y = keras.layers.Dense(CLASSIFIER_UNITS, activation=activation, kernel_initializer=uniform, dtype=last)(y)
     y = keras.layers.Multiply(dtype=last)([y, keep])
     y = keras.layers.Dense(len(CLASS_NAMES), kernel_initializer=uniform, dtype=last)(y)
     outputs["logits"] = keras.Model([z, keep], y, name="classifier")([features, keep])
