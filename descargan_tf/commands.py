@@ -8,6 +8,7 @@ import json
 import os
 import platform
 import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -80,10 +81,12 @@ def train(config: Config) -> int:
         return _dry_run(config, strategy)
     summary = _checked_data(config)
     splits = {name: _load(config, name, summary.scaling) for name in ("train", "validate")}
+    facts = {"scaling": list(summary.scaling), "dtype": summary.dtype, "digest": _digest(config)}
+    if saved.exists() and (run_dir / _DATA_FACTS).exists():
+        _check_same_data(config, facts)
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
         write_atomically(saved, config_module.flag_lines(config).encode())
-        facts = {"scaling": list(summary.scaling), "dtype": summary.dtype, "digest": _digest(config)}
         write_atomically(run_dir / _DATA_FACTS, (json.dumps(facts, indent=1) + "\n").encode())
     except OSError as error:
         raise UserError(f"--run_dir={run_dir} cannot be written: {error.strerror or error}.") from error
@@ -104,7 +107,7 @@ def train(config: Config) -> int:
     )
     _print_networks(trainer.method)
     trainer.run()
-    print(f"trained: {run_dir}\nTensorBoard:  tensorboard --logdir {run_dir}")
+    print(f"trained: {run_dir}\nTensorBoard:  {_tensorboard(run_dir)}")
     return 0
 
 
@@ -113,7 +116,7 @@ def evaluate(config: Config) -> int:
     started = time.perf_counter()
     run_dir = Path(config.run_dir)
     method, folder, about = _restore(config)
-    summary = _checked_data(config, ("validate", "test"))
+    summary = _checked_data(config, ("validate", "test"), _file_rule(run_dir).scaling)
     splits = {name: _load(config, name, summary.scaling) for name in ("validate", "test")}
     digest = _digest(config)
     thresholds = evaluator.calibrate(splits["validate"], data_checksum=digest)
@@ -156,7 +159,7 @@ def evaluate(config: Config) -> int:
         ) from error
     print(report.format_table(result))
     print(f"\nreport:       {run_dir / 'report.html'} (also report.md, report.json, per_image.csv)")
-    print(f"figures:      {run_dir / 'figures'}\nTensorBoard:  tensorboard --logdir {run_dir}")
+    print(f"figures:      {run_dir / 'figures'}\nTensorBoard:  {_tensorboard(run_dir)}")
     return 0
 
 
@@ -497,6 +500,31 @@ def _file_rule(run_dir):
         ) from error
 
 
+def _check_same_data(config, facts):
+    """Refuse to go on with a run on other data: its scaling, and what was learned, are the old one's."""
+    path = Path(config.run_dir) / _DATA_FACTS
+    try:
+        before = json.loads(path.read_text())
+        differing = [
+            f"{name} is {before[name]} there and {facts[name]} here" for name in facts if before[name] != facts[name]
+        ]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} cannot be read ({error}): it holds what the run was trained on.") from error
+    if differing:
+        raise UserError(
+            f"the run in --run_dir={config.run_dir} was trained on other data than --data_dir={config.data_dir} holds: "
+            f"{'; '.join(differing)}. Give the same data, or name another folder for the run."
+        )
+
+
+def _tensorboard(run_dir):
+    """The command that shows a run, with the environment's own program where it is not on the PATH."""
+    program = "tensorboard"
+    if not shutil.which(program):
+        program = os.path.relpath(Path(sys.executable).parent / program)
+    return f"{program} --logdir {run_dir}"
+
+
 def _report_of(config, step):
     """The run's report where it is of this checkpoint, and why there is none."""
     path = Path(config.run_dir) / "report.json"
@@ -522,7 +550,7 @@ def _measured_again(config, predictor, found):
     try:
         if not Path(config.data_dir).exists() or _digest(config) != found["data_digest"]:
             raise UserError(f"--data_dir={config.data_dir} does not hold what was evaluated.")
-        summary = _checked_data(config, ("test",))
+        summary = _checked_data(config, ("test",), _file_rule(Path(config.run_dir)).scaling)
         split = _load(config, "test", summary.scaling)
     except UserError as error:
         return {"evaluated": evaluated, "not_measured": str(error)}
@@ -554,12 +582,13 @@ def _generate(config):
     print(f"{config.data_dir}: {total} images, {len(manifest['sha256'])} files, {time.perf_counter() - started:.0f} s")
 
 
-def _checked_data(config, splits=SPLITS):
-    """Generate what is missing, check everything, print what is there."""
-    value_range = config.value_range
+def _checked_data(config, splits=SPLITS, scaling=None):
+    """Generate what is missing, check everything, print what is there; with a run's `scaling`, not one of its own."""
+    value_range = f"{scaling.low!r},{scaling.high!r}" if scaling else config.value_range
     if config.dataset == "synthetic":
         value_range = "-1,1"
-        if not Path(config.data_dir).exists():
+        data_dir = Path(config.data_dir)
+        if not data_dir.exists() or (data_dir.is_dir() and not any(data_dir.iterdir())):
             _generate(config)
         manifest = synthetic.read_manifest(config.data_dir)
         if manifest is None:

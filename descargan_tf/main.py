@@ -3,6 +3,7 @@
 import contextlib
 import os
 import shutil
+import signal
 import sys
 import tempfile
 
@@ -30,6 +31,9 @@ def main(argv=None) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:  # training saves first and does not come here
+        print("stopped by Ctrl-C", file=sys.stderr)
+        return 128 + signal.SIGINT
 
 
 @contextlib.contextmanager
@@ -40,7 +44,12 @@ def held_back_unless_it_fails(descriptor):
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     sys.stderr.flush()
     kept = os.dup(descriptor)
-    with tempfile.TemporaryFile() as held:
+    with contextlib.ExitStack() as stack:
+        stack.callback(os.close, kept)
+        try:
+            held = stack.enter_context(tempfile.TemporaryFile())
+        except OSError as error:
+            raise UserError(f"no temporary file can be written: {error.strerror or error}. Free space.") from error
         os.dup2(held.fileno(), descriptor)
         try:
             yield
@@ -51,7 +60,6 @@ def held_back_unless_it_fails(descriptor):
             raise
         finally:
             os.dup2(kept, descriptor)
-            os.close(kept)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import json
 import math
 import os
 import signal
+import types
 from pathlib import Path
 
 import keras
@@ -535,11 +536,16 @@ def test_with_a_time_limit_the_decay_ends_where_the_time_does(tmp_path, monkeypa
     monkeypatch.setattr(training, "_seconds", lambda: 60.0)
     rate = training.step.optimizers["generator"]._learning_rate
     assert float(rate(99)) > 0
-    training._expect_length(10, 6.0)  # 40 rounds in the four minutes left: 50 in all, the last 20 with falling rates
+    bar = types.SimpleNamespace(total=100)
+    training._expect_length(
+        10, 6.0, bar
+    )  # 40 rounds in the four minutes left: 50 in all, the last 20 with falling rates
     assert [float(rate(n)) for n in (30, 40, 50)] == pytest.approx([1e-2, 5e-3, 0])
-    training._expect_length(10, 1.0)  # never longer than --max_steps
+    assert bar.total == 50
+    training._expect_length(10, 1.0, bar)  # never longer than --max_steps
+    assert bar.total == 100
     assert [float(rate(n)) for n in (60, 80, 100)] == pytest.approx([1e-2, 5e-3, 0])
-    training._expect_length(10, None)  # no pace known yet: as before
+    training._expect_length(10, None, bar)  # no pace known yet: as before
     assert float(training.step.length) == 1.0
 
 

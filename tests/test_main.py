@@ -5,6 +5,7 @@ Training runs in processes of its own, as signals and exit statuses are theirs; 
 
 import csv
 import dataclasses
+import errno
 import hashlib
 import json
 import os
@@ -13,6 +14,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -23,6 +25,7 @@ from PIL import Image
 
 from descargan_tf import commands
 from descargan_tf.config import Config, parse
+from descargan_tf.data.images import Scaling
 from descargan_tf.main import main
 from descargan_tf.methods import METHODS
 from descargan_tf.training import checkpoint
@@ -404,6 +407,54 @@ def test_a_damaged_checkpoint_is_refused(trained, refused, inside):
     state.write_bytes(state.read_bytes()[:5000])
     message = refused("--mode=evaluate", "--run_dir=runs/damaged")
     assert "runs/damaged/checkpoints/best is not a readable checkpoint" in message
+
+
+def test_a_run_is_not_taken_up_on_other_data(trained, refused, inside):
+    run_dir = inside / "runs" / "elsewhere"
+    shutil.copytree(trained[0], run_dir)
+    facts = json.loads((run_dir / "data.json").read_text())
+    (run_dir / "data.json").write_text(json.dumps({**facts, "dtype": "uint16"}))
+    message = refused("--flagfile=tiny.flags", "--run_dir=runs/elsewhere")
+    assert "the run in --run_dir=runs/elsewhere was trained on other data" in message
+    assert "dtype is uint16 there and float32 here" in message
+
+
+def test_own_data_are_scaled_as_the_run_was(tmp_path):
+    for split in ("validate", "test"):
+        for number, name in enumerate(("healthy", "diseased")):
+            folder = tmp_path / split / name
+            folder.mkdir(parents=True)
+            np.save(folder / "0.npy", np.random.default_rng(number).uniform(0, 1, (64, 64)).astype("f"))
+    config = Config(mode="evaluate", dataset="folders", data_dir=str(tmp_path), image_size=64)
+    splits = ("validate", "test")
+    assert commands._checked_data(config, splits).scaling == (0, 1)
+    assert commands._checked_data(config, splits, Scaling(-1.0, 1.0)).scaling == (-1, 1)
+
+
+def test_an_empty_folder_is_generated_into(tmp_path):
+    (tmp_path / "d").mkdir()
+    counts = {"num_train": 2, "num_validate": 2, "num_test": 2, "num_workers": 1}
+    config = Config(mode="train", dataset="synthetic", data_dir=str(tmp_path / "d"), image_size=64, **counts)
+    assert commands._checked_data(config).scaling == (-1, 1)
+    assert (tmp_path / "d" / "manifest.json").exists()
+
+
+def test_ctrl_c_before_training_is_one_line(monkeypatch, inside, capsys):
+    def interrupt(config):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(commands, "check_data", interrupt)
+    assert main(["main", "--mode=check_data", "--flagfile=tiny.flags"]) == 130
+    assert capsys.readouterr().err.splitlines()[-1] == "stopped by Ctrl-C"
+
+
+def test_nowhere_to_write_is_one_line(monkeypatch, inside, capsys):
+    def full(*_, **__):
+        raise FileNotFoundError(errno.ENOENT, "No usable temporary directory found")
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", full)
+    assert main(["main", "--mode=check_data", "--flagfile=tiny.flags"]) == 2
+    assert capsys.readouterr().err.startswith("error: no temporary file can be written: No usable temporary directory")
 
 
 @pytest.mark.parametrize("content", [None, "{", "{}", '{"scaling": [0], "dtype": "uint8"}'])

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from descargan_tf import losses
 from descargan_tf.methods.descargan import DeScarGAN
 from descargan_tf.models.blocks import gaussian_blur
 from descargan_tf.training.step import Adam, TrainStep, input_gradient
@@ -102,6 +103,24 @@ def test_each_network_has_its_own_way_to_its_rate(tiny_settings):
     found = phases["generator"]
     assert (found.initial_learning_rate, found.warmup, found.learning_rate) == (3e-3, 5, 5e-4)
     assert (phases["discriminator"].initial_learning_rate, phases["discriminator"].warmup) == (1e-5, 7)
+
+
+@pytest.mark.parametrize("failing", [0, 1, 2])
+def test_the_term_that_failed_first_is_the_one_that_is_not_finite(tiny_settings, monkeypatch, failing):
+    calls = []
+
+    def penalty(gradient):
+        calls.append(gradient)
+        return tf.fill([gradient.shape[0]], float("nan") if len(calls) == failing + 1 else 0.1)
+
+    monkeypatch.setattr(losses, "gradient_penalty", penalty)
+    step = build(dataclasses.replace(tiny_settings, critic_updates=3))
+    logs = rounds(step, [[batch(), batch(seed=1), batch(seed=2)]])[0]
+    assert len(calls) == 3  # the round is traced once, each of its updates by itself
+    terms = ("real", "fake", "gradient_penalty", "classification")
+    bad = [name for name in terms if not np.isfinite(logs[f"discriminator/{name}"])]
+    assert bad == ["gradient_penalty"]
+    assert next(name for name, value in logs.items() if not np.isfinite(value)) == "discriminator/gradient_penalty"
 
 
 def test_the_step_tells_losses_its_number(tiny_settings):

@@ -190,7 +190,7 @@ def test_other_settings_are_refused_by_name(synthetic_data):
     manifest = synthetic.read_manifest(folder)
     synthetic.check_settings(folder, manifest, settings)
     synthetic.verify_checksums(folder, manifest)
-    with pytest.raises(UserError, match=r"--seed is 3 there and 4 here; --num_test is 6 there and 7 here"):
+    with pytest.raises(UserError, match=r"--data_seed is 3 there and 4 here; --num_test is 6 there and 7 here"):
         synthetic.check_settings(folder, manifest, SyntheticSettings(4, 64, 12, 6, 7))
 
 

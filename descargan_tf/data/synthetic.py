@@ -255,7 +255,7 @@ def generate(
     Raises:
         UserError: `data_dir` holds something, or cannot be written.
     """
-    data_dir = Path(data_dir)
+    data_dir = Path(data_dir).absolute()  # "." has no name to put .partial behind
     if data_dir.exists() and (not data_dir.is_dir() or any(data_dir.iterdir())):
         raise UserError(
             f"--data_dir={data_dir} already holds something, and nothing is written over: "
@@ -356,8 +356,9 @@ def check_settings(data_dir: str | os.PathLike, manifest: dict, settings: Synthe
         UserError: names each setting that differs, or the files that are missing.
     """
     wanted = {"version": VERSION, **dataclasses.asdict(settings)}
+    spoken = {"version": "generator version", "seed": "--data_seed"}  # --seed is that of a run
     differing = [
-        f"{'generator version' if name == 'version' else '--' + name} is {manifest[name]} there and {value} here"
+        f"{spoken.get(name, '--' + name)} is {manifest[name]} there and {value} here"
         for name, value in wanted.items()
         if manifest[name] != value
     ]

@@ -157,11 +157,12 @@ class Trainer:
         """Wall time of this training, all its processes together."""
         return self._trained_seconds + time.perf_counter() - self._started
 
-    def _expect_length(self, step, seconds_per_round):
+    def _expect_length(self, step, seconds_per_round, bar):
         """With --max_minutes: how many rounds there will be at this pace, for all that changes over a training."""
         if self.settings.max_minutes and seconds_per_round:
             left = self._seconds_left(seconds_per_round, self.settings.max_steps - step)
             self.step.length.assign(min((step + left / seconds_per_round) / self.settings.max_steps, 1.0))
+            bar.total = min(step + round(left / seconds_per_round), self.settings.max_steps)
 
     def _seconds_left(self, seconds_per_round, rounds):
         left = seconds_per_round * rounds
@@ -225,7 +226,7 @@ class Trainer:
         batches = self._batches(start)
         since, since_step, sums, count = time.perf_counter(), start, {}, 0
         untold = True  # how long it will take
-        self._expect_length(start, self._trained_seconds / start if start else None)
+        self._expect_length(start, self._trained_seconds / start if start else None, bar)
         for step in range(start + 1, s.max_steps + 1):
             logs = self.step.round(tuple(next(batches) for _ in range(self.step.method.batches_per_round)))
             logs = {name: float(value) for name, value in logs.items()}
@@ -248,7 +249,7 @@ class Trainer:
                 measured = step - since_step
                 seconds = (time.perf_counter() - since) / measured if measured else None
                 self._log(step, {name: value / count for name, value in sums.items()}, seconds, writer, bar)
-                self._expect_length(step, seconds)
+                self._expect_length(step, seconds, bar)
                 since, since_step, sums, count = time.perf_counter(), step, {}, 0
             stopping = self._stop_signal is not None
             paused = time.perf_counter()

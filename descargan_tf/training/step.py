@@ -4,6 +4,7 @@ Gradients are computed in the replicas, added up and applied outside of them, so
 graph. Every reduction over examples and replicas is here and nowhere else.
 """
 
+import itertools
 import zlib
 
 import keras
@@ -85,8 +86,8 @@ class TrainStep:
             used = batches[-phase.updates * phase.batches :]
             joined = [used[i : i + phase.batches] for i in range(0, len(used), phase.batches)]
             parts = [self._update(phase, group, number) for number, group in enumerate(joined)]
-            for name in parts[0]:
-                logs[f"{phase.name}/{name}"] = tf.add_n([part[name] for part in parts]) / len(parts)
+            for name, value in _sum_up_to_a_failure(parts).items():
+                logs[f"{phase.name}/{name}"] = value / len(parts)
         self._average()
         self.step.assign_add(1)
         return logs
@@ -162,6 +163,16 @@ class TrainStep:
 
         for average, value in zip(self.averaged_network.weights, live, strict=True):
             self.strategy.extended.update(average.value, update, args=(value.value,))
+
+
+def _sum_up_to_a_failure(parts):
+    """Sums of the terms over updates; none after one that was not finite, whose weights spoil every later term."""
+    total, sound = dict(parts[0]), True
+    for before, part in itertools.pairwise(parts):
+        sound = tf.logical_and(sound, tf.reduce_all(tf.math.is_finite(tf.stack(list(before.values())))))
+        for name, value in part.items():
+            total[name] += tf.where(sound, value, 0.0)
+    return total
 
 
 def input_gradient(fn, x):
