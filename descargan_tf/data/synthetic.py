@@ -255,13 +255,14 @@ def generate(
     Raises:
         UserError: `data_dir` holds something, or cannot be written.
     """
-    data_dir = Path(data_dir).absolute()  # "." has no name to put .partial behind
+    data_dir = Path(data_dir)
     if data_dir.exists() and (not data_dir.is_dir() or any(data_dir.iterdir())):
         raise UserError(
             f"--data_dir={data_dir} already holds something, and nothing is written over: "
             "name a folder that does not exist, or remove this one."
         )
-    partial = data_dir.with_name(data_dir.name + ".partial")
+    absolute = data_dir.absolute()  # "." has no name to put .partial behind
+    partial = absolute.with_name(absolute.name + ".partial")
     try:
         _remove_leftover(partial)
         for split in SPLITS:
