@@ -425,7 +425,7 @@ def test_own_data_are_scaled_as_the_run_was(tmp_path):
             folder = tmp_path / split / name
             folder.mkdir(parents=True)
             np.save(folder / "0.npy", np.random.default_rng(number).uniform(0, 1, (64, 64)).astype("f"))
-    config = Config(mode="evaluate", dataset="folders", data_dir=str(tmp_path), image_size=64)
+    config = Config(mode="check_data", dataset="folders", data_dir=str(tmp_path), image_size=64)
     splits = ("validate", "test")
     assert commands._checked_data(config, splits).scaling == (0, 1)
     assert commands._checked_data(config, splits, Scaling(-1.0, 1.0)).scaling == (-1, 1)
@@ -434,7 +434,7 @@ def test_own_data_are_scaled_as_the_run_was(tmp_path):
 def test_an_empty_folder_is_generated_into(tmp_path):
     (tmp_path / "d").mkdir()
     counts = {"num_train": 2, "num_validate": 2, "num_test": 2, "num_workers": 1}
-    config = Config(mode="train", dataset="synthetic", data_dir=str(tmp_path / "d"), image_size=64, **counts)
+    config = Config(mode="check_data", dataset="synthetic", data_dir=str(tmp_path / "d"), image_size=64, **counts)
     assert commands._checked_data(config).scaling == (-1, 1)
     assert (tmp_path / "d" / "manifest.json").exists()
 
