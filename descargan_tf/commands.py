@@ -80,10 +80,10 @@ def train(config: Config) -> int:
     if config.dry_run:
         return _dry_run(config, strategy)
     summary = _checked_data(config)
-    splits = {name: _load(config, name, summary.scaling) for name in ("train", "validate")}
-    facts = {"scaling": list(summary.scaling), "dtype": summary.dtype, "digest": _digest(config)}
-    if saved.exists() and (run_dir / _DATA_FACTS).exists():
+    facts = {"scaling": summary.scaling, "dtype": summary.dtype, "digest": _digest(config)}
+    if (run_dir / _DATA_FACTS).exists():
         _check_same_data(config, facts)
+    splits = {name: _load(config, name, summary.scaling) for name in ("train", "validate")}
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
         write_atomically(saved, config_module.flag_lines(config).encode())
@@ -491,9 +491,15 @@ def _benchmark_facts(config, plans, found):
 
 def _file_rule(run_dir):
     """How files become images, as training left it in the run folder."""
+    facts = _data_facts(run_dir)
+    return FileRule(facts["scaling"], facts["dtype"])
+
+
+def _data_facts(run_dir):
+    """What training wrote down of its data."""
     try:
         facts = json.loads((run_dir / _DATA_FACTS).read_text())
-        return FileRule(Scaling(*facts["scaling"]), facts["dtype"])
+        return {**facts, "scaling": Scaling(*facts["scaling"]), "dtype": facts["dtype"]}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"{run_dir / _DATA_FACTS} cannot be read ({error}): it holds the training data's scaling."
@@ -502,14 +508,10 @@ def _file_rule(run_dir):
 
 def _check_same_data(config, facts):
     """Refuse to go on with a run on other data: its scaling, and what was learned, are the old one's."""
-    path = Path(config.run_dir) / _DATA_FACTS
-    try:
-        before = json.loads(path.read_text())
-        differing = [
-            f"{name} is {before[name]} there and {facts[name]} here" for name in facts if before[name] != facts[name]
-        ]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} cannot be read ({error}): it holds what the run was trained on.") from error
+    before = _data_facts(Path(config.run_dir))
+    differing = [
+        f"{name} is {before.get(name)} there and {now} here" for name, now in facts.items() if before.get(name) != now
+    ]
     if differing:
         raise UserError(
             f"the run in --run_dir={config.run_dir} was trained on other data than --data_dir={config.data_dir} holds: "

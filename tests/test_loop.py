@@ -537,9 +537,8 @@ def test_with_a_time_limit_the_decay_ends_where_the_time_does(tmp_path, monkeypa
     rate = training.step.optimizers["generator"]._learning_rate
     assert float(rate(99)) > 0
     bar = types.SimpleNamespace(total=100)
-    training._expect_length(
-        10, 6.0, bar
-    )  # 40 rounds in the four minutes left: 50 in all, the last 20 with falling rates
+    # 40 rounds in the four minutes left: 50 in all, the last 20 with falling rates
+    training._expect_length(10, 6.0, bar)
     assert [float(rate(n)) for n in (30, 40, 50)] == pytest.approx([1e-2, 5e-3, 0])
     assert bar.total == 50
     training._expect_length(10, 1.0, bar)  # never longer than --max_steps
