@@ -23,7 +23,7 @@ from descargan_tf import config as config_module
 from descargan_tf.benchmark import Grid, Run, alone_in
 from descargan_tf.config import Config
 from descargan_tf.data import folders, synthetic
-from descargan_tf.data.images import Scaling
+from descargan_tf.data.images import IMAGE_SUFFIXES, Scaling
 from descargan_tf.errors import UserError
 from descargan_tf.evaluation import benchmark_report, benchmark_tables, evaluator, figures, report
 from descargan_tf.evaluation.validation import validate
@@ -34,7 +34,7 @@ from descargan_tf.methods.saliency import explained
 from descargan_tf.prediction import find_inputs, predict_files
 from descargan_tf.training import checkpoint
 from descargan_tf.training.hardware import describe_machine, fast_precision, keep_freed_memory
-from descargan_tf.training.loop import LoopSettings, Trainer
+from descargan_tf.training.loop import LoopSettings, Trainer, refuse_uneven_shares
 from descargan_tf.training.step import TrainStep, input_gradient
 from descargan_tf.types import CLASS_NAMES, DISEASED, HEALTHY, SPLITS, Batch
 from export import exporter, server
@@ -77,6 +77,13 @@ def train(config: Config) -> int:
     if config.threads_per_op:  # must come before TensorFlow's first operation
         tf.config.threading.set_intra_op_parallelism_threads(config.threads_per_op)
     strategy = tf.distribute.MirroredStrategy()
+    refuse_uneven_shares(config.batch_size, strategy)
+    never_begins = config.adversarial_delay_steps >= config.max_steps
+    if never_begins and "adversarial_delay_steps" in _setting_names(config.method):
+        print(
+            f"WARNING: --adversarial_delay_steps={config.adversarial_delay_steps} are not over by --max_steps="
+            f"{config.max_steps}: the generator will only learn to reproduce its input"
+        )
     if config.dry_run:
         return _dry_run(config, strategy)
     summary = _checked_data(config)
@@ -165,7 +172,7 @@ def evaluate(config: Config) -> int:
 
 def predict(config: Config) -> int:
     """--mode=predict: maps and a CSV for image files."""
-    files = find_inputs(config.input)
+    files, ignored = find_inputs(config.input)
     run_dir = Path(config.run_dir)
     method, _, _ = _restore(config)
     scaling, dtype = _file_rule(run_dir)
@@ -185,6 +192,8 @@ def predict(config: Config) -> int:
     except OSError as error:
         raise UserError(f"--output_dir={output_dir} cannot be written: {error.strerror or error}.") from error
     print(f"{len(files) - len(failed)} of {len(files)} images done: {output_dir / 'predictions.csv'}")
+    if ignored:
+        print(f"passed over: {ignored} subfolders and files that do not end in {' '.join(IMAGE_SUFFIXES)}")
     for message in failed:
         print(f"not done: {message}", file=sys.stderr)
     return 1 if failed else 0

@@ -80,7 +80,7 @@ class Config:
     )
 
     # Data
-    image_size: int = _flag(256, "pixels a side", low=64, multiple_of=64)
+    image_size: int = _flag(256, "pixels a side", low=64, high=8192, multiple_of=64)
     value_range: str = _flag("auto", "folders: 'low,high' of the files' values; auto: from the files' type")
     num_train: int = _flag(2000, "synthetic: training images per class", low=1)
     num_validate: int = _flag(200, "synthetic: validation images per class", low=1)

@@ -26,7 +26,7 @@ FLOAT_OUTPUTS = {"anomaly_map", "healthy_image", "anomaly_score", "disease_proba
 OPERATIONS = """
     Abs AddV2 All Any Assert BiasAdd BroadcastTo Cast ConcatV2 Const Conv2D Conv2DBackpropInput DecodeJpeg
     DecodePng DecodeRaw EncodePng EnsureShape Equal ExpandDims Fill FloorDiv FloorMod Greater GreaterEqual
-    Identity If IsFinite LeakyRelu Less LessEqual LogicalAnd LogicalNot LogicalOr MatMul Max MaxPool Maximum Mean
+    Identity If IsFinite Less LessEqual LogicalAnd LogicalNot LogicalOr MatMul Max MaxPool Maximum Mean
     MergeV2Checkpoints Min Minimum Mul NoOp NotEqual OneHot Pack Pad PartitionedCall Placeholder RealDiv Relu
     Reshape RestoreV2 ReverseV2 Round SaveV2 ScaleAndTranslate Select SelectV2 Shape ShardedFilename Size Softmax
     Squeeze
@@ -41,7 +41,9 @@ def exports(tmp_path_factory):
     """(method, folder, signatures) by the kind of statistics."""
     made = {}
     for statistics in STATISTICS:
-        method = lively_method(batch_norm=statistics)
+        # As configs/synthetic.flags, and as configs/quickstart.flags: each activation in one of the two.
+        activation = "leaky_relu" if statistics == "per_image" else "relu"
+        method = lively_method(batch_norm=statistics, discriminator_activation=activation)
         folder = write_export(tmp_path_factory.mktemp(statistics) / "1", method)
         made[statistics] = method, folder, tf.saved_model.load(str(folder)).signatures
     return made
@@ -227,6 +229,8 @@ def test_the_operations_are_those_of_every_server(exported):
     expected = set(OPERATIONS.split())
     if method.settings.batch_norm == "per_image":
         expected |= {"Rsqrt", "SquaredDifference", "StopGradient"}
+    if method.settings.discriminator_activation == "leaky_relu":
+        expected |= {"LeakyRelu"}
     assert verify.graph_operations(folder) == sorted(expected)
 
 

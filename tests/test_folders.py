@@ -108,9 +108,34 @@ def test_automatic_value_range(tmp_path, dtype, low, high, scaling):
 def test_range_is_decided_over_all_splits_and_classes(tmp_path):
     make_data_set(tmp_path, np.float32, 0, 1, per_class=1, suffix=".npy")
     assert check_data(tmp_path, SIZE).scaling == (0, 1)
-    write_npy(tmp_path / "test" / "diseased" / "0.npy", picture(99, np.float32, -0.25, 1))
-    assert check_data(tmp_path, SIZE).scaling == (-1, 1)
+    for split, class_name in (("validate", "healthy"), ("validate", "diseased"), ("test", "healthy")):
+        write_npy(tmp_path / split / class_name / "0.npy", picture(99, np.float32, -0.25, 1))
+    write_npy(tmp_path / "test" / "diseased" / "0.npy", np.full((SIZE, SIZE), 0.5, np.float32))  # of no range
+    assert check_data(tmp_path, SIZE, splits=("validate", "test")).scaling == (-1, 1)
     assert check_data(tmp_path, SIZE, splits=("train",)).scaling == (0, 1)
+    assert check_error(tmp_path) == (
+        f"data folder {tmp_path}: mixed ranges: 2 files within 0,1 (train/healthy/0.npy, train/diseased/0.npy) and 3 "
+        "files beyond 0,1 (validate/healthy/0.npy, validate/diseased/0.npy, test/healthy/0.npy); scale all files of "
+        "both classes alike, or, if they are, say so with --value_range=-1,1"
+    )
+    assert check_data(tmp_path, SIZE, value_range="-1,1").scaling == (-1, 1)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "healthy", "diseased", "rule"),
+    [
+        (np.float32, (0, 1), (-1, 1), "0,1 .*--value_range=-1,1"),
+        (np.uint16, (0, 65536), (0, 256), "0,255 .*--value_range=0,65535"),
+        (np.uint8, (0, 2), (0, 256), "0,1 .*--value_range=0,255"),
+    ],
+)
+def test_classes_of_one_type_in_two_ranges_are_refused(tmp_path, dtype, healthy, diseased, rule):
+    ranges = {"healthy": healthy, "diseased": diseased}
+    make_data_set(tmp_path, dtype, *healthy, suffix=".npy")
+    for index, path in enumerate(sorted(tmp_path.glob("*/*/*.npy"))):
+        write_npy(path, picture(index, dtype, *ranges[path.parent.name]))
+    with pytest.raises(UserError, match=f"mixed ranges: 6 files within {rule}"):
+        check_data(tmp_path, SIZE)
 
 
 def test_floats_beyond_the_automatic_ranges_name_the_extremes(tmp_path):
@@ -302,12 +327,17 @@ def test_all_problems_come_in_one_message(tmp_path):
     write_png(tmp_path / "test" / "diseased" / "0.png", picture(0, np.uint16))
     for path in (tmp_path / "validate" / "healthy").iterdir():
         path.unlink()
-    lines = check_error(tmp_path).split("\n")
-    assert lines[0] == f"data folder {tmp_path} has 4 problems:"
-    assert lines[1].startswith(f"- no image in {tmp_path / 'validate' / 'healthy'}; expected files ending in .npy .png")
-    assert lines[2].startswith("- 1 file cannot be used: train/healthy/0.png: ")
-    assert lines[3].startswith("- 1 file not 64x64 (height x width): train/diseased/0.png (32x64)")
-    assert lines[4].startswith("- mixed ranges: 1 uint16 (test/diseased/0.png) and 8 uint8 (")
+    message = check_error(tmp_path)
+    assert "\n" not in message
+    parts = (
+        f"data folder {tmp_path} has 4 problems: ",
+        f"(1) no image in {tmp_path / 'validate' / 'healthy'}; expected files ending in .npy .png",
+        "; (2) 1 file cannot be used: train/healthy/0.png: ",
+        "; (3) 1 file not 64x64 (height x width): train/diseased/0.png (32x64)",
+        "; (4) mixed ranges: 1 uint16 (test/diseased/0.png) and 8 uint8 (",
+    )
+    assert message.startswith(parts[0] + parts[1])
+    assert sorted(parts, key=message.index) == list(parts)
 
 
 def test_missing_root_and_file_as_root(tmp_path):

@@ -213,11 +213,13 @@ def test_prediction_lists_the_broken_file_and_does_the_others(trained, workplace
         source = sorted((workplace / "data" / "synthetic_64" / "test" / "diseased").iterdir())[0]
         shutil.copy(source, scans / f"{name}.npy")
     (scans / "b.png").write_bytes(b"broken")
+    (scans / "d.dcm").touch()
     status, out, err = end(
         start(workplace, "--mode=predict", "--run_dir=runs/tiny", "--input=scans", "--output_dir=out")
     )
     assert status == 1
     assert "2 of 3 images done: out/predictions.csv" in out
+    assert "passed over: 1 subfolders and files that do not end in .npy .png" in out
     assert "Traceback" not in err
     assert [line for line in err.splitlines() if "b.png" in line][-1].startswith("not done: scans/b.png: ")
     wanted = [f"{stem}_{what}" for stem in "ac" for what in ("healthy.npy", "map.npy", "overlay.png")]
@@ -276,6 +278,14 @@ def test_dry_run_says_how_large_it_is_and_writes_nothing(inside, capsys):
     assert "test: 0=healthy n=4, 1=diseased n=4" in out
     assert re.search(r"s a round: 1000000 rounds in about [\d.]+ hours", out)
     assert "--generator_filters=2\n" in out
+    assert "WARNING" not in out
+
+
+def test_critics_that_never_begin_are_warned_of(inside, capsys):
+    command = ["main", "--flagfile=tiny.flags", "--run_dir=runs/other", "--dry_run", "--max_steps=9"]
+    for delay, warned in ((8, False), (9, True)):
+        assert main([*command, f"--adversarial_delay_steps={delay}"]) == 0
+        assert ("--adversarial_delay_steps=9 are not over by --max_steps=9" in capsys.readouterr().out) is warned
 
 
 # ---- flags reach what they name
@@ -325,6 +335,7 @@ def refused(inside, capsys):
         (["--nonsense=1"], ["nonsense"]),
         (["--batch_size=7"], ["--batch_size=7", "multiple of 2"]),
         (["--distance=l7"], ["--distance", "l7"]),
+        (["--mode=generate", "--image_size=1000000", "--data_dir=new"], ["--image_size", "8192"]),
         (["go"], ["'go'"]),
         (["--decay_steps=2000000"], ["--decay_steps=2000000", "--max_steps=1000000"]),
         (["--method=stargun", "--run_dir=runs/new"], ["--method=stargun", "descargan"]),
@@ -360,6 +371,12 @@ def test_a_folder_without_a_run_cannot_be_used(refused, mode):
         assert f"--run_dir={folder} is not a run" in refused(
             f"--mode={mode}", f"--run_dir={folder}", "--input=scan.png"
         )
+
+
+def test_a_batch_that_cannot_be_split_is_refused_before_there_is_a_run(refused, monkeypatch, two_replicas):
+    monkeypatch.setattr(tf.distribute, "MirroredStrategy", lambda: two_replicas)
+    message = refused("--flagfile=tiny.flags", "--run_dir=runs/new", "--batch_size=6")
+    assert "--batch_size=6 cannot be split over 2 devices" in message
 
 
 def test_own_images_without_a_folder_are_refused(refused):

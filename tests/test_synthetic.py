@@ -1,3 +1,4 @@
+import errno
 import json
 import math
 import os
@@ -5,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -218,13 +220,64 @@ def test_nothing_is_written_over(tmp_path):
     assert [p.name for p in (tmp_path / "mine").iterdir()] == ["file"]
 
 
+def alive(pid):
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="finds child processes in /proc")
+@pytest.mark.parametrize("ended_by", [signal.SIGTERM, signal.SIGKILL])
+def test_workers_end_with_their_program(tmp_path, ended_by):
+    process = subprocess.Popen([sys.executable, "-c", generation(tmp_path / "data", num_workers=2)], cwd=os.getcwd())
+    deadline = time.monotonic() + 60
+    while len(list(tmp_path.glob("data.partial/train/healthy/*.npy"))) < 40:  # more than one worker's task
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    workers = [int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
+    assert len(workers) >= 2
+    process.send_signal(ended_by)
+    process.wait()
+    deadline = time.monotonic() + 5
+    while any(alive(pid) for pid in workers):
+        assert time.monotonic() < deadline, "workers go on without their program"
+        time.sleep(0.05)
+    assert not (tmp_path / "data").exists()
+
+
+def test_a_full_disk_is_one_clear_line_and_leaves_nothing(tmp_path, monkeypatch):
+    write_bytes, written = Path.write_bytes, []
+
+    def fill(path, content):
+        if len(written) == 5:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        written.append(path)
+        return write_bytes(path, content)
+
+    monkeypatch.setattr(Path, "write_bytes", fill)
+    with pytest.raises(UserError) as caught:
+        synthetic.generate(tmp_path / "data", SyntheticSettings(0, 64, 4, 1, 1), num_workers=1)
+    assert str(caught.value) == (
+        f"the data set could not be written to --data_dir={tmp_path / 'data'}: No space left on device. Nothing was "
+        "left behind; free space or name another folder."
+    )
+    assert len(written) == 5
+    assert not list(tmp_path.iterdir())
+
+
+def generation(target, num_workers):
+    """A program that draws more than any test waits for."""
+    return (
+        "from descargan_tf.data.synthetic import *\n"
+        f"generate({str(target)!r}, SyntheticSettings(0, 64, 5000, 1, 1), num_workers={num_workers})"
+    )
+
+
 def test_a_killed_generation_leaves_nothing_that_passes_for_whole(tmp_path):
     target = tmp_path / "data"
-    code = (
-        "from descargan_tf.data.synthetic import *\n"
-        f"generate({str(target)!r}, SyntheticSettings(0, 64, 5000, 1, 1), num_workers=1)"
-    )
-    process = subprocess.Popen([sys.executable, "-c", code], cwd=os.getcwd())
+    process = subprocess.Popen([sys.executable, "-c", generation(target, num_workers=1)], cwd=os.getcwd())
     partial = tmp_path / "data.partial"
     deadline = time.monotonic() + 60
     while not list(partial.glob("train/healthy/*.npy")):

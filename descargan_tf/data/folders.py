@@ -27,6 +27,8 @@ _MAX_NAMED = 5  # files named in a message
 _MAX_UNREADABLE_NAMED = 10
 _MIN_IMAGES_FOR_LEAK = 20  # per class; with fewer a threshold separates the classes by luck
 _LEAK_ACCURACY = 0.95
+# An image that stays in the smaller range while others leave it was probably scaled another way.
+_SMALLER_RANGES = {"float32": Scaling(0.0, 1.0), "uint16": Scaling(0.0, 255.0), "uint8": Scaling(0.0, 1.0)}
 _NARROW_SHARE = 1 / 8  # of the value range in use, below which the range is probably not meant
 
 Progress = Callable[[int, int], None]  # called with (files done, files in all)
@@ -147,7 +149,8 @@ def check_data(
     """Read every file and say what is there, or everything that is wrong, at once.
 
     `value_range` is "low,high" in file values, or "auto": the whole range of uint8 or uint16; for floats [0, 1] if all
-    files of all splits lie in it, else [-1, 1].
+    files of all splits lie in it, else [-1, 1]. With "auto", files of which only some leave [0, 1] (float, uint8) or
+    [0, 255] (uint16) are mixed ranges.
 
     Raises:
         UserError: with all problems found.
@@ -411,7 +414,8 @@ def _raise_problems(root: Path, problems: list[str]) -> None:
     if len(problems) == 1:
         raise UserError(f"data folder {root}: {problems[0]}")
     if problems:
-        raise UserError(f"data folder {root} has {len(problems)} problems:\n- " + "\n- ".join(problems))
+        numbered = "; ".join(f"({number}) {problem}" for number, problem in enumerate(problems, 1))
+        raise UserError(f"data folder {root} has {len(problems)} problems: {numbered}")
 
 
 def _file_problems(facts: list[_Facts], image_size: int) -> list[str]:
@@ -474,17 +478,39 @@ def _ground_truth_problems(facts: list[_Facts]) -> Iterator[str]:
 
 def _automatic_scaling(facts: list[_Facts]) -> tuple[Scaling | None, list[str]]:
     read = [f for f in facts if f.dtype]
-    if read[0].dtype != "float32":
-        return Scaling(0.0, float(np.iinfo(read[0].dtype).max)), []
+    dtype = read[0].dtype
     lowest, highest = min(read, key=lambda f: f.minimum), max(read, key=lambda f: f.maximum)
-    for scaling in (Scaling(0.0, 1.0), Scaling(-1.0, 1.0)):
+    candidates = [Scaling(0.0, 1.0), Scaling(-1.0, 1.0)]
+    if dtype != "float32":
+        candidates = [Scaling(0.0, float(np.iinfo(dtype).max))]
+    for scaling in candidates:
         if not is_outside(lowest.minimum, highest.maximum, scaling):
-            return scaling, []
+            return scaling, list(_mixed_range_problems(read, dtype, scaling))
     return None, [
         "float values are in neither [0, 1] nor [-1, 1]: "
         f"lowest {lowest.minimum:g} in {lowest.file.name}, highest {highest.maximum:g} in {highest.file.name}; "
         "pass the range they come from as --value_range=low,high"
     ]
+
+
+def _mixed_range_problems(read: list[_Facts], dtype: str, scaling: Scaling) -> Iterator[str]:
+    """Some files in [0, 1] among others in [-1, 1], 8 bits in uint16, or fractions that were cast to 0 and 1."""
+    smaller = _SMALLER_RANGES[dtype]
+    if scaling == smaller:
+        return
+    # A constant image, such as a black one, is of no range.
+    varied = [f for f in read if f.minimum < f.maximum]
+    within = [f for f in varied if not is_outside(f.minimum, f.maximum, smaller)]
+    if within and len(within) < len(varied):
+        beyond = [f for f in varied if is_outside(f.minimum, f.maximum, smaller)]
+        groups = [
+            f"{_files(len(group))} {place} {smaller} ({_name((f.file.name for f in group), 3)})"
+            for group, place in ((within, "within"), (beyond, "beyond"))
+        ]
+        yield (
+            f"mixed ranges: {' and '.join(groups)}; scale all files of both classes alike, or, if they are, "
+            f"say so with --value_range={scaling}"
+        )
 
 
 def _range_problems(facts: list[_Facts], scaling: Scaling) -> Iterator[str]:

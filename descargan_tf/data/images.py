@@ -118,7 +118,14 @@ def read_image(path: str | os.PathLike) -> DecodedImage:
 
 def write_npy(path: str | os.PathLike, array: np.ndarray) -> None:
     """Write a .npy file that is either whole or not there; UserError if the folder or disk refuses it."""
-    write_atomically(path, lambda file: np.save(file, array, allow_pickle=False))
+    write_atomically(path, npy_bytes(array))
+
+
+def npy_bytes(array: np.ndarray) -> bytes:
+    """The content of a .npy file. numpy itself, writing to a full disk, does not say that the disk is full."""
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=False)
+    return buffer.getvalue()
 
 
 def write_png(path: str | os.PathLike, array: np.ndarray) -> None:

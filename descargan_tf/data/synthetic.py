@@ -23,7 +23,8 @@ Where the supplement leaves a rule open, or the authors' program departs from it
 * The displacement points away from the centre of e1 in the sampled coordinates (so the content shrinks), and its
   largest length is 0.1 in [-1, 1] units (D1.20), with corners of the image at -1 and 1 (D1.21, D1.22), sigma 0.19
   (D1.23).
-* One random generator per image, from (seed, split, index) (D1.24). No plots (D1.25), no library for geometry (D1.27).
+* One random generator per image, from (seed, split, index) (D1.24). No plots (D1.25), no name in two meanings
+  (D1.26), no library for geometry (D1.27).
 * A base image serves one class only (unpaired): even indices are healthy, odd ones diseased.
 
 Images smaller than 256 are drawn at a multiple of their size, at least 256, and averaged down, so the geometry scales.
@@ -36,6 +37,8 @@ import math
 import multiprocessing
 import os
 import shutil
+import signal
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -44,6 +47,7 @@ from typing import NamedTuple
 import numpy as np
 
 from descargan_tf.data.folders import GROUND_TRUTH_FOLDER
+from descargan_tf.data.images import npy_bytes
 from descargan_tf.errors import UserError
 from descargan_tf.types import CLASS_NAMES, DISEASED, HEALTHY, SPLITS
 
@@ -228,8 +232,7 @@ def _write_range(root: Path, settings: SyntheticSettings, split: str, start: int
             arrays[GROUND_TRUTH_FOLDER] = ground_truth
         for folder, array in arrays.items():
             name = f"{split}/{folder}/{index:05d}.npy"
-            with open(root / name, "wb") as file:
-                np.save(file, array)
+            (root / name).write_bytes(npy_bytes(array))
             # Over the pixels, not the file: the header belongs to numpy.
             checksums[name] = hashlib.sha256(array.tobytes()).hexdigest()
     return checksums
@@ -321,7 +324,7 @@ def _run(root: Path, settings: SyntheticSettings, num_workers: int) -> Iterator[
         return
     # spawn: the caller may hold TensorFlow's threads, which a fork would not copy.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(num_workers, len(tasks)), mp_context=context) as pool:
+    with ProcessPoolExecutor(min(num_workers, len(tasks)), mp_context=context, initializer=_end_with_parent) as pool:
         futures = [pool.submit(_write_range, root, settings, *task) for task in tasks]
         try:
             for future, (_, start, stop) in zip(futures, tasks, strict=True):
@@ -330,6 +333,21 @@ def _run(root: Path, settings: SyntheticSettings, num_workers: int) -> Iterator[
         finally:
             for future in futures:
                 future.cancel()
+
+
+def _end_with_parent() -> None:
+    """In a worker: end when the program that started it has ended, even by SIGKILL; Ctrl-C is for that program.
+
+    A worker that went on would write into the folder of the next generation.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+
+    def wait():
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def read_manifest(data_dir: str | os.PathLike) -> dict | None:

@@ -56,6 +56,16 @@ class Interrupted(Exception):
         self.status = 128 + number
 
 
+def refuse_uneven_shares(batch_size: int, strategy: tf.distribute.Strategy) -> None:
+    """UserError where the batch does not divide over the replicas."""
+    replicas = strategy.num_replicas_in_sync
+    if batch_size % (2 * replicas):
+        raise UserError(
+            f"--batch_size={batch_size} cannot be split over {replicas} devices with as many healthy as diseased "
+            f"images on each: use a multiple of {2 * replicas}."
+        )
+
+
 class Trainer:
     """A training run in a folder; `run` starts it or takes it up where it stopped.
 
@@ -80,12 +90,7 @@ class Trainer:
         settings: LoopSettings,
         validate: Callable,
     ):
-        replicas = strategy.num_replicas_in_sync
-        if settings.batch_size % (2 * replicas):
-            raise UserError(
-                f"--batch_size={settings.batch_size} cannot be split over {replicas} devices with as many healthy as "
-                f"diseased images on each: use a multiple of {2 * replicas}."
-            )
+        refuse_uneven_shares(settings.batch_size, strategy)
         self.run_dir, self.strategy, self.settings = run_dir, strategy, settings
         self._split, self._validate = split, validate
         with strategy.scope():
@@ -234,7 +239,8 @@ class Trainer:
                 if not math.isfinite(value):
                     raise UserError(
                         f"{name} is {value} at step {step}: the training has diverged and is stopped. The checkpoints "
-                        f"in {self.run_dir / 'checkpoints'} are from before; train again with lower learning rates."
+                        f"in {self.run_dir / 'checkpoints'} are from before; train with lower learning rates in another "
+                        "--run_dir."
                     )
                 sums[name] = sums.get(name, 0.0) + value
             count += 1
