@@ -239,7 +239,7 @@ class Trainer:
                 if not math.isfinite(value):
                     raise UserError(
                         f"{name} is {value} at step {step}: the training has diverged and is stopped. The checkpoints "
-                        f"in {self.run_dir / 'checkpoints'} are from before; train with lower learning rates in another "
+                        f"in {self.run_dir / 'checkpoints'} are from before; train at lower rates in another "
                         "--run_dir."
                     )
                 sums[name] = sums.get(name, 0.0) + value
