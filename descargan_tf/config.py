@@ -164,6 +164,12 @@ class Config:
         "between the layers of DeScarGAN's discriminator and of dcls; relu is the paper's",
         choices=("relu", "leaky_relu"),
     )
+    discriminator_max_filters: int = _flag(
+        0, "no layer of DeScarGAN's discriminator, or of dcls, has more; 0: 16 times the first layer's", low=0
+    )
+    discriminator_poolings: int = _flag(
+        5, "of its trunk, each halves the width; the critics' maps are image_size / 2^this wide", low=1, high=5
+    )
     reals_per_fake: int = _flag(
         1, "real images in a discriminator update for each translated one; reals need no generator pass", low=1
     )

@@ -66,12 +66,12 @@ def generator(model, image, target):
     return outputs
 
 
-def discriminator(model, image, activation=relu):
-    """Paper Fig. 3 for one image, without dropout: two score maps and logits."""
+def discriminator(model, image, activation=relu, poolings=5):
+    """Paper Fig. 3 for one image, without dropout, its trunk's last poolings left out: two score maps and logits."""
     w = weights_of(model.get_layer("trunk"))
     x = image
     for number, convolutions in enumerate((1, 1, 2, 2, 2, 1)):
-        if number:
+        if 0 < number <= poolings:
             x = pool(x)
         for _ in range(convolutions):
             x = activation(conv3x3(x, next(w), next(w)))

@@ -28,6 +28,15 @@ def randomise(model, seed=0):
 def test_parameter_counts_of_the_paper():
     assert count(build_generator(256, 64)) == 8_528_262
     assert count(build_discriminator(256, 32)) == 18_170_180
+    assert count(build_discriminator(256, 32, max_filters=512)) == 18_170_180
+
+
+def test_no_layer_of_the_discriminator_has_more_filters_than_allowed():
+    model = build_discriminator(64, 4, max_filters=20)
+    widths = [layer.filters for layer in model._flatten_layers() if isinstance(layer, keras.layers.Conv2D)]
+    trunk, heads = [4, 8, 16, 16, 20, 20, 20, 20, 20], [20, 20, 1, 20, 20, 1, 20, 20]
+    assert widths == trunk + heads
+    assert model.get_layer("classifier").layers[-1].units == 2
 
 
 def test_generator_equals_an_independent_computation():
@@ -41,13 +50,14 @@ def test_generator_equals_an_independent_computation():
             np.testing.assert_allclose(np.asarray(found[name])[0], expected[name], atol=2e-5)
 
 
-@pytest.mark.parametrize("activation", ["relu", "leaky_relu"])
-def test_discriminator_equals_an_independent_computation(activation):
-    model = build_discriminator(64, 3, activation=activation)
+@pytest.mark.parametrize(("activation", "poolings", "scores"), [("relu", 5, 2), ("leaky_relu", 5, 2), ("relu", 3, 8)])
+def test_discriminator_equals_an_independent_computation(activation, poolings, scores):
+    model = build_discriminator(64, 3, activation=activation, poolings=poolings)
     randomise(model)
     image = np.random.default_rng(2).uniform(-1, 1, (64, 64, 1))
     found = model({"image": image[None].astype("f"), "keep": np.ones((1, CLASSIFIER_UNITS), "f")})
-    expected = oracles.discriminator(model, image, getattr(oracles, activation))
+    assert found["critic_healthy"].shape == (1, scores, scores, 1)
+    expected = oracles.discriminator(model, image, getattr(oracles, activation), poolings)
     for name, value in zip(("critic_healthy", "critic_diseased", "logits"), expected, strict=True):
         np.testing.assert_allclose(np.asarray(found[name])[0], value, rtol=1e-4, atol=1e-6)
 

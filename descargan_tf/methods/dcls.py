@@ -20,6 +20,8 @@ class DClsSettings:
     discriminator_initial_learning_rate: float = 0.0
     discriminator_initializer: str = "glorot_normal"
     discriminator_activation: str = "relu"
+    discriminator_max_filters: int = 0
+    discriminator_poolings: int = 5
     classifier_dropout: float = 0.1
     noise: float = 0.0
 
@@ -36,6 +38,8 @@ class DCls(Classifier):
                 s.precision,
                 initializer=s.discriminator_initializer,
                 activation=s.discriminator_activation,
+                max_filters=s.discriminator_max_filters,
+                poolings=s.discriminator_poolings,
                 critics=(),
             )
         }

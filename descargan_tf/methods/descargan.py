@@ -49,6 +49,8 @@ class DeScarGANSettings:
     critic_padding: int = 0
     discriminator_initializer: str = "glorot_normal"
     discriminator_activation: str = "relu"
+    discriminator_max_filters: int = 0
+    discriminator_poolings: int = 5
     reals_per_fake: int = 1
     adversarial_delay_steps: int = 0
     critic_blur: float = 0.0
@@ -83,6 +85,8 @@ class DeScarGAN(Method):
                 s.critic_padding,
                 s.discriminator_initializer,
                 s.discriminator_activation,
+                s.discriminator_max_filters,
+                s.discriminator_poolings,
                 _NAMES[s.critic_branches],
             ),
         }

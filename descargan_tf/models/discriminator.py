@@ -15,6 +15,8 @@ def build_discriminator(
     critic_padding=0,
     initializer="glorot_normal",
     activation="relu",
+    max_filters=0,
+    poolings=5,
     critics=CLASS_NAMES,
 ):
     """D: 18,170,180 trainable parameters at 256x256 and 32 filters. No normalisation (trap D3.10).
@@ -31,6 +33,9 @@ def build_discriminator(
             rectifiers; he_normal does not, and the classifier leaves its first plateau sooner.
         activation: of every layer but the last of a head: "relu" as in the paper, or "leaky_relu" (slope 0.2). At high
             rates rectifiers die here, first the classifier's 64.
+        max_filters: no layer has more; 0: 16 times the first layer's, as in the paper.
+        poolings: the trunk has five in the paper, which at 256x256 gives critics' maps of 8x8 scores; with three they
+            are 8x8 at 64x64 too, and a score judges the same part of the picture. The first ones stay.
         critics: name of each class's, one name twice makes one for both; none leaves D_cls alone, 8,729,922 parameters
             at the size above.
 
@@ -42,9 +47,9 @@ def build_discriminator(
     dtype, last = policy(precision), policy(precision, last=True)
 
     def conv(x, *widths):
-        for n in widths:
+        for width in widths:
             x = keras.layers.Conv2D(
-                n,
+                min(width, max_filters or width),
                 3,
                 padding="same",
                 activation=activation,
@@ -57,12 +62,11 @@ def build_discriminator(
         return keras.layers.MaxPooling2D(2, dtype=dtype)(x)
 
     n = filters
-    image = keras.Input((image_size, image_size, 1), name="image")
-    x = pool(conv(image, n))
-    x = pool(conv(x, 2 * n))
-    x = pool(conv(x, 4 * n, 4 * n))
-    x = pool(conv(x, 8 * n, 8 * n))
-    x = pool(conv(x, 8 * n, 8 * n))
+    x = image = keras.Input((image_size, image_size, 1), name="image")
+    for level, widths in enumerate(((n,), (2 * n,), (4 * n, 4 * n), (8 * n, 8 * n), (8 * n, 8 * n))):
+        x = conv(x, *widths)
+        if level < poolings:
+            x = pool(x)
     trunk = keras.Model(image, conv(x, 16 * n), name="trunk")
     features = trunk(image)
 
