@@ -172,7 +172,8 @@ def evaluate(config: Config) -> int:
 
 def predict(config: Config) -> int:
     """--mode=predict: maps and a CSV for image files."""
-    files, ignored = find_inputs(config.input)
+    files = find_inputs(config.input)
+    ignored = folders.list_images(config.input)[1] if Path(config.input).is_dir() else 0
     run_dir = Path(config.run_dir)
     method, _, _ = _restore(config)
     scaling, dtype = _file_rule(run_dir)

@@ -17,15 +17,15 @@ from descargan_tf.types import CLASS_NAMES, DISEASED
 _CHUNK = 64  # images in memory at a time
 
 
-def find_inputs(path: str | os.PathLike) -> tuple[list[Path], int]:
-    """The file itself, or the image files directly in a folder, by name; and how much else lies there.
+def find_inputs(path: str | os.PathLike) -> list[Path]:
+    """The file itself, or the image files directly in a folder, by name.
 
     Raises:
         UserError: nothing there.
     """
     path = Path(path)
     if path.is_file():
-        return [path], 0
+        return [path]
     if not path.is_dir():
         raise UserError(f"--input={path} does not exist: name an image file or a folder of them.")
     files, ignored = list_images(path)
@@ -33,7 +33,7 @@ def find_inputs(path: str | os.PathLike) -> tuple[list[Path], int]:
         raise UserError(
             f"--input={path} holds no image file ({ignored} others): .npy, .png, .jpg, .jpeg, .tif are read."
         )
-    return files, ignored
+    return files
 
 
 def predict_files(

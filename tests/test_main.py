@@ -283,9 +283,8 @@ def test_dry_run_says_how_large_it_is_and_writes_nothing(inside, capsys):
 
 def test_critics_that_never_begin_are_warned_of(inside, capsys):
     command = ["main", "--flagfile=tiny.flags", "--run_dir=runs/other", "--dry_run", "--max_steps=9"]
-    for delay, warned in ((8, False), (9, True)):
-        assert main([*command, f"--adversarial_delay_steps={delay}"]) == 0
-        assert ("--adversarial_delay_steps=9 are not over by --max_steps=9" in capsys.readouterr().out) is warned
+    assert main([*command, "--adversarial_delay_steps=9"]) == 0
+    assert "WARNING: --adversarial_delay_steps=9 are not over by --max_steps=9" in capsys.readouterr().out
 
 
 # ---- flags reach what they name

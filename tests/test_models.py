@@ -33,10 +33,15 @@ def test_parameter_counts_of_the_paper():
 
 def test_no_layer_of_the_discriminator_has_more_filters_than_allowed():
     model = build_discriminator(64, 4, max_filters=20)
-    widths = [layer.filters for layer in model._flatten_layers() if isinstance(layer, keras.layers.Conv2D)]
-    trunk, heads = [4, 8, 16, 16, 20, 20, 20, 20, 20], [20, 20, 1, 20, 20, 1, 20, 20]
-    assert widths == trunk + heads
-    assert model.get_layer("classifier").layers[-1].units == 2
+    expected = {
+        "trunk": [4, 8, 16, 16, 20, 20, 20, 20, 20],
+        "critic_healthy": [20, 20, 1],
+        "critic_diseased": [20, 20, 1],
+        "classifier": [20, 20],
+    }
+    for name, widths in expected.items():
+        layers = model.get_layer(name).layers
+        assert [layer.filters for layer in layers if isinstance(layer, keras.layers.Conv2D)] == widths
 
 
 def test_generator_equals_an_independent_computation():

@@ -58,11 +58,11 @@ def test_a_folder_gives_its_image_files_by_name(inputs):
     (inputs / "notes.txt").touch()
     (inputs / ".hidden.png").touch()
     (inputs / "deeper").mkdir()
-    assert find_inputs(inputs) == ([inputs / f"scan {i}.png" for i in range(3)], 3)
+    assert find_inputs(inputs) == [inputs / f"scan {i}.png" for i in range(3)]
 
 
 def test_a_file_gives_itself(inputs):
-    assert find_inputs(str(inputs / "scan 1.png")) == ([inputs / "scan 1.png"], 0)
+    assert find_inputs(str(inputs / "scan 1.png")) == [inputs / "scan 1.png"]
 
 
 def test_missing_input_is_named(tmp_path):

@@ -118,7 +118,7 @@ def read_image(path: str | os.PathLike) -> DecodedImage:
 
 def write_npy(path: str | os.PathLike, array: np.ndarray) -> None:
     """Write a .npy file that is either whole or not there; UserError if the folder or disk refuses it."""
-    write_atomically(path, npy_bytes(array))
+    write_atomically(path, lambda file: file.write(npy_bytes(array)))
 
 
 def npy_bytes(array: np.ndarray) -> bytes:
