@@ -251,7 +251,7 @@ def test_export_publishes_versions_described_by_the_evaluation(evaluated, refuse
         )
         assert facts["checkpoint"] == report["checkpoint"]
         assert facts["versions"]["tensorflow"] == tf.__version__
-        assert len(facts["git_commit"]) == 40
+        assert len(facts["git_commit"].removesuffix("-dirty")) == 40
     # What bfloat16 does to the measures stands beside them.
     assert first["other_precision"] is None
     pairs = second["other_precision"]["metrics"]
