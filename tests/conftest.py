@@ -5,16 +5,24 @@ import os
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import pytest
-import tensorflow as tf
 
-tf.config.set_logical_device_configuration(
-    tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
-)
+
+def pytest_sessionstart(session):
+    """Before any test is imported, as TensorFlow's first operation fixes its devices."""
+    hands_out_tests = session.config.getoption("numprocesses", None) and not hasattr(session.config, "workerinput")
+    if not hands_out_tests:  # to other processes; it needs no TensorFlow, whose messages would end what it prints
+        import tensorflow as tf
+
+        tf.config.set_logical_device_configuration(
+            tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
+        )
 
 
 @pytest.fixture(scope="session")
 def two_replicas():
     """One strategy for all tests: a second one would reuse the first one's collective keys in this process."""
+    import tensorflow as tf
+
     return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
 
 
