@@ -158,9 +158,8 @@ def test_a_phase_moves_its_own_weights_alone(tiny_settings, phase):
             assert not any(moved)
 
 
-# With one real image per fake: test_methods_conformance.py.
 @pytest.mark.parametrize(
-    "overrides", [{"reals_per_fake": 2, "classifier_dropout": 0.5}, {**REFERENCE, "reals_per_fake": 2}]
+    "overrides", [{}, REFERENCE, {"reals_per_fake": 2, "classifier_dropout": 0.5}, {**REFERENCE, "reals_per_fake": 2}]
 )
 def test_two_replicas_equal_one_on_the_same_global_batch(tiny_settings, overrides, two_replicas):
     # Adam's first step has the size of the rate whatever the gradient, also where that is rounding alone; so the rates
