@@ -194,7 +194,8 @@ def predict(config: Config) -> int:
         raise UserError(f"--output_dir={output_dir} cannot be written: {error.strerror or error}.") from error
     print(f"{len(files) - len(failed)} of {len(files)} images done: {output_dir / 'predictions.csv'}")
     if ignored:
-        print(f"passed over: {ignored} subfolders and files that do not end in {' '.join(IMAGE_SUFFIXES)}")
+        endings = " ".join(IMAGE_SUFFIXES)
+        print(f"passed over: {ignored} subfolders, hidden files and files that do not end in {endings}")
     for message in failed:
         print(f"not done: {message}", file=sys.stderr)
     return 1 if failed else 0

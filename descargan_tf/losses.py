@@ -32,8 +32,8 @@ def mix(real, fake, t):
 def gradient_penalty(gradient):
     """Eq. (1), third term: (|grad D(x_hat)|_2 - 1)^2. [B, H, W, C] -> [B], float32.
 
-    The norm has a floor inside its root: its own derivative is 0/0 where the gradient vanishes. It is float32 whatever
-    the precision (D5.6); the convolutions that the gradient comes from keep that of `--precision`.
+    The norm has a floor inside its root: its own derivative is 0/0 where the gradient vanishes. Whatever `--precision`,
+    it is float32, and so is the critic that the gradient is taken of (D5.6; `models.blocks.InFloat32`).
     """
     gradient = ops.cast(gradient, "float32")
     norm = ops.sqrt(ops.sum(ops.square(gradient), axis=(1, 2, 3)) + 1e-12)

@@ -219,7 +219,7 @@ def test_prediction_lists_the_broken_file_and_does_the_others(trained, workplace
     )
     assert status == 1
     assert "2 of 3 images done: out/predictions.csv" in out
-    assert "passed over: 1 subfolders and files that do not end in .npy .png" in out
+    assert "passed over: 1 subfolders, hidden files and files that do not end in .npy .png" in out
     assert "Traceback" not in err
     assert [line for line in err.splitlines() if "b.png" in line][-1].startswith("not done: scans/b.png: ")
     wanted = [f"{stem}_{what}" for stem in "ac" for what in ("healthy.npy", "map.npy", "overlay.png")]

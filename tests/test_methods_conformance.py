@@ -251,6 +251,47 @@ def test_a_resumed_training_equals_an_uninterrupted_one_in_every_array(trained, 
     assert trainer.step.round.experimental_get_tracing_count() == 1
 
 
+PENALISED = [row for row, (_, settings) in METHODS.items() if hasattr(settings, "lambda_gp")]
+
+
+@pytest.mark.parametrize("replicas", ["one", "two"])
+@pytest.mark.parametrize("row", PENALISED)
+def test_the_penalised_critic_is_float32_whatever_the_precision(row, replicas, two_replicas):
+    """Trap D5.6. Its scores, and what the weights of the network that is trained learn from them."""
+    strategy = two_replicas if replicas == "two" else tf.distribute.get_strategy()
+    x = tf.constant(SPLIT.images[:4])
+
+    @tf.autograph.experimental.do_not_convert
+    def scores_and_gradients(method):
+        phase = next(phase for phase in method.phases if "gradient_penalty" in method.weights(phase))
+        variables = [v.value for v in method.networks[phase.trains].trainable_variables]
+        draws = {name: tf.fill(shape, 0.5) for name, shape in method.draws(phase, 4).items()} | {"step": 0.0}
+        found = []
+
+        def input_gradient(fn, at):
+            with tf.GradientTape() as tape:
+                scores = fn(x)
+            # The classifier has no part in it.
+            found.append((scores, tape.gradient(scores, variables, unconnected_gradients="zero")))
+            return tf.zeros_like(at)
+
+        method.losses(phase, Batch(*tf.split(x, 2)), draws, input_gradient)
+        return found[0]
+
+    answers = {}
+    for precision in ("float32", "bfloat16"):
+        keras.utils.set_random_seed(0)
+        with strategy.scope():
+            method = METHODS[row][0](dataclasses.replace(tiny(row), precision=precision))
+        answer = strategy.run(scores_and_gradients, args=(method,))
+        answers[precision] = [a for v in tf.nest.flatten(answer) for a in strategy.experimental_local_results(v)]
+    assert len(answers["float32"]) > 10
+    for expected, found in zip(answers["float32"], answers["bfloat16"], strict=True):
+        assert found.dtype == "float32"
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-7)
+    assert any(np.any(value) for value in answers["bfloat16"][1:])
+
+
 def test_two_replicas_equal_one_on_the_same_global_batch(trained, name, two_replicas):
     # At rates of zero gradients are compared, which are in Adam's momenta: its step is as long for rounding alone.
     one = trained.trainer.step

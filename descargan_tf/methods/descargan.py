@@ -10,7 +10,7 @@ from keras import ops
 from descargan_tf import losses
 from descargan_tf.methods import monitoring
 from descargan_tf.methods.base import Method
-from descargan_tf.models.blocks import gaussian_blur
+from descargan_tf.models.blocks import InFloat32, gaussian_blur
 from descargan_tf.models.discriminator import CLASSIFIER_UNITS, build_discriminator
 from descargan_tf.models.generator import build_generator
 from descargan_tf.types import CLASS_NAMES, DISEASED, HEALTHY, Phase, Prediction
@@ -78,18 +78,9 @@ class DeScarGAN(Method):
                 _NAMES[s.generator_branches],
                 s.output,
             ),
-            "discriminator": build_discriminator(
-                s.image_size,
-                s.discriminator_filters,
-                s.precision,
-                s.critic_padding,
-                s.discriminator_initializer,
-                s.discriminator_activation,
-                s.discriminator_max_filters,
-                s.discriminator_poolings,
-                _NAMES[s.critic_branches],
-            ),
+            "discriminator": self._build_discriminator(s.precision),
         }
+        self._in_float32 = InFloat32(self.networks["discriminator"], s.precision, self._build_discriminator)
         self.phases = (
             Phase(
                 "discriminator",
@@ -113,7 +104,21 @@ class DeScarGAN(Method):
             ),
         )
 
-    # --- the parts of the two networks
+    # --- the two networks and their parts
+
+    def _build_discriminator(self, precision):
+        s = self.settings
+        return build_discriminator(
+            s.image_size,
+            s.discriminator_filters,
+            precision,
+            s.critic_padding,
+            s.discriminator_initializer,
+            s.discriminator_activation,
+            s.discriminator_max_filters,
+            s.discriminator_poolings,
+            _NAMES[s.critic_branches],
+        )
 
     def _branch(self, label, features, images, training):
         """G_c from the trunk's features on; an additive one needs the images too."""
@@ -135,22 +140,25 @@ class DeScarGAN(Method):
         outputs = {c: a for (_, c), a in zip(parts, made, strict=True)}
         return outputs.get(HEALTHY), outputs.get(DISEASED)
 
-    def _criticise(self, of_healthy, of_diseased, draws, keep=None, classify=None):
-        """D_h of some images and D_p of as many others, and D_cls of the first `classify` of both."""
-        discriminator, s = self.networks["discriminator"], self.settings
-        images = ops.concatenate([of_healthy, of_diseased])
+    def _scores(self, of_healthy, of_diseased, draws, part):
+        """D_h of some images and D_p of as many others, and the features of both; `part(x, name)` is a part of D."""
+        images, s = ops.concatenate([of_healthy, of_diseased]), self.settings
         if s.critic_blur:
             # Departs: where a contour must move by more than its width, a sharp critic's gradient does not say whereto.
             left = ops.maximum(1.0 - ops.cast(draws["step"], "float32") / max(s.critic_blur_steps, 1), 0.0)
             images = gaussian_blur(images, s.critic_blur * left)
-        features = discriminator.get_layer("trunk")(images)
-        healthy, diseased = _split(features, 2)
-        names = _NAMES[self.settings.critic_branches]
-        maps = [discriminator.get_layer(f"critic_{n}")(z) for n, z in zip(names, (healthy, diseased), strict=True)]
-        if keep is None:
-            return maps
-        chosen = ops.concatenate([healthy[:classify], diseased[:classify]])
-        logits = discriminator.get_layer("classifier")([chosen, keep])
+        features = _split(part(images, "trunk"), 2)
+        maps = [part(z, f"critic_{n}") for n, z in zip(_NAMES[s.critic_branches], features, strict=True)]
+        return maps, features
+
+    def _criticise(self, of_healthy, of_diseased, draws, keep, classify):
+        """The two score maps, and D_cls of the first `classify` of both."""
+
+        def part(x, name):
+            return self.networks["discriminator"].get_layer(name)(x)
+
+        maps, (healthy, diseased) = self._scores(of_healthy, of_diseased, draws, part)
+        logits = part([ops.concatenate([healthy[:classify], diseased[:classify]]), keep], "classifier")
         return *maps, *_split(logits, 2)
 
     # --- training
@@ -221,7 +229,7 @@ class DeScarGAN(Method):
         x_hat = ops.concatenate([losses.mix(mixed_with_h, a_h, t_h), losses.mix(mixed_with_p, a_p, t_p)])
 
         def penalised(x):
-            maps = self._criticise(*_split(x, 2), draws)
+            maps, _ = self._scores(*_split(x, 2), draws, self._in_float32)
             reduce = losses.score if self.settings.penalty_score == "mean" else _sum
             return ops.concatenate([reduce(m) for m in maps])
 

@@ -30,14 +30,13 @@ class FPGAN(StarGAN):
     One label plane and one logit, as the program has for two classes in its brain example.
     """
 
-    def _build_networks(self):
+    def _build_generator(self):
         s = self.settings
-        return {
-            "generator": build_generator(s.image_size, s.generator_filters, s.precision, label_planes=1, additive=True),
-            "discriminator": build_discriminator(
-                s.image_size, s.discriminator_filters, s.precision, 1, s.discriminator_initializer
-            ),
-        }
+        return build_generator(s.image_size, s.generator_filters, s.precision, label_planes=1, additive=True)
+
+    def _build_discriminator(self, precision):
+        s = self.settings
+        return build_discriminator(s.image_size, s.discriminator_filters, precision, 1, s.discriminator_initializer)
 
     def _code(self, labels):
         return ops.cast(labels[:, None], "float32")

@@ -11,6 +11,7 @@ from keras import ops
 from descargan_tf import losses
 from descargan_tf.methods import monitoring
 from descargan_tf.methods.base import Method
+from descargan_tf.models.blocks import InFloat32
 from descargan_tf.models.stargan import build_discriminator, build_generator
 from descargan_tf.types import CLASS_NAMES, DISEASED, HEALTHY, Phase, Prediction
 
@@ -51,7 +52,11 @@ class StarGAN(Method):
 
     def __init__(self, settings: StarGANSettings):
         s = self.settings = settings
-        self.networks = self._build_networks()
+        self.networks = {
+            "generator": self._build_generator(),
+            "discriminator": self._build_discriminator(s.precision),
+        }
+        self._in_float32 = InFloat32(self.networks["discriminator"], s.precision, self._build_discriminator)
         warmup = s.discriminator_warmup_steps, s.discriminator_initial_learning_rate
         self.phases = (
             Phase("discriminator", "discriminator", s.critic_updates, s.discriminator_learning_rate, *warmup),
@@ -60,14 +65,15 @@ class StarGAN(Method):
 
     # --- the networks, and how they are told and tell a class
 
-    def _build_networks(self):
+    def _build_generator(self):
         s = self.settings
-        return {
-            "generator": build_generator(s.image_size, s.generator_filters, s.precision),
-            "discriminator": build_discriminator(
-                s.image_size, s.discriminator_filters, s.precision, initializer=s.discriminator_initializer
-            ),
-        }
+        return build_generator(s.image_size, s.generator_filters, s.precision)
+
+    def _build_discriminator(self, precision):
+        s = self.settings
+        return build_discriminator(
+            s.image_size, s.discriminator_filters, precision, initializer=s.discriminator_initializer
+        )
 
     def _code(self, labels):
         """[B] to what the generator is told: one plane per class."""
@@ -88,9 +94,8 @@ class StarGAN(Method):
         outputs = self.networks["discriminator"](images)
         return outputs["critic"], outputs["logits"]
 
-    def _critic(self, images):
-        discriminator = self.networks["discriminator"]
-        return discriminator.get_layer("critic")(discriminator.get_layer("trunk")(images))
+    def _penalised(self, images):
+        return self._in_float32(self._in_float32(images, "trunk"), "critic")
 
     # --- training
 
@@ -129,7 +134,7 @@ class StarGAN(Method):
         features = discriminator.get_layer("trunk")(ops.concatenate([x, a]))
         real, fake = ops.split(discriminator.get_layer("critic")(features), 2)
         logits = discriminator.get_layer("classifier")(ops.split(features, 2)[0])
-        gradient = input_gradient(self._critic, losses.mix(x, a, t))
+        gradient = input_gradient(self._penalised, losses.mix(x, a, t))
         return {
             "real": losses.critic_real(real),
             "fake": losses.critic_fake(fake),

@@ -10,6 +10,7 @@ from keras import ops
 
 from descargan_tf import losses
 from descargan_tf.methods.base import Method
+from descargan_tf.models.blocks import InFloat32
 from descargan_tf.models.vagan import build_critic, build_generator
 from descargan_tf.types import Phase, Prediction
 
@@ -50,13 +51,17 @@ class VAGAN(Method):
         s = self.settings = settings
         self.networks = {
             "generator": build_generator(s.image_size, s.generator_filters, s.precision, s.batch_norm),
-            "discriminator": build_critic(s.image_size, s.discriminator_filters, s.precision),
+            "discriminator": self._build_critic(s.precision),
         }
+        self._in_float32 = InFloat32(self.networks["discriminator"], s.precision, self._build_critic)
         betas = {"beta_1": 0.0, "beta_2": 0.9}
         self.phases = (
             Phase("discriminator", "discriminator", s.critic_updates, s.discriminator_learning_rate, **betas),
             Phase("generator", "generator", 1, s.generator_learning_rate, **betas),
         )
+
+    def _build_critic(self, precision):
+        return build_critic(self.settings.image_size, self.settings.discriminator_filters, precision)
 
     # --- training
 
@@ -88,7 +93,7 @@ class VAGAN(Method):
             "real": losses.critic_real(real),
             "fake": losses.critic_fake(fake),
             "gradient_penalty": losses.gradient_penalty(
-                input_gradient(lambda x: losses.score(critic(x)), losses.mix(batch.healthy, y, t))
+                input_gradient(lambda x: losses.score(self._in_float32(x)), losses.mix(batch.healthy, y, t))
             ),
         }
 

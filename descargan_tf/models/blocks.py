@@ -177,6 +177,30 @@ def policy(precision, last=False):
     return "mixed_bfloat16" if precision == "bfloat16" and not last else "float32"
 
 
+class InFloat32:
+    """A network's parts with its weights as they are at the call, computed in float32 whatever precision it has.
+
+    For the gradient penalty: a gradient through bfloat16 convolutions is not one in float32, however its norm is taken
+    (trap D5.6).
+
+    Args:
+        network: a functional model.
+        precision: that it was built with.
+        build: from a precision to another one like it.
+    """
+
+    def __init__(self, network, precision, build):
+        self._network = network
+        self._twin = network if precision == "float32" else build("float32")  # whose own weights are never used
+
+    def __call__(self, inputs, part=None):
+        """What the part of that name makes of the inputs, or the whole network; at inference, like a critic."""
+        source, twin = (n.get_layer(part) if part else n for n in (self._network, self._twin))
+        if twin is source:
+            return source(inputs)
+        return twin.stateless_call(source.trainable_variables, source.non_trainable_variables, inputs)[0]
+
+
 def new_initializer(name):
     """An initialiser of kernels by name, a new one at each call: one for several layers would draw the same for each.
 

@@ -37,7 +37,8 @@ def fast_precision() -> str:
 def describe_machine() -> str:
     """Processor, cores that this process may use, memory and GPUs, as far as the system tells."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    parts = [_processor("model name") or platform.processor() or platform.machine(), f"{cores} cores"]
+    processor = _processor("model name") or platform.processor() or platform.machine()
+    parts = [processor, f"{cores} core{'s' if cores != 1 else ''}"]
     if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
         parts.append(f"{os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') / 2**30:.0f} GiB")
     gpus = [tf.config.experimental.get_device_details(gpu) for gpu in tf.config.list_physical_devices("GPU")]
