@@ -33,7 +33,12 @@ from descargan_tf.methods.classifier import Classifier
 from descargan_tf.methods.saliency import explained
 from descargan_tf.prediction import find_inputs, predict_files
 from descargan_tf.training import checkpoint
-from descargan_tf.training.hardware import describe_machine, fast_precision, keep_freed_memory
+from descargan_tf.training.hardware import (
+    describe_machine,
+    fast_precision,
+    keep_freed_memory,
+    leave_activations_unfused,
+)
 from descargan_tf.training.loop import LoopSettings, Trainer, refuse_uneven_shares
 from descargan_tf.training.step import TrainStep, input_gradient
 from descargan_tf.types import CLASS_NAMES, DISEASED, HEALTHY, SPLITS, Batch
@@ -76,6 +81,7 @@ def train(config: Config) -> int:
     keep_freed_memory()
     if config.threads_per_op:  # must come before TensorFlow's first operation
         tf.config.threading.set_intra_op_parallelism_threads(config.threads_per_op)
+    leave_activations_unfused()
     strategy = tf.distribute.MirroredStrategy()
     refuse_uneven_shares(config.batch_size, strategy)
     never_begins = config.adversarial_delay_steps >= config.max_steps

@@ -74,3 +74,13 @@ def keep_freed_memory() -> bool:
         return False
     taken = [mallopt(*setting) == 1 for setting in _MALLOC_SETTINGS.values()]
     return all(taken)
+
+
+def leave_activations_unfused() -> None:
+    """Without a GPU, have TensorFlow's remapper leave the graphs as they are.
+
+    Where a leaky rectifier's gradient is taken it fails with an error on the screen and all its fusions are dropped;
+    measured with rectifiers, where it succeeds, a round of the quickstart is no faster for it.
+    """
+    if not tf.config.list_physical_devices("GPU"):
+        tf.config.optimizer.set_experimental_options({"remapping": False})
