@@ -361,7 +361,7 @@ def parse(argv: Sequence[str]) -> Config:
         saved = Path(values["run_dir"]) / RUN_FLAGS
         if saved.exists():
             values = _parse([argv[0], f"--flagfile={saved}", *argv[1:]])
-            config = Config(**values)
+            config = _with_precision_of_run(Config(**values), saved)
             check_run(config, saved)
             return config
         raise UserError(
@@ -431,12 +431,16 @@ def flag_lines(config: Config) -> str:
 
 def with_precision(config: Config, saved: Path, fast_precision: Callable[[], str]) -> Config:
     """--precision=auto made definite: what the run began with, else what the hardware is fast in."""
+    if saved.exists():
+        return _with_precision_of_run(config, saved)
+    return config if config.precision != "auto" else dataclasses.replace(config, precision=fast_precision())
+
+
+def _with_precision_of_run(config, saved):
     if config.precision != "auto":
         return config
-    if saved.exists():
-        before = _read_flags(["saved", f"--flagfile={saved}"])
-        return dataclasses.replace(config, precision=before["precision"].value)
-    return dataclasses.replace(config, precision=fast_precision())
+    before = _read_flags(["saved", f"--flagfile={saved}"])
+    return dataclasses.replace(config, precision=before["precision"].value)
 
 
 def check_run(config: Config, saved: Path, unused: Collection[str] = ()) -> None:

@@ -290,6 +290,17 @@ def test_evaluating_with_other_networks_than_the_runs_is_refused(tmp_path):
     assert "--generator_filters is 4 there and 8 here" in message
 
 
+@pytest.mark.parametrize("mode", ["evaluate", "predict", "export", "serve"])
+def test_auto_precision_is_that_of_the_run(tmp_path, mode):
+    """As where a run is evaluated with the flagfile that it was trained with."""
+    make_run(tmp_path / "run", "--precision=bfloat16")
+    arguments = ["--input=scans"] if mode == "predict" else []
+    config = parsed(f"--mode={mode}", f"--run_dir={tmp_path / 'run'}", "--precision=auto", *arguments)
+    assert config.precision == "bfloat16"
+    message = refusal(f"--mode={mode}", f"--run_dir={tmp_path / 'run'}", "--precision=float32", *arguments)
+    assert "--precision is bfloat16 there and float32 here" in message
+
+
 def test_check_run_names_every_setting_with_both_values(tmp_path):
     config = make_run(tmp_path / "run")
     saved = tmp_path / "run" / RUN_FLAGS
