@@ -242,10 +242,9 @@ class DeScarGAN(Method):
 
     def _generator_losses(self, batch, r, noise, draws):
         half = ops.shape(r[0])[0]
-        # In passes of their own: fakes are normalised as those that the critics were shown. In one pass with the
-        # same-class images they are not, and the generator learns to please critics that never see what it makes.
-        a_h, a_p = self._translate(r[DISEASED], r[HEALTHY])
-        i_h, i_p = self._translate(*r)
+        both = ops.concatenate(r)
+        g_h, g_p = self._translate(both, both)
+        (i_h, a_h), (a_p, i_p) = _split(g_h, 2), _split(g_p, 2)
         a_h, a_p = _plus(a_h, noise[DISEASED]), _plus(a_p, noise[HEALTHY])
         s_h, s_p, *logits = self._criticise(a_h, a_p, draws, self._keep(draws, 2 * half), classify=half)
         cycled = self._translate(a_p, a_h)
