@@ -131,12 +131,12 @@ def test_one_critic_serves_both_classes(tiny_settings):
     names = {layer.name for layer in discriminator.layers if isinstance(layer, keras.Model)}
     assert names == {"trunk", "critic_both", "classifier"}
     x, other = images(2, 0), images(2, 1)
-    as_healthy, _ = method._criticise(x, other, {})
-    _, as_diseased = method._criticise(other, x, {})
+    (as_healthy, _), _ = method._scores(x, other, {}, method._in_float32)
+    (_, as_diseased), _ = method._scores(other, x, {}, method._in_float32)
     np.testing.assert_allclose(as_healthy, as_diseased, rtol=1e-5)
     two = build(tiny_settings)
-    as_healthy, _ = two._criticise(x, other, {})
-    _, as_diseased = two._criticise(other, x, {})
+    (as_healthy, _), _ = two._scores(x, other, {}, two._in_float32)
+    (_, as_diseased), _ = two._scores(other, x, {}, two._in_float32)
     assert not np.allclose(as_healthy, as_diseased, rtol=1e-2)
 
 
