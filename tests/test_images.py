@@ -1,6 +1,8 @@
+import gc
 import io
 import os
 import struct
+import threading
 import zlib
 
 import numpy as np
@@ -184,6 +186,31 @@ def test_authors_npy_has_its_ground_truth_turned_to_healthy_minus_diseased(tmp_p
     np.testing.assert_array_equal(decoded.pixels, diseased.astype(np.float32))
     np.testing.assert_allclose(decoded.ground_truth, healthy - diseased, rtol=1e-6)
     assert decoded.ground_truth.dtype == np.float32
+
+
+def test_a_thread_that_reads_npy_does_not_disturb_another(tmp_path):
+    """numpy's header parser uses Python's ast, whose depth counter all threads share (python/cpython#106905)."""
+    path, reader, others = tmp_path / "a.npy", threading.get_ident(), []
+    np.save(path, np.zeros((4, 4), np.float32))
+
+    def read_too(phase, info):  # Python's garbage collector calls it from within the parser
+        if phase == "start" and threading.get_ident() == reader and len(others) < 30:
+            others.append(threading.Thread(target=read_image, args=(path,)))
+            others[-1].start()
+            others[-1].join(0.02)  # it has to wait for the parser, which waits for this
+
+    thresholds = gc.get_threshold()
+    gc.callbacks.append(read_too)
+    try:
+        gc.set_threshold(3)
+        for _ in range(3):
+            assert read_image(path).pixels.shape == (4, 4)
+    finally:
+        gc.set_threshold(*thresholds)
+        gc.callbacks.remove(read_too)
+        for other in others:
+            other.join()
+    assert others
 
 
 @pytest.mark.parametrize("dtype", ["int16", "int32", "int64", "uint32", "bool", "complex64"])

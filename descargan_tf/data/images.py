@@ -3,6 +3,7 @@
 import io
 import math
 import os
+import threading
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,6 +26,9 @@ _READERS = {
 _TIFF_PHOTOMETRIC = 262
 _TIFF_BITS_PER_SAMPLE = 258
 _TIFF_SAMPLE_FORMAT = 339
+# numpy parses headers with Python's ast, which keeps one count of its depth for all threads (python/cpython#106905): a
+# thread that begins while another is interrupted makes that one fail, on a sound file.
+_npy_header_lock = threading.Lock()
 
 
 class DecodedImage(NamedTuple):
@@ -163,7 +167,8 @@ def _decode_npy(raw: bytes) -> DecodedImage:
     }.get(version)
     if read_header is None:
         raise UserError(f"npy version {version[0]}.{version[1]} is for records; expected a plain array")
-    shape, is_fortran, dtype = read_header(stream)
+    with _npy_header_lock:
+        shape, is_fortran, dtype = read_header(stream)
     if dtype.hasobject:
         raise UserError("holds pickled Python objects, which are not loaded because they can run code; save an array")
     is_pair = len(shape) == 3 and shape[0] == 2 and shape[2] != 1
