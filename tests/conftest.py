@@ -27,6 +27,16 @@ def two_replicas():
 
 
 @pytest.fixture
+def eager():
+    """Functions of TensorFlow's run line by line: quicker than tracing a round that a test needs once or twice."""
+    import tensorflow as tf
+
+    tf.config.run_functions_eagerly(True)
+    yield
+    tf.config.run_functions_eagerly(False)
+
+
+@pytest.fixture
 def tiny_settings():
     """A DeScarGAN of a few thousand weights at 64x64."""
     from descargan_tf.methods.descargan import DeScarGANSettings

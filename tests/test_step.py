@@ -45,6 +45,7 @@ def rounds(step, batches_of_rounds):
     return logs
 
 
+@pytest.mark.usefixtures("eager")
 @pytest.mark.parametrize("overrides", [{}, REFERENCE, {"distance": "l2"}, {"precision": "bfloat16"}])
 def test_a_round_is_finite_and_logs_every_term(tiny_settings, overrides):
     step = build(dataclasses.replace(tiny_settings, **overrides), clip_norm=10.0)
@@ -86,6 +87,7 @@ def test_the_critics_blur_fades_with_the_rounds(tiny_settings):
     assert np.abs(np.asarray(found)).max() > 1e-3
 
 
+@pytest.mark.usefixtures("eager")
 def test_delayed_terms_are_logged_and_count_for_nothing(tiny_settings):
     delayed = build(dataclasses.replace(tiny_settings, critic_updates=1, adversarial_delay_steps=1))
     for logs, begun in zip(rounds(delayed, [[batch(), batch()]] * 2), (0.0, 1.0), strict=True):
@@ -105,6 +107,7 @@ def test_each_network_has_its_own_way_to_its_rate(tiny_settings):
     assert (phases["discriminator"].initial_learning_rate, phases["discriminator"].warmup) == (1e-5, 7)
 
 
+@pytest.mark.usefixtures("eager")
 @pytest.mark.parametrize("failing", [0, 1, 2])
 def test_the_term_that_failed_first_is_the_one_that_is_not_finite(tiny_settings, monkeypatch, failing):
     calls = []
@@ -116,13 +119,14 @@ def test_the_term_that_failed_first_is_the_one_that_is_not_finite(tiny_settings,
     monkeypatch.setattr(losses, "gradient_penalty", penalty)
     step = build(dataclasses.replace(tiny_settings, critic_updates=3))
     logs = rounds(step, [[batch(), batch(seed=1), batch(seed=2)]])[0]
-    assert len(calls) == 3  # the round is traced once, each of its updates by itself
+    assert len(calls) == 3
     terms = ("real", "fake", "gradient_penalty", "classification")
     bad = [name for name in terms if not np.isfinite(logs[f"discriminator/{name}"])]
     assert bad == ["gradient_penalty"]
     assert next(name for name, value in logs.items() if not np.isfinite(value)) == "discriminator/gradient_penalty"
 
 
+@pytest.mark.usefixtures("eager")
 def test_the_step_tells_losses_its_number(tiny_settings):
     tiny_settings = dataclasses.replace(tiny_settings, critic_updates=1)
     step = build(dataclasses.replace(tiny_settings, critic_blur=2.0, critic_blur_steps=1))
@@ -158,6 +162,7 @@ def test_a_phase_moves_its_own_weights_alone(tiny_settings, phase):
             assert not any(moved)
 
 
+@pytest.mark.usefixtures("eager")
 @pytest.mark.parametrize(
     "overrides", [{}, REFERENCE, {"reals_per_fake": 2, "classifier_dropout": 0.5}, {**REFERENCE, "reals_per_fake": 2}]
 )
@@ -237,6 +242,7 @@ def test_fused_adam_is_keras_adam():
         np.testing.assert_allclose(np.asarray(a), np.asarray(b), rtol=1e-4)
 
 
+@pytest.mark.usefixtures("eager")
 def test_average_follows_the_weights(tiny_settings):
     step = build(dataclasses.replace(tiny_settings, critic_updates=1), average_decay=0.5)
     average = [np.asarray(w) for w in step.averaged_network.weights]
@@ -249,6 +255,7 @@ def test_average_follows_the_weights(tiny_settings):
         np.testing.assert_allclose(np.asarray(b), a, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.usefixtures("eager")
 def test_clipping_bounds_what_is_applied(tiny_settings):
     tiny_settings = dataclasses.replace(tiny_settings, critic_updates=1)
     free, clipped = build(tiny_settings), build(tiny_settings, clip_norm=1e-3)
