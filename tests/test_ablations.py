@@ -153,16 +153,13 @@ def test_an_additive_output_adds_to_the_image_before_the_tanh(tiny_settings):
     np.testing.assert_allclose(additive.translate(x)["healthy"], found.healthy_image, atol=1e-6)
 
 
+@pytest.mark.usefixtures("eager")
 @pytest.mark.parametrize("name", [name for name in ABLATIONS if name != "no_identity"])
 def test_an_ablation_trains(tiny_settings, name):
     method = build(tiny_settings, **ABLATIONS[name])
     step = TrainStep(method, method.networks["generator"], tf.distribute.get_strategy(), seed=7)
     before = {key: network.get_weights() for key, network in method.networks.items()}
-    tf.config.run_functions_eagerly(True)  # quicker than tracing, for a single round
-    try:
-        logs = step.round((Batch(images(2, 0), images(2, 1)),))
-    finally:
-        tf.config.run_functions_eagerly(False)
+    logs = step.round((Batch(images(2, 0), images(2, 1)),))
     assert all(np.isfinite(float(value)) for value in logs.values())
     for key, network in method.networks.items():
         assert not all(np.array_equal(a, b) for a, b in zip(before[key], network.get_weights(), strict=True))

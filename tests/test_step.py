@@ -45,7 +45,6 @@ def rounds(step, batches_of_rounds):
     return logs
 
 
-@pytest.mark.usefixtures("eager")
 @pytest.mark.parametrize("overrides", [{}, REFERENCE, {"distance": "l2"}, {"precision": "bfloat16"}])
 def test_a_round_is_finite_and_logs_every_term(tiny_settings, overrides):
     step = build(dataclasses.replace(tiny_settings, **overrides), clip_norm=10.0)
@@ -162,7 +161,6 @@ def test_a_phase_moves_its_own_weights_alone(tiny_settings, phase):
             assert not any(moved)
 
 
-@pytest.mark.usefixtures("eager")
 @pytest.mark.parametrize(
     "overrides", [{}, REFERENCE, {"reals_per_fake": 2, "classifier_dropout": 0.5}, {**REFERENCE, "reals_per_fake": 2}]
 )
