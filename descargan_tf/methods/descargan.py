@@ -10,7 +10,7 @@ from keras import ops
 from descargan_tf import losses
 from descargan_tf.methods import monitoring
 from descargan_tf.methods.base import Method
-from descargan_tf.models.blocks import InFloat32
+from descargan_tf.models.blocks import InFloat32, left_out_of_averages
 from descargan_tf.models.discriminator import CLASSIFIER_UNITS, build_discriminator
 from descargan_tf.models.generator import build_generator
 from descargan_tf.types import CLASS_NAMES, DISEASED, HEALTHY, Phase, Prediction
@@ -55,8 +55,9 @@ class DeScarGAN(Method):
 
     Every pass of the generator, in training and after it, is of one kind: as many images that look healthy as diseased,
     and nothing in it that differs with what is to be made of an image. Batch normalisation can then not tell the
-    generator whether to change its images or to keep them, and its averages fit inference. One pass through the trunk
-    serves both branches: two passes in an update of the generator, one in an update of the critics.
+    generator whether to change its images or to keep them. Its averages are of the passes over real images alone, as
+    inference's are. One pass through the trunk serves both branches: two in an update of the generator, one in an
+    update of the critics.
     """
 
     averaged = "generator"
@@ -204,7 +205,8 @@ class DeScarGAN(Method):
         g_h, g_p = self._both(ops.concatenate(batch))
         (i_h, a_h), (a_p, i_p) = _halves(g_h), _halves(g_p)
         s_h, s_p, *logits = self._criticise(a_h, a_p, self._keep(draws, 2 * half), classify=half)
-        c_h, c_p = self._both(ops.concatenate([a_p, a_h]))  # looks half diseased, half healthy too
+        with left_out_of_averages(self.networks["generator"]):
+            c_h, c_p = self._both(ops.concatenate([a_p, a_h]))  # looks half diseased, half healthy too
         cycled = _halves(c_h)[0], _halves(c_p)[1]
         return self._generator_terms(batch, (s_h, s_p), logits, (i_h, i_p), cycled)
 

@@ -1,5 +1,7 @@
 """Layers that the networks share, on any Keras backend; TensorFlow's faster kernels where the result is the same."""
 
+import contextlib
+
 import keras
 import numpy as np
 from keras import ops
@@ -18,9 +20,11 @@ class BatchNormalization(keras.layers.Layer):
 
     Attributes:
         fixed: training uses what inference uses, too, and changes no moving average (`fix_statistics`).
+        averages: whether a pass in training goes into the moving averages (`left_out_of_averages`).
     """
 
     fixed = False
+    averages = True
     _num_estimates = None  # while moving averages are estimated anew: the passes so far
 
     def __init__(self, inference_statistics="moving", momentum=0.99, epsilon=1e-5, initial_scale=1.0, **kwargs):
@@ -61,6 +65,8 @@ class BatchNormalization(keras.layers.Layer):
         return ops.cast(outputs, inputs.dtype)
 
     def _update_moving_averages(self, mean, variance):
+        if not self.averages:
+            return
         momentum = self.momentum
         if self._num_estimates is not None:  # the mean over all passes so far
             momentum = self._num_estimates / (self._num_estimates + 1)
@@ -111,6 +117,19 @@ def normalisations(network):
         inner = normalisations(layer) if isinstance(layer, keras.Model) else [layer]
         found |= {id(part): part for part in inner if isinstance(part, BatchNormalization)}
     return list(found.values())
+
+
+@contextlib.contextmanager
+def left_out_of_averages(network):
+    """Passes in training that are none of inference's kind, as over translated images: no moving average sees them."""
+    layers = normalisations(network)
+    for layer in layers:
+        layer.averages = False
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.averages = True
 
 
 def estimate_statistics(network, run_passes):
