@@ -1,8 +1,13 @@
 """The methods by name: a plain dict, one file each."""
 
+import dataclasses
+from collections.abc import Mapping
+
+from descargan_tf.methods.base import Method
 from descargan_tf.methods.dcls import DCls, DClsSettings
 from descargan_tf.methods.densenet169 import DenseNet169, DenseNet169Settings
 from descargan_tf.methods.descargan import DeScarGAN, DeScarGANSettings
+from descargan_tf.methods.descargan_program import ProgramDeScarGAN
 from descargan_tf.methods.fpgan import FPGAN, FPGANSettings
 from descargan_tf.methods.stargan import StarGAN, StarGANSettings
 from descargan_tf.methods.vae import VAE, VAESettings
@@ -17,3 +22,24 @@ METHODS = {
     "densenet169": (DenseNet169, DenseNet169Settings),
     "dcls": (DCls, DClsSettings),
 }
+# Of a method whose authors' program does otherwise than their paper, `--rules=program`.
+PROGRAM_RULES = {DeScarGAN: ProgramDeScarGAN}
+
+
+def setting_names(name: str) -> set[str]:
+    """The flags that the method of a name uses."""
+    return {field.name for field in dataclasses.fields(METHODS[name][1])}
+
+
+def build(name: str, values: Mapping) -> Method:
+    """A new method by name.
+
+    Args:
+        name: a key of METHODS.
+        values: flags by name; those that are no setting of the method are left alone.
+    """
+    kind, settings = METHODS[name]
+    if values.get("rules") == "program":
+        kind = PROGRAM_RULES.get(kind, kind)
+    names = setting_names(name)
+    return kind(settings(**{key: value for key, value in values.items() if key in names}))
