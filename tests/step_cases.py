@@ -12,8 +12,8 @@ from descargan_tf.methods import METHODS
 from descargan_tf.types import Batch
 
 SEED, STEP, CLIP_NORM, AVERAGE_DECAY, FACTOR = 7, 3, 5.0, 0.5, 0.25
-SMALL = {"image_size": 64, "discriminator_filters": 2, "discriminator_learning_rate": 1e-2}
-GAN = {**SMALL, "generator_filters": 2, "generator_learning_rate": 1e-2, "critic_updates": 1}
+SMALL = {"image_size": 64, "discriminator_filters": 2, "discriminator_learning_rate": 0.1}
+GAN = {**SMALL, "generator_filters": 2, "generator_learning_rate": 0.1, "critic_updates": 1}
 CASES = {
     "descargan": GAN,
     "vagan": {**GAN, "critic_updates": 2},

@@ -296,7 +296,9 @@ class Trainer:
         method = self.engine.method
         images = None if seconds is None else self.settings.batch_size * method.batches_per_round / seconds
         scores = {f"critics/{name}": value for name, value in method.critic_scores(means).items()}
-        writer.scalars("train", step, {**means, **scores, "seconds_per_round": seconds, "images_per_second": images})
+        shares = {} if seconds is None else self.engine.shares(seconds)
+        paces = {"seconds_per_round": seconds, "images_per_second": images, **shares}
+        writer.scalars("train", step, {**means, **scores, **paces})
         short = {phase.name: means[f"{phase.name}/total"] for phase in method.phases}
         totals = "  ".join(f"{name} {value:>10.4f}" for name, value in short.items())
         if scores:
@@ -305,7 +307,8 @@ class Trainer:
         pace = ""
         if images is not None:
             left = datetime.timedelta(seconds=round(self._seconds_left(seconds, self.settings.max_steps - step)))
-            pace = f"  {images:>7.1f} images/s  {left} left"
+            shown = "".join(f"  {name.replace('_', ' ')} {share:.0%}" for name, share in shares.items())
+            pace = f"  {images:>7.1f} images/s{shown}  {left} left"
             short["images/s"] = images
         bar.set_postfix({name: f"{value:.3g}" for name, value in short.items()})
         self._say(f"step {step:>7}  {totals}{pace}")
