@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import step_cases
 import tensorflow as tf
-from step_cases import AVERAGE_DECAY, CASES, CLIP_NORM, FACTOR, SEED, STEP
+from step_cases import AVERAGE_DECAY, CASES, CLIP_NORM, DRAWS, ENGINE, FACTOR, FACTORS, PARTS, SEED, STEP
 
 from descargan_tf.training.engine import state_arrays
-from descargan_tf.training.step import TrainStep
+from descargan_tf.training.step import TensorFlowEngine, TrainStep, _sum_up_to_a_failure
 from descargan_tf.types import Batch
 
 ENDLESS = 300  # seconds after which a process is taken to hang
@@ -79,10 +79,12 @@ def both(tmp_path_factory):
     given, found = arrays_of(steps), {}
     np.savez(folder / "given.npz", **given)
     jax_side = start_jax(ROOT / "tests" / "step_cases.py", folder)
+    tf.config.run_functions_eagerly(True)  # quicker than tracing what runs once
     for name, step in steps.items():
         batches = zip(*step_cases.batches(step.method.batches_per_round), strict=True)
         logs = step.round(tuple(Batch(*map(tf.constant, images)) for images in batches), tf.constant(FACTOR))
         found |= {f"{name}/logs/{term}": np.array(value) for term, value in logs.items()}
+    tf.config.run_functions_eagerly(False)
     found |= arrays_of(steps)
     end(jax_side)
     return given, found, dict(np.load(folder / "jax.npz"))
@@ -126,3 +128,59 @@ def test_what_is_compared_moves(both):
         for what in ("networks", "averaged", "optimizers"):
             moved = [np.abs(ours[key] - value).max() for key, value in parts(given, f"{name}/{what}").items()]
             assert max(moved) > 5e-4, (name, what)
+
+
+def tensorflow_engine(name, given):
+    engine = TensorFlowEngine(
+        lambda: step_cases.build(name), tf.distribute.get_strategy(), step_cases.split(), **ENGINE
+    )
+    engine.assign({key.removeprefix(f"{name}/"): array for key, array in parts(given, name).items()}, STEP, "given")
+    return engine
+
+
+def test_the_engines_see_the_same_batches_and_answer_alike(both):
+    given, _, theirs = both
+    engine = tensorflow_engine("dcls", given)
+    logs = engine.rounds(FACTORS)
+    found = {f"logs/{term}": values for term, values in logs.items()} | engine.arrays()
+    engine.refresh()
+    found["probabilities"] = engine.predict(step_cases.split().images).class_probabilities
+    theirs = {key.removeprefix("engine/"): array for key, array in parts(theirs, "engine").items()}
+    assert found.keys() == theirs.keys()
+    for key, value in found.items():
+        np.testing.assert_allclose(theirs[key], value, rtol=1e-4, atol=1e-4, err_msg=key)
+        assert theirs[key].dtype == np.asarray(value).dtype or key.startswith("logs/")
+    assert np.ptp(logs["classifier/classification"]) > 1e-6
+
+
+def test_the_engines_estimate_the_same_statistics(both):
+    given, _, theirs = both
+    engine = tensorflow_engine("vagan", given)
+    engine.estimate_and_fix_statistics()
+    engine.refresh()
+    found = engine.arrays() | {"maps": engine.predict(step_cases.split().images).anomaly_map}
+    theirs = {key.removeprefix("statistics/"): array for key, array in parts(theirs, "statistics").items()}
+    assert found.keys() == theirs.keys()
+    for key, value in found.items():
+        np.testing.assert_allclose(theirs[key], value, rtol=1e-4, atol=1e-4, err_msg=key)
+    means = [i for i, w in enumerate(engine.method.networks["generator"].weights) if w.path.endswith("moving_mean")]
+    assert np.abs(found[f"averaged/{means[0]:03d}"]).max() > 1e-2  # zeros before
+
+
+def test_the_numbers_drawn_are_tensorflows_to_the_last_bit(both):
+    for i, (seed, step, shape) in enumerate(DRAWS):
+        expected = tf.random.stateless_uniform(shape, tf.constant([seed, step], tf.int64))
+        np.testing.assert_array_equal(both[2][f"draws/{i}"], expected)
+
+
+def test_terms_after_the_first_failure_are_left_out_in_both(both):
+    updates = [dict(zip(PARTS, map(tf.constant, values), strict=True)) for values in zip(*PARTS.values(), strict=True)]
+    expected = {name: float(value) for name, value in _sum_up_to_a_failure(updates).items()}
+    np.testing.assert_equal({name: float(both[2][f"sums/{name}"]) for name in PARTS}, expected)
+    np.testing.assert_equal(expected, {"a": np.nan, "b": 3.0})
+
+
+def test_operations_are_counted(both):
+    of_one = 2 * (2 * 4 * 4 * 5) * (3 * 3 * 3)
+    # The gradient to the input of a convolution of stride two has no more products than the convolution.
+    assert both[2]["flops"] == 3 * of_one + 2 * (2 * 7) * 80 + of_one

@@ -186,7 +186,7 @@ class Trainer:
         self._sound, snapped = [self._snapshot()], time.perf_counter()
         step = start
         while step < s.max_steps:
-            self._fix_statistics_when_due(step)
+            compiles = self._fix_statistics_when_due(step) or step == start
             factors = [self._factor(number) for number in range(step, step + self._chunk(step))]
             for logs in _by_round(self.engine.rounds(factors)):
                 step += 1
@@ -197,8 +197,11 @@ class Trainer:
                     sums[name] = sums.get(name, 0.0) + value
             count += len(factors)
             bar.update(len(factors))
-            if step == start + len(factors):
-                since, since_step = time.perf_counter(), step  # the first rounds were compilation
+            if compiles:
+                since, since_step = (
+                    time.perf_counter(),
+                    step,
+                )  # these rounds were compilation and say nothing of the pace
             elif untold and (step >= start + 6 or time.perf_counter() - since > _ESTIMATE_SECONDS):
                 self._say_duration((time.perf_counter() - since) / (step - since_step), s.max_steps - step)
                 untold = False
@@ -242,6 +245,8 @@ class Trainer:
             self._fixed_at = step
             self.engine.estimate_and_fix_statistics()
             self._say(f"step {step:>7}  from here on normalisation uses fixed statistics, as at inference")
+            return True
+        return False
 
     # --- when a training comes apart
 
