@@ -156,8 +156,30 @@ def parts():
         return y[0].reshape(2, 80) @ matrix, jax.linear_transpose(convolve, x)(y[0])
 
     shapes = (2, 8, 8, 3), (3, 3, 3, 5), (80, 7)
+    poolings()
     found["flops"] = _flops(jax.make_jaxpr(program)(*map(jnp.zeros, shapes)).jaxpr)
     return found
+
+
+def poolings():
+    """Ours and Keras', to the last bit: values, gradients and gradients of gradients, where pixels are equal too."""
+    import jax
+    import jax.numpy as jnp
+    import keras
+
+    from descargan_tf.models.blocks import MaxPooling2D
+
+    x = jnp.asarray(np.random.default_rng(0).integers(-2, 3, (3, 8, 6, 2)), jnp.float32)
+
+    def penalty(pool, x):
+        return jnp.sum(jax.grad(lambda y: jnp.sum(pool(y * y) ** 3))(x) ** 2)
+
+    for fn in (lambda pool: pool(x), lambda pool: jax.grad(lambda y: jnp.sum(pool(y) ** 2))(x)):
+        np.testing.assert_array_equal(*(fn(kind(2)) for kind in (MaxPooling2D, keras.layers.MaxPooling2D)))
+    ours, theirs = (jax.grad(penalty, 1)(kind(2), x) for kind in (MaxPooling2D, keras.layers.MaxPooling2D))
+    np.testing.assert_array_equal(ours, theirs)
+    assert np.isnan(MaxPooling2D(2)(x.at[0, 0, 1, 0].set(jnp.nan))[0, 0, 0, 0])
+    assert np.isnan(MaxPooling2D(2)(x.at[0, 0, 0, 0].set(jnp.nan))[0, 0, 0, 0])
 
 
 if __name__ == "__main__":

@@ -479,9 +479,11 @@ class JaxEngine(Engine):
 
 
 def keep_compiled_code(folder: str) -> None:
-    """Have JAX look for compiled code in a folder, and leave it there; what is set already stays so."""
+    """Have JAX find and leave compiled code in a folder, unless JAX_COMPILATION_CACHE_DIR names another."""
     if jax.config.jax_compilation_cache_dir is None:
         jax.config.update("jax_compilation_cache_dir", folder)
+        # The initialisation of each shape of weights too; by default only what takes a second.
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
 def measure_matrix_product(precision: str) -> float:

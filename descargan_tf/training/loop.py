@@ -233,15 +233,22 @@ class Trainer:
     def _chunk(self, step):
         """Rounds up to the next one after which there is something to do, at most as many as the engine likes."""
         s = self.settings
-        due = [s.log_every_steps, s.validate_every_steps, s.checkpoint_every_steps]
-        return min(self.engine.chunk, s.max_steps - step, *(every - step % every for every in due))
+        periods = [s.log_every_steps, s.validate_every_steps, s.checkpoint_every_steps]
+        due = [s.max_steps, *(step - step % period + period for period in periods)]
+        if self._fixed_at is None:
+            due.append(self._fixes_at())
+        return min(self.engine.chunk, *(number - step for number in due))
 
     def _factor(self, step):
         return _SLOWER**self._recoveries * self._schedule.factor(step, self._length, self._fixed_at)
 
-    def _fix_statistics_when_due(self, step):
+    def _fixes_at(self):
+        """The step from which statistics are to be fixed; infinite for never."""
         share = self.settings.fixed_statistics_from
-        if self._fixed_at is None and share < 1 and step / self._length >= share * self.settings.max_steps:
+        return math.ceil(share * self.settings.max_steps * self._length) if share < 1 else math.inf
+
+    def _fix_statistics_when_due(self, step):
+        if self._fixed_at is None and step >= self._fixes_at():
             self._fixed_at = step
             self.engine.estimate_and_fix_statistics()
             self._say(f"step {step:>7}  from here on normalisation uses fixed statistics, as at inference")
