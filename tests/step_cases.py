@@ -7,7 +7,9 @@ import sys
 from pathlib import Path
 
 import numpy as np
+from keras import ops
 
+from descargan_tf import losses
 from descargan_tf.methods import METHODS
 from descargan_tf.types import Batch, Split
 
@@ -22,10 +24,21 @@ CASES = {
 }
 
 
-def build(name):
+def build(name, **changes):
     """The method of one case, tiny, float32."""
     kind, settings = METHODS[name]
-    return kind(settings(**CASES[name]))
+    return kind(settings(**{**CASES[name], **changes}))
+
+
+def critic_in_bfloat16(given, input_gradient):
+    """VAGAN's critic, built in bfloat16, of some images: its scores, and the penalty, which is to be float32."""
+    method = build("vagan", precision="bfloat16")
+    critic = method.networks["discriminator"]
+    critic.set_weights(arrays_of(given, "vagan/networks/discriminator"))
+    images = split().images
+    gradient = input_gradient(lambda x: losses.score(method._in_float32(x)), ops.convert_to_tensor(images))
+    found = {"scores": losses.score(critic(images)), "penalty": losses.gradient_penalty(gradient)}
+    return {name: np.asarray(value) for name, value in found.items()}
 
 
 def batches(count, half=2):
@@ -56,11 +69,14 @@ PARTS = {"a": [1.0, np.nan, 3.0, np.inf], "b": [1.0, 2.0, 4.0, 8.0]}  # terms of
 
 def answer(folder):
     """JAX's side."""
+    from descargan_tf.training.jax_step import input_gradient
+
     given, found = dict(np.load(folder / "given.npz")), {}
     for name in CASES:
         found |= {f"{name}/{key}": array for key, array in one_round(name, given).items()}
     found |= {f"engine/{key}": array for key, array in engines(given).items()}
     found |= {f"statistics/{key}": array for key, array in statistics(given).items()}
+    found |= {f"bfloat16/{key}": array for key, array in critic_in_bfloat16(given, input_gradient).items()}
     found |= parts()
     np.savez(folder / "jax.npz", **found)
 

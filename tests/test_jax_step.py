@@ -13,7 +13,7 @@ import tensorflow as tf
 from step_cases import AVERAGE_DECAY, CASES, CLIP_NORM, DRAWS, ENGINE, FACTOR, FACTORS, PARTS, SEED, STEP
 
 from descargan_tf.training.engine import state_arrays
-from descargan_tf.training.step import TensorFlowEngine, TrainStep, _sum_up_to_a_failure
+from descargan_tf.training.step import TensorFlowEngine, TrainStep, _sum_up_to_a_failure, input_gradient
 from descargan_tf.types import Batch
 
 ENDLESS = 300  # seconds after which a process is taken to hang
@@ -165,6 +165,15 @@ def test_the_engines_estimate_the_same_statistics(both):
         np.testing.assert_allclose(theirs[key], value, rtol=1e-4, atol=1e-4, err_msg=key)
     means = [i for i, w in enumerate(engine.method.networks["generator"].weights) if w.path.endswith("moving_mean")]
     assert np.abs(found[f"averaged/{means[0]:03d}"]).max() > 1e-2  # zeros before
+
+
+def test_a_critic_in_bfloat16_has_its_penalty_in_float32_in_both(both):
+    given, _, theirs = both
+    found = step_cases.critic_in_bfloat16(given, input_gradient)
+    theirs = {key.removeprefix("bfloat16/"): array for key, array in parts(theirs, "bfloat16").items()}
+    np.testing.assert_allclose(theirs["penalty"], found["penalty"], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(theirs["scores"], found["scores"], rtol=0.02, atol=0.02)
+    assert np.ptp(found["penalty"]) > 1e-3
 
 
 def test_the_numbers_drawn_are_tensorflows_to_the_last_bit(both):

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ import tensorflow as tf
 
 from descargan_tf.main import main
 from descargan_tf.training import checkpoint
+from descargan_tf.training.loop import LoopSettings, Trainer
 
 ROOT = Path(__file__).resolve().parent.parent
 ENDLESS = 300  # seconds after which a process is taken to hang
@@ -178,6 +180,26 @@ def test_both_backends_measure_the_same(there_and_back):
     for protocol, metrics in report["metrics"].items():
         for name, found in metrics.items():
             assert again["metrics"][protocol][name]["mean"] == pytest.approx(found["mean"], rel=1e-3, abs=1e-4), name
+
+
+def test_a_call_of_many_rounds_ends_where_something_is_to_be_done(tmp_path):
+    settings = LoopSettings(
+        batch_size=4,
+        seed=0,
+        max_steps=100,
+        fixed_statistics_from=0.295,
+        log_every_steps=40,
+        validate_every_steps=64,
+        checkpoint_every_steps=1000,
+    )
+    training = Trainer(tmp_path, types.SimpleNamespace(chunk=35), settings, None)
+    step, ends = 0, []
+    while step < 100:
+        if step == 30:
+            training._fixed_at = step
+        step += training._chunk(step)
+        ends.append(step)
+    assert ends == [30, 40, 64, 80, 100]
 
 
 def test_files_are_predicted_in_jax(there_and_back):

@@ -62,13 +62,6 @@ class JaxStep:
         optimizers = {name: _copies(adam.variables) for name, adam in self.adams.items()}
         return State(networks, _copies(self._variables[self.method.averaged]), optimizers)
 
-    def standing_for(self, networks):
-        """The scope in which the method's variables have the values of these arrays."""
-        pairs = [
-            pair for name, variables in self._variables.items() for pair in zip(variables, networks[name], strict=True)
-        ]
-        return keras.StatelessScope(pairs)
-
     def round(self, state: State, step, factor, batches: Batch):
         """Every phase once.
 
