@@ -19,7 +19,6 @@ GAN = {**SMALL, "generator_filters": 2, "generator_learning_rate": 0.1, "critic_
 CASES = {
     "descargan": GAN,
     "vagan": {**GAN, "critic_updates": 2},
-    "densenet169": {**SMALL, "dense_blocks": "1,1,1,1"},
     "dcls": SMALL,
 }
 
