@@ -13,6 +13,11 @@ from descargan_tf import losses
 from descargan_tf.methods import METHODS
 from descargan_tf.types import Batch, Split
 
+# For JAX's processes: of code that is compiled quickly, to run slowly.
+COMPILED_QUICKLY = {
+    "JAX_PLATFORMS": "cpu",
+    "XLA_FLAGS": "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false",
+}
 SEED, STEP, CLIP_NORM, AVERAGE_DECAY, FACTOR = 7, 3, 5.0, 0.5, 0.25
 SMALL = {"image_size": 64, "discriminator_filters": 2, "discriminator_learning_rate": 0.1}
 GAN = {**SMALL, "generator_filters": 2, "generator_learning_rate": 0.1, "critic_updates": 1}

@@ -10,7 +10,19 @@ import numpy as np
 import pytest
 import step_cases
 import tensorflow as tf
-from step_cases import AVERAGE_DECAY, CASES, CLIP_NORM, DRAWS, ENGINE, FACTOR, FACTORS, PARTS, SEED, STEP
+from step_cases import (
+    AVERAGE_DECAY,
+    CASES,
+    CLIP_NORM,
+    COMPILED_QUICKLY,
+    DRAWS,
+    ENGINE,
+    FACTOR,
+    FACTORS,
+    PARTS,
+    SEED,
+    STEP,
+)
 
 from descargan_tf.training.engine import state_arrays
 from descargan_tf.training.step import TensorFlowEngine, TrainStep, _sum_up_to_a_failure, input_gradient
@@ -20,12 +32,11 @@ ENDLESS = 300  # seconds after which a process is taken to hang
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def start_jax(*arguments, **environment):
-    """A process under Keras' JAX backend, of code that is compiled quickly, to run slowly."""
-    quick = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_backend_optimization_level=0"}
+def start_jax(*arguments):
+    """A process under Keras' JAX backend."""
     return subprocess.Popen(
         [sys.executable, *map(str, arguments)],
-        env={**os.environ, "PYTHONPATH": str(ROOT), "KERAS_BACKEND": "jax", **quick, **environment},
+        env={**os.environ, "PYTHONPATH": str(ROOT), "KERAS_BACKEND": "jax", **COMPILED_QUICKLY},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
+from step_cases import COMPILED_QUICKLY
 
 from descargan_tf.main import main
 from descargan_tf.training import checkpoint
@@ -50,15 +51,12 @@ def one_strategy(monkeypatch):
 def in_jax(folder, *commands):
     """Commands of the program, one after the other, in a process without TensorFlow; what they print."""
     arguments = [flag for command in commands for flag in (*command.split(), "--backend=jax", "--")][:-1]
-    compiled_quickly = {
-        "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": "--xla_backend_optimization_level=0",
-        "HOME": str(folder),  # where compiled code is kept
-    }
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HOME": str(folder), **COMPILED_QUICKLY}
+    environment.pop("JAX_COMPILATION_CACHE_DIR", None)  # compiled code is kept below HOME
     done = subprocess.run(
         [sys.executable, ROOT / "tests" / "without_tensorflow.py", *arguments],
         cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT), **compiled_quickly},
+        env=environment,
         capture_output=True,
         text=True,
         timeout=ENDLESS,
