@@ -7,7 +7,7 @@ The map of the package:
     types.py       the nouns that pass between packages     files.py      files that are whole or not there
     data/          draw, read, check and batch images       models/       the networks, one file each
     losses.py      the paper's equations                    methods/      networks + losses = a method
-    training/      step, loop, checkpoints, writer          evaluation/   metrics, figures, report
+    training/      steps, loop, checkpoints, writer         evaluation/   metrics, figures, report
     prediction.py  image files -> maps on disk
 
 Letters in shapes: B batch, N images of a split, H height, W width, C channels, K classes. Images are float32 in

@@ -1,12 +1,14 @@
 """One function per --mode: puts the packages together, holds no arithmetic."""
 
 import dataclasses
+import functools
 import hashlib
 import importlib.metadata
 import itertools
 import json
 import os
 import platform
+import random
 import shlex
 import shutil
 import subprocess
@@ -16,7 +18,6 @@ from pathlib import Path
 
 import keras
 import numpy as np
-import tensorflow as tf
 from tqdm import tqdm
 
 from descargan_tf import config as config_module
@@ -41,15 +42,12 @@ from descargan_tf.training.hardware import (
     leave_activations_unfused,
 )
 from descargan_tf.training.loop import LoopSettings, Trainer
-from descargan_tf.training.step import TensorFlowEngine, TrainStep, input_gradient, refuse_uneven_shares
-from descargan_tf.types import CLASS_NAMES, DISEASED, HEALTHY, SPLITS, Batch
-from export import exporter, server
-from export.bytes_input import FileRule
-from export.formats import check_formats
-from export.publish import refuse_version
+from descargan_tf.types import CLASS_NAMES, DISEASED, HEALTHY, SPLITS, Split
 
+# What needs TensorFlow is imported where it is used: --backend=jax does without.
 _DATA_FACTS = "data.json"  # in the run folder: what prediction must know of the training data
 _PREDICTION_BATCH = 16
+_COMPILED_CODE = Path(".cache") / "descargan_tf" / "jax"  # in the home folder
 
 
 def generate(config: Config) -> int:
@@ -72,7 +70,7 @@ def train(config: Config) -> int:
     """--mode=train: start a run, or take it up where it stopped."""
     run_dir = Path(config.run_dir)
     saved = run_dir / config_module.RUN_FLAGS
-    config = config_module.with_precision(config, saved, fast_precision)
+    config = config_module.with_precision(config, saved, functools.partial(fast_precision, config.backend))
     if saved.exists():
         config_module.check_run(config, saved, _settings_of_other_methods(config.method))
     elif run_dir.exists() and (not run_dir.is_dir() or any(run_dir.iterdir())):
@@ -80,13 +78,9 @@ def train(config: Config) -> int:
     if config.method not in METHODS:
         raise UserError(f"--method={config.method} is not known; known are {', '.join(METHODS)}.")
     keep_freed_memory()
-    if config.threads_per_op:  # must come before TensorFlow's first operation
-        tf.config.threading.set_intra_op_parallelism_threads(config.threads_per_op)
-    leave_activations_unfused()
-    strategy = tf.distribute.MirroredStrategy()
-    refuse_uneven_shares(config.batch_size, strategy)
+    make_engine = _engine_maker(config)
     if config.dry_run:
-        return _dry_run(config, strategy)
+        return _dry_run(config, make_engine)
     summary = _checked_data(config)
     facts = {"scaling": summary.scaling, "dtype": summary.dtype, "digest": _digest(config)}
     if (run_dir / _DATA_FACTS).exists():
@@ -103,17 +97,8 @@ def train(config: Config) -> int:
     def validation(predict, monitor, translate):
         return validate(predict, monitor, translate, splits["validate"], threshold, _PREDICTION_BATCH)
 
-    keras.utils.set_random_seed(config.seed)
-    engine = TensorFlowEngine(
-        lambda: _build_method(config),
-        strategy,
-        splits["train"],
-        batch_size=config.batch_size,
-        seed=config.seed,
-        average_decay=config.average_decay,
-        clip_norm=config.clip_norm,
-        flips=config.flips,
-    )
+    _seed(config)
+    engine = make_engine(config, splits["train"])
     _print_networks(engine.method)
     names = {field.name for field in dataclasses.fields(LoopSettings)}
     settings = LoopSettings(**{name: value for name, value in dataclasses.asdict(config).items() if name in names})
@@ -127,11 +112,11 @@ def evaluate(config: Config) -> int:
     started = time.perf_counter()
     run_dir = Path(config.run_dir)
     method, folder, about = _restore(config)
-    summary = _checked_data(config, ("validate", "test"), _file_rule(run_dir).scaling)
+    summary = _checked_data(config, ("validate", "test"), _data_facts(run_dir)["scaling"])
     splits = {name: _load(config, name, summary.scaling) for name in ("validate", "test")}
     digest = _digest(config)
     thresholds = evaluator.calibrate(splits["validate"], data_checksum=digest)
-    test, answer = splits["test"], tf.function(method.predict)
+    test, answer = splits["test"], _compiled_predict(config, method)
     if config.saliency != "none":
         found = evaluator.predict_split(answer, splits["validate"].images, _PREDICTION_BATCH)
         thresholds = evaluator.calibrate_saliency(thresholds, found, splits["validate"])
@@ -158,7 +143,7 @@ def evaluate(config: Config) -> int:
                 "saliency": config.saliency,
                 "num_parameters": {name: _num_parameters(network) for name, network in method.networks.items()},
                 "training": _training(config, method),
-                "machine": describe_machine(),
+                "machine": describe_machine(config.backend),
                 "command": f"python -m descargan_tf.main --mode=evaluate --run_dir={run_dir} "
                 f"--checkpoint={config.checkpoint} --batch_norm={config.batch_norm} --saliency={config.saliency}",
                 "wall_seconds": time.perf_counter() - started,
@@ -180,17 +165,17 @@ def predict(config: Config) -> int:
     ignored = folders.list_images(config.input)[1] if Path(config.input).is_dir() else 0
     run_dir = Path(config.run_dir)
     method, _, _ = _restore(config)
-    scaling, dtype = _file_rule(run_dir)
+    facts = _data_facts(run_dir)
     output_dir = Path(config.output_dir or run_dir / "predictions")
     try:
         with tqdm(total=len(files), unit="image", disable=None, desc="predict") as bar:
             failed = predict_files(
-                tf.function(method.predict),
+                _compiled_predict(config, method),
                 files,
                 output_dir,
                 config.image_size,
-                scaling,
-                dtype,
+                facts["scaling"],
+                facts["dtype"],
                 _PREDICTION_BATCH,
                 bar.update,
             )
@@ -207,10 +192,16 @@ def predict(config: Config) -> int:
 
 def export(config: Config) -> int:
     """--mode=export: a version for TensorFlow Serving, verified before it is published."""
+    from export import exporter
+    from export.bytes_input import FileRule
+    from export.formats import check_formats
+    from export.publish import refuse_version
+
     check_formats(config.formats)
     base = Path(config.export_dir or Path(config.run_dir) / "export")
     refuse_version(base, config.export_version)
-    rule = _file_rule(Path(config.run_dir))
+    facts = _data_facts(Path(config.run_dir))
+    rule = FileRule(facts["scaling"], facts["dtype"])
     live, checkpoint_folder, about = _restore(dataclasses.replace(config, precision=config.export_precision))
     live_float32, _, _ = _restore(dataclasses.replace(config, precision="float32"))
     found, reason = _report_of(config, about["step"])
@@ -248,6 +239,8 @@ def export(config: Config) -> int:
 
 def serve(config: Config) -> int:
     """--mode=serve: what was exported, over TensorFlow Serving's REST API, on this machine."""
+    from export import server
+
     base = Path(config.export_dir or Path(config.run_dir) / "export")
     # Our exports' rows are independent. Batches bound the memory as well: so many images at a time on each core.
     batches = server.BatchingParameters(config.export_largest_batch, enable_large_batch_splitting=True)
@@ -381,7 +374,7 @@ def _refuse_other_run(run):
     saved = run.run_dir / config_module.RUN_FLAGS
     if saved.exists():
         config = config_module.parse(["main", *run.flags, f"--run_dir={run.run_dir}"])
-        config = config_module.with_precision(config, saved, fast_precision)
+        config = config_module.with_precision(config, saved, functools.partial(fast_precision, config.backend))
         config_module.check_run(config, saved, _settings_of_other_methods(config.method))
         planned = config_module.parse(["main", f"--flagfile={saved}"]).max_steps
         if config.decay_steps and planned != run.rounds:
@@ -399,12 +392,13 @@ def _refuse_other_run(run):
 
 def _benchmark_dry_run(config, plans):
     """What would be done and how long it would take; a few rounds of each row are timed."""
-    strategy = tf.distribute.MirroredStrategy()
+    make_engine = _engine_maker(plans[0].config)
     total = 0.0
     for plan in plans:
         run, left = plan.runs[0], sum(not run.is_finished for run in plan.runs)
-        precise = config_module.with_precision(plan.config, run.run_dir / config_module.RUN_FLAGS, fast_precision)
-        _, seconds = _time_rounds(precise, strategy)
+        saved = run.run_dir / config_module.RUN_FLAGS
+        precise = config_module.with_precision(plan.config, saved, functools.partial(fast_precision, config.backend))
+        _, seconds = _time_rounds(precise, make_engine)
         total += seconds * run.rounds * left
         parameters = " + ".join(f"{count:,} {name}" for name, count in plan.num_parameters.items())
         print(
@@ -504,12 +498,6 @@ def _benchmark_facts(config, plans, found):
     }
 
 
-def _file_rule(run_dir):
-    """How files become images, as training left it in the run folder."""
-    facts = _data_facts(run_dir)
-    return FileRule(facts["scaling"], facts["dtype"])
-
-
 def _data_facts(run_dir):
     """What training wrote down of its data."""
     try:
@@ -567,7 +555,7 @@ def _measured_again(config, predictor, found):
     try:
         if not Path(config.data_dir).exists() or _digest(config) != found["data_digest"]:
             raise UserError(f"--data_dir={config.data_dir} does not hold what was evaluated.")
-        summary = _checked_data(config, ("test",), _file_rule(Path(config.run_dir)).scaling)
+        summary = _checked_data(config, ("test",), _data_facts(Path(config.run_dir))["scaling"])
         split = _load(config, "test", summary.scaling)
     except UserError as error:
         return {"evaluated": evaluated, "not_measured": str(error)}
@@ -647,6 +635,57 @@ def _build_method(config):
     return methods.build(config.method, dataclasses.asdict(config))
 
 
+def _engine_maker(config):
+    """From a Config and training images to an engine of this Config's backend, which is made ready."""
+    if config.backend == "jax":
+        from descargan_tf.training.jax_step import JaxEngine, keep_compiled_code
+
+        keep_compiled_code(str(Path.home() / _COMPILED_CODE))
+        return lambda own, split: JaxEngine(
+            lambda: _build_method(own), split, precision=own.precision, **_engine_settings(own)
+        )
+    import tensorflow as tf
+
+    from descargan_tf.training.step import TensorFlowEngine, refuse_uneven_shares
+
+    if config.threads_per_op:  # must come before TensorFlow's first operation
+        tf.config.threading.set_intra_op_parallelism_threads(config.threads_per_op)
+    leave_activations_unfused()
+    strategy = tf.distribute.MirroredStrategy()
+    refuse_uneven_shares(config.batch_size, strategy)
+    return lambda own, split: TensorFlowEngine(lambda: _build_method(own), strategy, split, **_engine_settings(own))
+
+
+def _engine_settings(config):
+    return {name: getattr(config, name) for name in ("batch_size", "seed", "average_decay", "clip_norm", "flips")}
+
+
+def _seed(config):
+    """For the initial weights."""
+    if config.backend == "tensorflow":
+        keras.utils.set_random_seed(config.seed)
+    else:  # Keras' own function would load TensorFlow where it is installed; its initialisers ask Python
+        random.seed(config.seed)
+
+
+def _compiled_predict(config, method):
+    if config.backend == "jax":
+        from descargan_tf.training.jax_step import predictor
+
+        return predictor(method)
+    import tensorflow as tf
+
+    return tf.function(method.predict)
+
+
+def _input_gradient(config):
+    if config.backend == "jax":
+        from descargan_tf.training import jax_step as step
+    else:
+        from descargan_tf.training import step
+    return step.input_gradient
+
+
 def _restore(config):
     """The method with a checkpoint's averaged weights, for prediction, and with --saliency its maps."""
     folder = checkpoint.find(Path(config.run_dir), config.checkpoint)
@@ -656,7 +695,7 @@ def _restore(config):
         stored = "averaged" if name == method.averaged else f"networks/{name}"
         checkpoint.assign(stored, network.weights, arrays, folder)
     if config.saliency != "none":
-        method = explained(method, config.saliency, input_gradient)
+        method = explained(method, config.saliency, _input_gradient(config))
     return method, folder, about
 
 
@@ -685,7 +724,7 @@ def _print_networks(method):
         print(f"{name}: {_num_parameters(network):,} trainable parameters")
 
 
-def _dry_run(config, strategy):
+def _dry_run(config, make_engine):
     print(config_module.flag_lines(config), end="")
     for split in SPLITS:
         if config.dataset == "synthetic":
@@ -696,30 +735,27 @@ def _dry_run(config, strategy):
         print(
             f"{split}: {HEALTHY}={CLASS_NAMES[HEALTHY]} n={counts[0]}, {DISEASED}={CLASS_NAMES[DISEASED]} n={counts[1]}"
         )
-    method, seconds = _time_rounds(config, strategy)
+    method, seconds = _time_rounds(config, make_engine)
     _print_networks(method)
     print(f"{seconds:.2f} s a round: {config.max_steps} rounds in about {seconds * config.max_steps / 3600:.1f} hours")
     return 0
 
 
-def _time_rounds(config, strategy):
+def _time_rounds(config, make_engine):
     """A new method, and the seconds that a round of it takes."""
-    with strategy.scope():
-        method, predictor = _build_method(config), _build_method(config)
-        step = TrainStep(method, predictor.networks[method.averaged], strategy, config.seed)
-    half = config.batch_size // 2 // strategy.num_replicas_in_sync
-    images = np.random.default_rng(config.seed).uniform(-1, 1, (half, config.image_size, config.image_size, 1))
-    data = tf.data.Dataset.from_tensors(Batch(images.astype("float32"), images.astype("float32"))).repeat()
-    batches = iter(strategy.distribute_datasets_from_function(lambda _: data))
+    half = config.batch_size // 2
+    shape = (config.batch_size, config.image_size, config.image_size, 1)
+    images = np.random.default_rng(config.seed).uniform(-1, 1, shape).astype("float32")
+    labels = np.repeat([HEALTHY, DISEASED], half)
+    engine = make_engine(config, Split(images, labels, None, list(map(str, range(config.batch_size)))))
     for rounds in (1, 3):  # the first is compilation
         started = time.perf_counter()
-        for _ in range(rounds):
-            step.round(tuple(next(batches) for _ in range(step.method.batches_per_round)))
-    return method, (time.perf_counter() - started) / 3
+        engine.rounds([1.0] * rounds)
+    return engine.method, (time.perf_counter() - started) / 3
 
 
 def _versions():
-    names = ("tensorflow", "keras", "numpy", "scipy", "scikit-image", "scikit-learn")
+    names = (keras.backend.backend(), "keras", "numpy", "scipy", "scikit-image", "scikit-learn")
     return {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in names}}
 
 

@@ -52,6 +52,12 @@ class Config:
     )
     data_dir: str = _flag("", "where the data lie; data/synthetic_<image_size> by default for synthetic", of_run=False)
     run_dir: str = _flag("", "where a run lies; runs/<name of the flagfile> by default", of_run=False)
+    backend: str = _flag(
+        "tensorflow",
+        "what computes; train, evaluate, predict: jax does it without TensorFlow (requirements-jax.txt)",
+        choices=("tensorflow", "jax"),
+        of_run=False,
+    )
     input: str = _flag("", "predict: an image file, or a folder of them", of_run=False)
     output_dir: str = _flag("", "predict: where results go; <run_dir>/predictions by default", of_run=False)
     checkpoint: str = _flag(
@@ -254,6 +260,8 @@ class Config:
             )
         if self.mode in ("evaluate", "predict", "export") and not self.run_dir:
             raise UserError(f"--mode={self.mode} needs --run_dir=<folder of a trained run>, runs/quickstart for one.")
+        if self.mode in ("export", "serve") and self.backend != "tensorflow":
+            raise UserError(f"--mode={self.mode} needs TensorFlow: leave out --backend={self.backend}.")
         if self.mode == "serve" and not (self.export_dir or self.run_dir):
             raise UserError("--mode=serve needs --export_dir=<folder of version folders>, or --run_dir=<exported run>.")
         if self.mode == "benchmark":
@@ -346,7 +354,8 @@ def parse(argv: Sequence[str]) -> Config:
     if values["mode"] in ("evaluate", "predict", "export", "serve") and values["run_dir"]:
         saved = Path(values["run_dir"]) / RUN_FLAGS
         if saved.exists():
-            values = _parse([argv[0], f"--flagfile={saved}", *argv[1:]])
+            backend = values["backend"]  # of this machine: a run is evaluated elsewhere than it was trained
+            values = {**_parse([argv[0], f"--flagfile={saved}", *argv[1:]]), "backend": backend}
             config = _with_precision_of_run(Config(**values), saved)
             check_run(config, saved)
             return config

@@ -1,6 +1,7 @@
 """python -m descargan_tf.main --flagfile=configs/quickstart.flags: flags to Config, and one function per --mode."""
 
 import contextlib
+import importlib.util
 import os
 import shutil
 import signal
@@ -19,6 +20,7 @@ def main(argv=None) -> int:
     """
     try:
         config = parse(argv or sys.argv)
+        choose_backend(config.backend)
         with held_back_unless_it_fails(2):
             from descargan_tf import commands
             from descargan_tf.training.loop import Interrupted
@@ -34,6 +36,20 @@ def main(argv=None) -> int:
     except KeyboardInterrupt:  # training saves first and does not come here
         print("stopped by Ctrl-C", file=sys.stderr)
         return 128 + signal.SIGINT
+
+
+def choose_backend(name: str) -> None:
+    """Have Keras compute with TensorFlow or JAX; it asks the environment once, when it is first imported.
+
+    Raises:
+        UserError: it is not installed.
+    """
+    if importlib.util.find_spec(name) is None:
+        file = {"tensorflow": "requirements.txt", "jax": "requirements-jax.txt"}[name]
+        raise UserError(
+            f"--backend={name}, but {name} is not installed: `pip install -r {file}`, or choose the other backend."
+        )
+    os.environ["KERAS_BACKEND"] = name
 
 
 @contextlib.contextmanager

@@ -1,6 +1,9 @@
 import platform
 import re
+import types
 
+import jax
+import pytest
 import tensorflow as tf
 
 from descargan_tf.training import hardware
@@ -37,3 +40,33 @@ def test_freed_memory_is_kept_where_glibc_is():
 
 def test_the_machine_is_described():
     assert re.search(r".+, [1-9]\d* cores, [1-9]\d* GiB, (no GPU|\w.*)", hardware.describe_machine())
+
+
+def devices(*described):
+    """JAX devices of a platform, kind and compute capability each."""
+    return [
+        types.SimpleNamespace(
+            platform=platform, device_kind=kind, **({} if capability is None else {"compute_capability": capability})
+        )
+        for platform, kind, capability in described
+    ]
+
+
+@pytest.mark.parametrize(
+    ("found", "expected"),
+    [
+        ([("cpu", "cpu", None)], "float32"),
+        ([("gpu", "NVIDIA H100", "9.0")], "bfloat16"),
+        ([("gpu", "NVIDIA B200", "10.0")], "bfloat16"),
+        ([("gpu", "NVIDIA H100", "9.0"), ("gpu", "Tesla T4", "7.5")], "float32"),
+        ([("gpu", "a GPU of another make", "gfx90a")], "float32"),
+        ([("gpu", "one that does not tell", None)], "float32"),
+        ([("tpu", "TPU v5e", None)], "bfloat16"),
+    ],
+)
+def test_under_jax_precision_and_description_are_of_its_devices(monkeypatch, found, expected):
+    monkeypatch.setattr(jax, "local_devices", lambda: devices(*found))
+    monkeypatch.setattr(hardware, "_processor_flags", lambda: {"amx_bf16"})  # which JAX's compiler makes nothing of
+    assert hardware.fast_precision("jax") == expected
+    names = [kind for platform, kind, _ in found if platform != "cpu"] or ["no GPU"]
+    assert hardware.describe_machine("jax").endswith(", ".join(names))

@@ -1,6 +1,8 @@
 import numpy as np
 import pytest
 
+from descargan_tf.data import order
+from descargan_tf.data.order import Order
 from descargan_tf.data.pipeline import training_batches
 from descargan_tf.types import DISEASED, HEALTHY, Split
 
@@ -41,8 +43,8 @@ def test_a_batch_is_a_function_of_seed_and_number(split):
 
 
 def test_shares_of_two_replicas_make_up_the_batch_of_one(split):
-    one = take(training_batches(split, 4, seed=1, flips=False), 4)
-    two = take(training_batches(split, 2, seed=1, flips=False), 8)
+    one = take(training_batches(split, 4, seed=1), 4)
+    two = take(training_batches(split, 2, seed=1), 8)
     for number, batch in enumerate(one):
         for label in (HEALTHY, DISEASED):
             shares = np.concatenate([two[2 * number][label], two[2 * number + 1][label]])
@@ -60,3 +62,31 @@ def test_all_four_mirrorings_occur_as_often(split):
         assert image[row, 7 - column] == plain + 0.5
         corners[found[0]] += 1
     assert all(70 <= n <= 130 for n in corners.values())  # 400 images; four standard deviations
+
+
+def test_batches_do_not_depend_on_how_many_are_planned_at_a_time(split):
+    dataset = take(training_batches(split, 6, seed=3, start=60), 10)  # over the end of a plan
+    classes = [split.images[split.labels == label] for label in (HEALTHY, DISEASED)]
+    for number, batch in enumerate(dataset, 60):
+        chosen, mirrored = Order([6, 5], 3).batches(number, 1, 3)
+        for label, images in enumerate(classes):
+            for image, i, (rows, columns) in zip(batch[label], chosen[0, label], mirrored[0, label], strict=True):
+                np.testing.assert_array_equal(image, images[i][:: -1 if rows else 1, :: -1 if columns else 1])
+
+
+def test_the_order_is_the_sorted_bits_of_philox():
+    """What a run saw must not change with numpy: its bit generators are fixed, its permutations are not."""
+    chosen, mirrored = Order([6, 5], 3).batches(2, 1, 6)  # healthy: the third pass; diseased: positions 12 to 17
+    bits = np.random.Philox(key=[6, 2])
+    np.testing.assert_array_equal(chosen[0, HEALTHY], np.argsort(bits.random_raw(6)))
+    np.testing.assert_array_equal(mirrored[0, HEALTHY].ravel(), bits.random_raw(12) >= 2**63)
+    passes = [np.argsort(np.random.Philox(key=[7, n]).random_raw(5)) for n in (2, 3)]
+    np.testing.assert_array_equal(chosen[0, DISEASED], [*passes[0][2:], *passes[1][:3]])
+
+
+def test_only_a_few_passes_are_remembered():
+    plan = Order([3, 7], 0)
+    first = plan.batches(0, 1, 2)
+    plan.batches(1, 500, 2)
+    assert len(plan._passes) == order._PASSES_KEPT
+    np.testing.assert_array_equal(first[0], plan.batches(0, 1, 2)[0])

@@ -1,8 +1,13 @@
 """Training batches as tf.data: balanced, flipped, a function of (seed, number) alone."""
 
+import itertools
+
 import tensorflow as tf
 
-from descargan_tf.types import DISEASED, HEALTHY, Batch, Split
+from descargan_tf.data.order import Order
+from descargan_tf.types import CLASS_NAMES, DISEASED, HEALTHY, Batch, Split
+
+_PLANNED = 64  # batches whose order is looked up at a time: Python is asked so many times less often
 
 
 def training_batches(
@@ -10,8 +15,7 @@ def training_batches(
 ) -> tf.data.Dataset:
     """An endless dataset of balanced batches; element e of a call with start=s is element s + e of start=0.
 
-    Every class is shuffled anew in each pass over its images, by itself, so the smaller class comes round more often.
-    The images stay in memory (they are the cache) and are gathered from there.
+    The images stay in memory (they are the cache) and are gathered from there, as `order.Order` says.
 
     Args:
         split: both classes present.
@@ -26,33 +30,25 @@ def training_batches(
     half = batch_size // 2
     images = [tf.constant(split.images[split.labels == label]) for label in (HEALTHY, DISEASED)]
 
-    def draw(number, label):
-        count = images[label].shape[0]
-        position = number * half + tf.range(half, dtype=tf.int64)
-        passes = position // count
+    def plans():
+        order = Order([len(part) for part in images], seed, flips=flips)
+        for number in itertools.count(start, _PLANNED):
+            yield order.batches(number, _PLANNED, half)
 
-        same = tf.zeros_like(passes)
-        # The kernel of tf.random.experimental.index_shuffle: one key per index, where that takes one for all.
-        order = tf.raw_ops.RandomIndexShuffle(
-            index=position % count,
-            seed=tf.stack([same + seed, same + label, passes], axis=1),
-            max_index=tf.constant(count - 1, tf.int64),
-            rounds=4,
-        )
-        batch = tf.gather(images[label], order)
-        return flip(batch, number, label) if flips else batch
+    def gather(chosen, mirrored):
+        return Batch(*(flip(tf.gather(images[c], chosen[c]), mirrored[c]) for c in (HEALTHY, DISEASED)))
 
-    def flip(batch, number, label):
-        coins = tf.random.stateless_uniform((2, half, 1, 1, 1), [seed * 2 + label, number]) < 0.5
-        batch = tf.where(coins[0], tf.reverse(batch, axis=[1]), batch)
-        return tf.where(coins[1], tf.reverse(batch, axis=[2]), batch)
+    def flip(batch, mirrored):
+        for axis in (1, 2):
+            coin = tf.reshape(mirrored[:, axis - 1], (half, 1, 1, 1))
+            batch = tf.where(coin, tf.reverse(batch, axis=[axis]), batch)
+        return batch
 
+    shape = (_PLANNED, len(CLASS_NAMES), half)
+    signature = tf.TensorSpec(shape, tf.int32), tf.TensorSpec((*shape, 2), tf.bool)
     return (
-        tf.data.Dataset.counter(start)
-        .map(
-            lambda number: Batch(draw(number, HEALTHY), draw(number, DISEASED)),
-            num_parallel_calls=1,
-            deterministic=True,
-        )
+        tf.data.Dataset.from_generator(plans, output_signature=signature)
+        .unbatch()
+        .map(gather, num_parallel_calls=1, deterministic=True)
         .prefetch(4)
     )

@@ -2,7 +2,7 @@
 
 import keras
 
-from descargan_tf.models.blocks import new_initializer, policy
+from descargan_tf.models.blocks import MaxPooling2D, new_initializer, policy
 from descargan_tf.types import CLASS_NAMES
 
 CLASSIFIER_UNITS = 64
@@ -59,7 +59,7 @@ def build_discriminator(
         return x
 
     def pool(x):
-        return keras.layers.MaxPooling2D(2, dtype=dtype)(x)
+        return MaxPooling2D(2, dtype=dtype)(x)
 
     n = filters
     x = image = keras.Input((image_size, image_size, 1), name="image")

@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from descargan_tf.models.blocks import BatchNormalization, UpsampleConv2D, policy
+from descargan_tf.models.blocks import BatchNormalization, MaxPooling2D, UpsampleConv2D, policy
 from descargan_tf.types import CLASS_NAMES
 
 _INITIAL_CHANGE = 0.1  # scale of the normalisation before the tanh of a change
@@ -54,7 +54,7 @@ def build_generator(
         return normalise_activate(x, dtype, activation, scale)
 
     def down(x, n):
-        x = keras.layers.MaxPooling2D(2, dtype=dtype)(x)
+        x = MaxPooling2D(2, dtype=dtype)(x)
         return block(block(x, n), n)
 
     def up(x, n):

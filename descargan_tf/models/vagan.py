@@ -2,7 +2,7 @@
 
 import keras
 
-from descargan_tf.models.blocks import BatchNormalization, policy
+from descargan_tf.models.blocks import BatchNormalization, MaxPooling2D, policy
 
 
 def build_generator(image_size, filters=16, precision="float32", inference_statistics="moving"):
@@ -33,7 +33,7 @@ def build_generator(image_size, filters=16, precision="float32", inference_stati
         return x
 
     def pool(x):
-        return keras.layers.MaxPooling2D(2, dtype=dtype)(x)
+        return MaxPooling2D(2, dtype=dtype)(x)
 
     def join(x, skip):
         x = block(x, keras.layers.Conv2DTranspose, filters, 4, strides=2)  # the same few filters at every level
@@ -74,7 +74,7 @@ def build_critic(image_size, filters=16, precision="float32"):
         return x
 
     def pool(x):
-        return keras.layers.MaxPooling2D(2, dtype=dtype)(x)
+        return MaxPooling2D(2, dtype=dtype)(x)
 
     n = filters
     image = keras.Input((image_size, image_size, 1), name="image")

@@ -9,6 +9,8 @@ import numpy as np
 from descargan_tf.methods.base import Method
 from descargan_tf.training import checkpoint
 
+STATISTICS_PASSES = 32  # batches from which a normalisation's averages are estimated anew
+
 
 class Engine(abc.ABC):
     """A training's state on its devices: networks, averaged weights, optimisers, the number of rounds done.
@@ -38,6 +40,10 @@ class Engine(abc.ABC):
         Returns:
             "<phase>/<term>" -> one value a round, the mean over a phase's updates: raw terms, "total", "gradient_norm".
         """
+
+    def shares(self, seconds: float) -> dict[str, float]:
+        """What a round that takes so long uses of the devices, by name of a metric; none where it is not known."""
+        return {}
 
     @abc.abstractmethod
     def arrays(self) -> dict[str, np.ndarray]:

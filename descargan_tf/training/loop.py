@@ -186,7 +186,7 @@ class Trainer:
         self._sound, snapped = [self._snapshot()], time.perf_counter()
         step = start
         while step < s.max_steps:
-            self._fix_statistics_when_due(step)
+            compiles = self._fix_statistics_when_due(step) or step == start
             factors = [self._factor(number) for number in range(step, step + self._chunk(step))]
             for logs in _by_round(self.engine.rounds(factors)):
                 step += 1
@@ -197,8 +197,11 @@ class Trainer:
                     sums[name] = sums.get(name, 0.0) + value
             count += len(factors)
             bar.update(len(factors))
-            if step == start + len(factors):
-                since, since_step = time.perf_counter(), step  # the first rounds were compilation
+            if compiles:
+                since, since_step = (
+                    time.perf_counter(),
+                    step,
+                )  # these rounds were compilation and say nothing of the pace
             elif untold and (step >= start + 6 or time.perf_counter() - since > _ESTIMATE_SECONDS):
                 self._say_duration((time.perf_counter() - since) / (step - since_step), s.max_steps - step)
                 untold = False
@@ -230,18 +233,27 @@ class Trainer:
     def _chunk(self, step):
         """Rounds up to the next one after which there is something to do, at most as many as the engine likes."""
         s = self.settings
-        due = [s.log_every_steps, s.validate_every_steps, s.checkpoint_every_steps]
-        return min(self.engine.chunk, s.max_steps - step, *(every - step % every for every in due))
+        periods = [s.log_every_steps, s.validate_every_steps, s.checkpoint_every_steps]
+        due = [s.max_steps, *(step - step % period + period for period in periods)]
+        if self._fixed_at is None:
+            due.append(self._fixes_at())
+        return min(self.engine.chunk, *(number - step for number in due))
 
     def _factor(self, step):
         return _SLOWER**self._recoveries * self._schedule.factor(step, self._length, self._fixed_at)
 
-    def _fix_statistics_when_due(self, step):
+    def _fixes_at(self):
+        """The step from which statistics are to be fixed; infinite for never."""
         share = self.settings.fixed_statistics_from
-        if self._fixed_at is None and share < 1 and step / self._length >= share * self.settings.max_steps:
+        return math.ceil(share * self.settings.max_steps * self._length) if share < 1 else math.inf
+
+    def _fix_statistics_when_due(self, step):
+        if self._fixed_at is None and step >= self._fixes_at():
             self._fixed_at = step
             self.engine.estimate_and_fix_statistics()
             self._say(f"step {step:>7}  from here on normalisation uses fixed statistics, as at inference")
+            return True
+        return False
 
     # --- when a training comes apart
 
@@ -296,7 +308,9 @@ class Trainer:
         method = self.engine.method
         images = None if seconds is None else self.settings.batch_size * method.batches_per_round / seconds
         scores = {f"critics/{name}": value for name, value in method.critic_scores(means).items()}
-        writer.scalars("train", step, {**means, **scores, "seconds_per_round": seconds, "images_per_second": images})
+        shares = {} if seconds is None else self.engine.shares(seconds)
+        paces = {"seconds_per_round": seconds, "images_per_second": images, **shares}
+        writer.scalars("train", step, {**means, **scores, **paces})
         short = {phase.name: means[f"{phase.name}/total"] for phase in method.phases}
         totals = "  ".join(f"{name} {value:>10.4f}" for name, value in short.items())
         if scores:
@@ -305,7 +319,8 @@ class Trainer:
         pace = ""
         if images is not None:
             left = datetime.timedelta(seconds=round(self._seconds_left(seconds, self.settings.max_steps - step)))
-            pace = f"  {images:>7.1f} images/s  {left} left"
+            shown = "".join(f"  {name.replace('_', ' ')} {share:.0%}" for name, share in shares.items())
+            pace = f"  {images:>7.1f} images/s{shown}  {left} left"
             short["images/s"] = images
         bar.set_postfix({name: f"{value:.3g}" for name, value in short.items()})
         self._say(f"step {step:>7}  {totals}{pace}")

@@ -5,7 +5,6 @@ graph. Every reduction over examples and replicas is here and nowhere else.
 """
 
 import itertools
-import zlib
 
 import keras
 import numpy as np
@@ -15,10 +14,9 @@ from descargan_tf.data.pipeline import training_batches
 from descargan_tf.errors import UserError
 from descargan_tf.methods.base import Method
 from descargan_tf.models.blocks import estimate_statistics, fix_statistics
-from descargan_tf.training.engine import Engine, assign_state, state_arrays
+from descargan_tf.training.draws import seed_of
+from descargan_tf.training.engine import STATISTICS_PASSES, Engine, assign_state, state_arrays
 from descargan_tf.types import Batch, Split
-
-_STATISTICS_PASSES = 32  # batches from which a normalisation's averages are estimated anew
 
 
 class Adam(keras.optimizers.Adam):
@@ -133,8 +131,7 @@ class TrainStep:
         replica, replicas = context.replica_id_in_sync_group, context.num_replicas_in_sync
         draws = {}
         for name in sorted(shapes):
-            stream = zlib.crc32(f"{phase.name}/{number}/{name}".encode()) & 0x7FFFFFFF
-            seed = tf.stack([tf.cast(self.seed, tf.int64) * (1 << 31) + stream, self.step])
+            seed = tf.stack([tf.constant(seed_of(self.seed, phase.name, number, name), tf.int64), self.step])
             values = tf.random.stateless_uniform(shapes[name], seed)
             if replicas > 1:
                 # An array over a balanced batch is healthy examples, then diseased ones; so is each replica's part.
@@ -266,7 +263,7 @@ class TensorFlowEngine(Engine):
             live.set_weights(averaged.get_weights())
 
         def passes():
-            for batch in self._dataset(0).take(_STATISTICS_PASSES):
+            for batch in self._dataset(0).take(STATISTICS_PASSES):
                 self.method.statistics_pass(batch)
 
         with self.strategy.scope():

@@ -1,11 +1,18 @@
-"""Where a run's numbers go: metrics.jsonl, TensorBoard, and the log."""
+"""Where a run's numbers go: metrics.jsonl and TensorBoard, whatever the backend."""
 
-import contextlib
+import io
 import json
+import os
+import socket
+import time
 from pathlib import Path
 
 import numpy as np
-import tensorflow as tf
+from PIL import Image
+from tensorboard.compat.proto import event_pb2, summary_pb2, tensor_pb2, tensor_shape_pb2, types_pb2
+from tensorboard.plugins.image.metadata import create_summary_metadata as image_metadata
+from tensorboard.plugins.scalar.metadata import create_summary_metadata as scalar_metadata
+from tensorboard.summary.writer.record_writer import RecordWriter
 
 
 class Writer:
@@ -15,7 +22,7 @@ class Writer:
         self._path = run_dir / "metrics.jsonl"
         self._keep_until(step)
         self._file = self._path.open("a", buffering=1)
-        self._boards = {name: tf.summary.create_file_writer(str(run_dir / name)) for name in ("train", "validate")}
+        self._boards = {name: _Board(run_dir / name) for name in ("train", "validate")}
 
     def _keep_until(self, step):
         if not self._path.exists():
@@ -34,29 +41,62 @@ class Writer:
     def scalars(self, group: str, step: int, values: dict[str, float]) -> None:
         """Write numbers of `group` ("train" or "validate") to metrics.jsonl and TensorBoard."""
         self._file.write(json.dumps({"step": step, "group": group, **values}) + "\n")
-        with _as_os_error(), self._boards[group].as_default(step):
-            for name, value in values.items():
-                if value is not None:
-                    tf.summary.scalar(name, value)
+        shown = [
+            summary_pb2.Summary.Value(tag=name, tensor=_number(value), metadata=scalar_metadata(None, ""))
+            for name, value in values.items()
+            if value is not None
+        ]
+        self._boards[group].write(step, shown)
 
     def images(self, step: int, pictures: dict[str, np.ndarray]) -> None:
         """Show pictures [N, H, W, 1 or 3] in [0, 1] in TensorBoard."""
-        with _as_os_error(), self._boards["validate"].as_default(step):
-            for name, value in pictures.items():
-                tf.summary.image(name, value, max_outputs=len(value))
+        shown = [
+            summary_pb2.Summary.Value(tag=name, tensor=_pngs(value), metadata=image_metadata(None, ""))
+            for name, value in pictures.items()
+        ]
+        self._boards["validate"].write(step, shown)
 
     def close(self) -> None:
         """Flush and close everything."""
         self._file.close()
-        with _as_os_error():
-            for board in self._boards.values():
-                board.close()
+        for board in self._boards.values():
+            board.close()
 
 
-@contextlib.contextmanager
-def _as_os_error():
-    """TensorBoard's writers report a full disk in TensorFlow's own terms."""
-    try:
-        yield
-    except tf.errors.OpError as error:
-        raise OSError(error.message) from error
+class _Board:
+    """An event file of TensorBoard's. Its own writer would load TensorFlow wherever that is installed."""
+
+    def __init__(self, folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        name = f"events.out.tfevents.{time.time():.6f}.{socket.gethostname()}.{os.getpid()}"
+        self._file = open(folder / name, "xb")  # noqa: SIM115  closed by `close`
+        self._records = RecordWriter(self._file)
+        self._add(file_version="brain.Event:2")
+
+    def write(self, step, values):
+        self._add(step=step, summary=summary_pb2.Summary(value=values))
+
+    def _add(self, **content):
+        self._records.write(event_pb2.Event(wall_time=time.time(), **content).SerializeToString())
+        self._file.flush()  # so that a running training can be watched
+
+    def close(self):
+        self._file.close()
+
+
+def _number(value):
+    shape = tensor_shape_pb2.TensorShapeProto()
+    return tensor_pb2.TensorProto(dtype=types_pb2.DT_FLOAT, tensor_shape=shape, float_val=[value])
+
+
+def _pngs(pictures):
+    """As the plugin wants them: width, height, then a PNG for each."""
+    pixels = np.round(np.clip(pictures, 0.0, 1.0) * 255).astype(np.uint8)
+    strings = [str(side).encode() for side in (pixels.shape[2], pixels.shape[1])]
+    for picture in pixels:
+        file = io.BytesIO()
+        Image.fromarray(picture[..., 0] if picture.shape[-1] == 1 else picture).save(file, "PNG")
+        strings.append(file.getvalue())
+    dim = tensor_shape_pb2.TensorShapeProto.Dim(size=len(strings))
+    shape = tensor_shape_pb2.TensorShapeProto(dim=[dim])
+    return tensor_pb2.TensorProto(dtype=types_pb2.DT_STRING, tensor_shape=shape, string_val=strings)

@@ -1,0 +1,206 @@
+"""What the two steps are compared on, for the process of either backend: methods, weights, batches, draws.
+
+`python step_cases.py <folder>` under KERAS_BACKEND=jax answers in <folder>/jax.npz what <folder>/given.npz asks.
+"""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+from keras import ops
+
+from descargan_tf import losses
+from descargan_tf.methods import METHODS
+from descargan_tf.types import Batch, Split
+
+# For JAX's processes: of code that is compiled quickly, to run slowly.
+COMPILED_QUICKLY = {
+    "JAX_PLATFORMS": "cpu",
+    "XLA_FLAGS": "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false",
+}
+SEED, STEP, CLIP_NORM, AVERAGE_DECAY, FACTOR = 7, 3, 5.0, 0.5, 0.25
+SMALL = {"image_size": 64, "discriminator_filters": 2, "discriminator_learning_rate": 0.1}
+GAN = {**SMALL, "generator_filters": 2, "generator_learning_rate": 0.1, "critic_updates": 1}
+CASES = {
+    "descargan": GAN,
+    "vagan": {**GAN, "critic_updates": 2},
+    "dcls": SMALL,
+}
+
+
+def build(name, **changes):
+    """The method of one case, tiny, float32."""
+    kind, settings = METHODS[name]
+    return kind(settings(**{**CASES[name], **changes}))
+
+
+def critic_in_bfloat16(given, input_gradient):
+    """VAGAN's critic, built in bfloat16, of some images: its scores, and the penalty, which is to be float32."""
+    method = build("vagan", precision="bfloat16")
+    critic = method.networks["discriminator"]
+    critic.set_weights(arrays_of(given, "vagan/networks/discriminator"))
+    images = split().images
+    gradient = input_gradient(lambda x: losses.score(method._in_float32(x)), ops.convert_to_tensor(images))
+    found = {"scores": losses.score(critic(images)), "penalty": losses.gradient_penalty(gradient)}
+    return {name: np.asarray(value) for name, value in found.items()}
+
+
+def batches(count, half=2):
+    """[count, half, H, W, 1] of each class: waves, as in noise rounding alone moves the maxima of poolings."""
+    y, x = np.mgrid[0:1:64j, 0:1:64j]
+    shift = np.random.default_rng(0).uniform(0, 6, (2, count, half, 4, 1, 1))
+    a, b, c, d = np.moveaxis(shift, 3, 0)
+    images = 0.5 * np.sin(a + (2 + b) * x + y) + 0.4 * np.cos(c - (1 + d) * y + x)
+    return Batch(*images[..., None].astype(np.float32))
+
+
+def arrays_of(given, prefix):
+    """The arrays under a prefix in order."""
+    return [given[key] for key in sorted(key for key in given if key.startswith(prefix + "/"))]
+
+
+def split():
+    """Four healthy and three diseased images."""
+    images = np.concatenate([part[:, 0] for part in batches(4)])[:7]
+    return Split(images, np.repeat([0, 1], [4, 3]), None, [str(i) for i in range(7)])
+
+
+ENGINE = {"batch_size": 4, "seed": SEED, "clip_norm": CLIP_NORM, "average_decay": AVERAGE_DECAY}
+FACTORS = [0.5, 0.25, 1.0]  # of the rounds that engines do
+DRAWS = [(7 * 2**31 + 12345, 0, (5,)), (2**62 + 2**31 - 1, 987654, (6, 64)), (3, 2**33 + 1, (4, 1, 1, 1))]
+PARTS = {"a": [1.0, np.nan, 3.0, np.inf], "b": [1.0, 2.0, 4.0, 8.0]}  # terms of four updates
+
+
+def answer(folder):
+    """JAX's side."""
+    from descargan_tf.training.jax_step import input_gradient
+
+    given, found = dict(np.load(folder / "given.npz")), {}
+    for name in CASES:
+        found |= {f"{name}/{key}": array for key, array in one_round(name, given).items()}
+    found |= {f"engine/{key}": array for key, array in engines(given).items()}
+    found |= {f"statistics/{key}": array for key, array in statistics(given).items()}
+    found |= {f"bfloat16/{key}": array for key, array in critic_in_bfloat16(given, input_gradient).items()}
+    found |= parts()
+    np.savez(folder / "jax.npz", **found)
+
+
+def one_round(name, given):
+    """What a round makes of a case, and what it logs."""
+    import jax
+    import jax.numpy as jnp
+
+    from descargan_tf.training.jax_step import JaxStep, State
+
+    method = build(name)
+    step = JaxStep(method, SEED, clip_norm=CLIP_NORM, average_decay=AVERAGE_DECAY)
+
+    def put(prefix, variables):
+        arrays = arrays_of(given, f"{name}/{prefix}")
+        return [jnp.asarray(array, v.dtype) for array, v in zip(arrays, variables, strict=True)]
+
+    networks = {n: put(f"networks/{n}", network.weights) for n, network in method.networks.items()}
+    averaged = put("averaged", method.networks[method.averaged].weights)
+    state = State(networks, averaged, {n: put(f"optimizers/{n}", a.variables) for n, a in step.adams.items()})
+    data = Batch(*map(jnp.asarray, batches(method.batches_per_round)))
+    state, logs = jax.jit(step.round)(state, jnp.int32(STEP), jnp.float32(FACTOR), data)
+    groups = {f"networks/{n}": arrays for n, arrays in state.networks.items()}
+    groups |= {"averaged": state.averaged, **{f"optimizers/{n}": arrays for n, arrays in state.optimizers.items()}}
+    found = {f"{n}/{i:03d}": array for n, arrays in groups.items() for i, array in enumerate(arrays)}
+    return {f"logs/{term}": value for term, value in logs.items()} | found
+
+
+def engine_of(name, given, **changes):
+    """An engine of a case at the weights and slots that were given."""
+    from descargan_tf.training.jax_step import JaxEngine
+
+    engine = JaxEngine(lambda: build(name), split(), **ENGINE, **changes)
+    start = {key.removeprefix(f"{name}/"): array for key, array in given.items() if key.startswith(f"{name}/")}
+    engine.assign(start, STEP, "given")
+    return engine
+
+
+def engines(given):
+    """Three rounds in one call; then the same one by one, with images that are sent along: equal to the last bit."""
+    whole, parts = engine_of("dcls", given), engine_of("dcls", given, resident=False)
+    logs = whole.rounds(FACTORS)
+    one_by_one = [parts.rounds([factor]) for factor in FACTORS]
+    for term, values in logs.items():
+        np.testing.assert_array_equal(values, np.concatenate([found[term] for found in one_by_one]))
+    for key, array in whole.arrays().items():
+        np.testing.assert_array_equal(array, parts.arrays()[key], err_msg=key)
+    assert (whole.step, parts.step) == (STEP + 3, STEP + 3)
+    whole.refresh()
+    answers = {"probabilities": whole.predict(split().images).class_probabilities}
+    whole.rounds([1.0])  # takes the state's memory; what was asked before stays
+    np.testing.assert_array_equal(whole.predict(split().images).class_probabilities, answers["probabilities"])
+    shares = whole.shares(1e9)
+    assert list(shares) == ["share_of_matrix_product_speed"]
+    assert 0 < shares["share_of_matrix_product_speed"] < 1e-6
+    return {f"logs/{term}": values for term, values in logs.items()} | parts.arrays() | answers
+
+
+def statistics(given):
+    """Averages estimated anew, and a batch translated with them."""
+    engine = engine_of("vagan", given)
+    engine.estimate_and_fix_statistics()
+    engine.refresh()
+    images = split().images
+    fixed = engine.method.networks["generator"](images, training=True)
+    np.testing.assert_array_equal(fixed, engine.method.networks["generator"](images, training=False))
+    return engine.arrays() | {"maps": engine.predict(images).anomaly_map}
+
+
+def parts():
+    """Functions by themselves."""
+    import jax
+    import jax.numpy as jnp
+
+    from descargan_tf.training.jax_random import uniform
+    from descargan_tf.training.jax_step import _flops, _sum_up_to_a_failure
+
+    found = {}
+    for i, (seed, step, shape) in enumerate(DRAWS):
+        words = np.array([seed & 0xFFFFFFFF, seed >> 32, step & 0xFFFFFFFF, step >> 32], np.uint32)
+        found[f"draws/{i}"] = jax.jit(uniform, static_argnums=1)(words, shape)
+    sums = _sum_up_to_a_failure({name: jnp.array(values) for name, values in PARTS.items()})
+    found |= {f"sums/{name}": value for name, value in sums.items()}
+
+    def program(x, kernel, matrix):
+        """8x8x3 to 4x4x5 three times over, [2, 80] @ [80, 7]; and back to 8x8x3 as a convolution's gradient."""
+
+        def convolve(x):
+            return jax.lax.conv_general_dilated(x, kernel, (2, 2), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+        _, y = jax.lax.scan(lambda carry, _: (carry, convolve(x)), 0, length=3)
+        return y[0].reshape(2, 80) @ matrix, jax.linear_transpose(convolve, x)(y[0])
+
+    shapes = (2, 8, 8, 3), (3, 3, 3, 5), (80, 7)
+    poolings()
+    found["flops"] = _flops(jax.make_jaxpr(program)(*map(jnp.zeros, shapes)).jaxpr)
+    return found
+
+
+def poolings():
+    """Ours and Keras', to the last bit: values, gradients and gradients of gradients, where pixels are equal too."""
+    import jax
+    import jax.numpy as jnp
+    import keras
+
+    from descargan_tf.models.blocks import MaxPooling2D
+
+    x = jnp.asarray(np.random.default_rng(0).integers(-2, 3, (3, 8, 6, 2)), jnp.float32)
+
+    def penalty(pool, x):
+        return jnp.sum(jax.grad(lambda y: jnp.sum(pool(y * y) ** 3))(x) ** 2)
+
+    for fn in (lambda pool: pool(x), lambda pool: jax.grad(lambda y: jnp.sum(pool(y) ** 2))(x)):
+        np.testing.assert_array_equal(*(fn(kind(2)) for kind in (MaxPooling2D, keras.layers.MaxPooling2D)))
+    ours, theirs = (jax.grad(penalty, 1)(kind(2), x) for kind in (MaxPooling2D, keras.layers.MaxPooling2D))
+    np.testing.assert_array_equal(ours, theirs)
+    assert np.isnan(MaxPooling2D(2)(x.at[0, 0, 1, 0].set(jnp.nan))[0, 0, 0, 0])
+    assert np.isnan(MaxPooling2D(2)(x.at[0, 0, 0, 0].set(jnp.nan))[0, 0, 0, 0])
+
+
+if __name__ == "__main__":
+    answer(Path(sys.argv[1]))

@@ -1,0 +1,207 @@
+"""Runs of the program with --backend=jax, in processes that have no TensorFlow, and what TensorFlow makes of them."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from step_cases import COMPILED_QUICKLY
+
+from descargan_tf.main import main
+from descargan_tf.training import checkpoint
+from descargan_tf.training.loop import LoopSettings, Trainer
+
+ROOT = Path(__file__).resolve().parent.parent
+ENDLESS = 300  # seconds after which a process is taken to hang
+FLAGS = """# A DeScarGAN of a few thousand weights
+--dataset=synthetic
+--image_size=64
+--num_train=6
+--num_validate=4
+--num_test=4
+--batch_size=4
+--generator_filters=2
+--discriminator_filters=2
+--discriminator_activation=leaky_relu
+--critic_updates=1
+--precision=auto
+--average_decay=0.9
+--clip_norm=10
+--decay_steps=8
+--fixed_statistics_from=0.75
+--log_every_steps=4
+--validate_every_steps=20
+--checkpoint_every_steps=10
+--max_steps=20
+"""
+
+
+@pytest.fixture(autouse=True)
+def one_strategy(monkeypatch):
+    """A second MirroredStrategy in this process would reuse the collective keys of the first (see conftest)."""
+    monkeypatch.setattr(tf.distribute, "MirroredStrategy", tf.distribute.get_strategy)
+
+
+def in_jax(folder, *commands):
+    """Commands of the program, one after the other, in a process without TensorFlow; what they print."""
+    arguments = [flag for command in commands for flag in (*command.split(), "--backend=jax", "--")][:-1]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HOME": str(folder), **COMPILED_QUICKLY}
+    environment.pop("JAX_COMPILATION_CACHE_DIR", None)  # compiled code is kept below HOME
+    done = subprocess.run(
+        [sys.executable, ROOT / "tests" / "without_tensorflow.py", *arguments],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=ENDLESS,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory):
+    """Twenty rounds in JAX (runs/tiny), and what was printed."""
+    folder = tmp_path_factory.mktemp("workplace")
+    (folder / "tiny.flags").write_text(FLAGS)
+    printed = in_jax(folder, "--flagfile=tiny.flags")
+    return folder, printed
+
+
+@pytest.fixture(scope="module")
+def there_and_back(workplace):
+    """The run taken on by TensorFlow to round 22, evaluated and exported; then, in JAX, evaluated again and taken on.
+
+    In the same process in JAX: a run like the first one, stopped at round ten, is resumed (runs/resumed).
+    """
+    folder, _ = workplace
+    shutil.copytree(folder / "runs" / "tiny", folder / "runs" / "both")
+    shutil.copytree(folder / "runs" / "tiny", folder / "runs" / "resumed")
+    shutil.rmtree(folder / "runs" / "resumed" / "checkpoints" / "20")
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        statuses = [
+            main(["main", *command.split()])
+            for command in (
+                "--flagfile=tiny.flags --run_dir=runs/both --max_steps=22",
+                "--mode=evaluate --run_dir=runs/both --checkpoint=22",
+                "--mode=export --run_dir=runs/both --checkpoint=22 --export_dir=exports",
+            )
+        ]
+    finally:
+        os.chdir(before)
+    report = json.loads((folder / "runs" / "both" / "report.json").read_text())
+    printed = in_jax(
+        folder,
+        "--flagfile=tiny.flags --run_dir=runs/resumed",
+        "--mode=evaluate --run_dir=runs/both --checkpoint=22",
+        "--mode=predict --run_dir=runs/both --checkpoint=22 --input=data/synthetic_64/test/diseased --output_dir=found",
+        "--flagfile=tiny.flags --run_dir=runs/both --max_steps=24",
+    )
+    return folder, statuses, report, printed
+
+
+def arrays(folder, run, name):
+    return checkpoint.load(folder / "runs" / run / "checkpoints" / name)[0]
+
+
+def lines(folder, run, group):
+    text = (folder / "runs" / run / "metrics.jsonl").read_text()
+    return [line for line in map(json.loads, text.splitlines()) if line["group"] == group]
+
+
+def test_a_run_in_jax_leaves_what_every_run_leaves(workplace):
+    folder, printed = workplace
+    run = folder / "runs" / "tiny"
+    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["10", "20", "best"]
+    assert [line["step"] for line in lines(folder, "tiny", "train")] == [4, 8, 12, 16, 20]
+    assert [line["step"] for line in lines(folder, "tiny", "validate")] == [20]
+    assert all(any(run.glob(f"{group}/*tfevents*")) for group in ("train", "validate"))
+    assert "step      15  from here on normalisation uses fixed statistics" in printed
+    assert "--precision=float32\n" in (run / "flags.txt").read_text()  # auto, on any processor
+    assert "step      20  validation  accuracy" in (run / "train.log").read_text()
+
+
+def test_pace_and_share_of_the_device_are_logged(workplace):
+    folder, printed = workplace
+    last = lines(folder, "tiny", "train")[-1]
+    assert last["images_per_second"] > 0
+    assert 0 < last["share_of_matrix_product_speed"] < 1
+    assert "images/s  share of matrix product speed" in printed
+
+
+def test_compiled_code_is_kept_in_the_users_cache(workplace):
+    folder, _ = workplace
+    assert any((folder / ".cache" / "descargan_tf" / "jax").iterdir())
+
+
+def test_a_resumed_run_in_jax_is_the_uninterrupted_one(there_and_back):
+    folder, *_, printed = there_and_back
+    assert "resuming at step 10" in printed
+    resumed = arrays(folder, "resumed", "20")
+    for key, value in arrays(folder, "tiny", "20").items():
+        np.testing.assert_array_equal(resumed[key], value, err_msg=key)
+    for whole, again in zip(*(lines(folder, run, "train")[-2:] for run in ("tiny", "resumed")), strict=True):
+        assert {name: whole[name] for name in whole if "/" in name} == {
+            name: again[name] for name in again if "/" in name
+        }
+
+
+def test_twenty_rounds_in_jax_go_on_in_tensorflow_and_back(there_and_back):
+    folder, statuses, report, printed = there_and_back
+    assert statuses == [0, 0, 0]
+    assert report["checkpoint"].endswith("(step 22)")
+    assert (folder / "exports" / "1" / "saved_model.pb").exists()
+    ours, theirs = arrays(folder, "tiny", "20"), arrays(folder, "both", "24")
+    assert {key: (a.shape, a.dtype) for key, a in ours.items()} == {
+        key: (a.shape, a.dtype) for key, a in theirs.items()
+    }
+    counters = [key for key, value in ours.items() if key.startswith("optimizers/") and value.dtype == np.int64]
+    assert [int(theirs[key] - ours[key]) for key in counters] == [4, 4]
+    assert "resuming at step 22" in printed
+    assert [line["step"] for line in lines(folder, "both", "train")][-2:] == [22, 24]
+
+
+def test_both_backends_measure_the_same(there_and_back):
+    folder, _, report, _ = there_and_back
+    again = json.loads((folder / "runs" / "both" / "report.json").read_text())
+    assert again["checkpoint"] == report["checkpoint"]
+    assert "jax" in again["versions"]
+    assert "tensorflow" in report["versions"]
+    for protocol, metrics in report["metrics"].items():
+        for name, found in metrics.items():
+            assert again["metrics"][protocol][name]["mean"] == pytest.approx(found["mean"], rel=1e-3, abs=1e-4), name
+
+
+def test_a_call_of_many_rounds_ends_where_something_is_to_be_done(tmp_path):
+    settings = LoopSettings(
+        batch_size=4,
+        seed=0,
+        max_steps=100,
+        fixed_statistics_from=0.295,
+        log_every_steps=40,
+        validate_every_steps=64,
+        checkpoint_every_steps=1000,
+    )
+    training = Trainer(tmp_path, types.SimpleNamespace(chunk=35), settings, None)
+    step, ends = 0, []
+    while step < 100:
+        if step == 30:
+            training._fixed_at = step
+        step += training._chunk(step)
+        ends.append(step)
+    assert ends == [30, 40, 64, 80, 100]
+
+
+def test_files_are_predicted_in_jax(there_and_back):
+    folder, *_ = there_and_back
+    maps = sorted((folder / "found").glob("*_map.npy"))
+    assert len(maps) == 4
+    assert all(np.ptp(np.load(path)) > 0 for path in maps)

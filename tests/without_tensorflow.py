@@ -1,0 +1,39 @@
+"""`python without_tensorflow.py <flags> [-- <flags> ...]`: the program's commands where TensorFlow cannot be imported.
+
+Ends with status 1 at the first command that fails, or where anything so much as looks for TensorFlow.
+"""
+
+import importlib.abc
+import sys
+import traceback
+
+
+class Absent(importlib.abc.MetaPathFinder):
+    """Finds that there is no TensorFlow, and remembers who asked."""
+
+    def __init__(self):
+        self.asked = []
+
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] == "tensorflow":
+            self.asked.append("".join(traceback.format_stack(limit=8)))
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+
+def run(arguments):
+    absent = Absent()
+    sys.meta_path.insert(0, absent)
+    from descargan_tf.main import main
+
+    while arguments:
+        end = arguments.index("--") if "--" in arguments else len(arguments)
+        status = main(["main", *arguments[:end]])
+        if status:
+            return status
+        arguments = arguments[end + 1 :]
+    print("\n".join(absent.asked), file=sys.stderr)
+    return 1 if absent.asked else 0
+
+
+if __name__ == "__main__":
+    sys.exit(run(sys.argv[1:]))
