@@ -20,15 +20,16 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from descargan_tf import config as config_module
+from descargan_tf import pretrained
 from descargan_tf.benchmark import Grid, Run, alone_in
 from descargan_tf.config import Config
 from descargan_tf.data import folders, synthetic
 from descargan_tf.data.images import IMAGE_SUFFIXES, Scaling
 from descargan_tf.errors import UserError
-from descargan_tf.evaluation import benchmark_report, benchmark_tables, evaluator, figures, report
+from descargan_tf.evaluation import benchmark_report, benchmark_tables, evaluator, figures, pages, report
 from descargan_tf.evaluation.validation import validate
 from descargan_tf.files import write_atomically
-from descargan_tf.methods import METHODS
+from descargan_tf.methods import METHODS, two_statistics
 from descargan_tf.methods.classifier import Classifier
 from descargan_tf.methods.saliency import explained
 from descargan_tf.prediction import find_inputs, predict_files
@@ -41,14 +42,27 @@ from descargan_tf.training.hardware import (
 )
 from descargan_tf.training.loop import LoopSettings, Trainer, refuse_uneven_shares
 from descargan_tf.training.step import TrainStep, input_gradient
-from descargan_tf.types import CLASS_NAMES, DISEASED, HEALTHY, SPLITS, Batch
-from export import exporter, server
+from descargan_tf.types import CLASS_NAMES, DISEASED, HEALTHY, SPLITS, Batch, Prediction
+from export import card, exporter, server
 from export.bytes_input import FileRule
 from export.formats import check_formats
-from export.publish import refuse_version
+from export.publish import refuse_version, versions
 
 _DATA_FACTS = "data.json"  # in the run folder: what prediction must know of the training data
+_REPORT = "report.json"
+_MAX_CHANGE = 0.01  # of a probability, up to which published weights may be rounded to eight bits
+_NUM_COMPARED_MAPS = 8
 _PREDICTION_BATCH = 16
+# What --init_from must find as it is: all else that shapes a network follows the images' size.
+_SHAPING = (
+    "generator_filters",
+    "discriminator_filters",
+    "discriminator_max_filters",
+    "skip_connections",
+    "generator_branches",
+    "critic_branches",
+    "output",
+)
 
 
 def generate(config: Config) -> int:
@@ -97,6 +111,8 @@ def train(config: Config) -> int:
     if (run_dir / _DATA_FACTS).exists():
         _check_same_data(config, facts)
     splits = {name: _load(config, name, summary.scaling) for name in ("train", "validate")}
+    if config.init_from:  # whose refusals must come before there is a run
+        print(f"begins with {config.init_from}, all but {', '.join(_begun(config)[1]) or 'nothing'}")
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
         write_atomically(saved, config_module.flag_lines(config).encode())
@@ -112,7 +128,7 @@ def train(config: Config) -> int:
     names = {field.name for field in dataclasses.fields(LoopSettings)}
     trainer = Trainer(
         run_dir,
-        lambda: _build_method(config),
+        lambda: _begun(config)[0],
         strategy,
         splits["train"],
         LoopSettings(**{name: value for name, value in dataclasses.asdict(config).items() if name in names}),
@@ -129,17 +145,17 @@ def evaluate(config: Config) -> int:
     started = time.perf_counter()
     run_dir = Path(config.run_dir)
     method, folder, about = _restore(config)
-    summary = _checked_data(config, ("validate", "test"), _file_rule(run_dir).scaling)
-    splits = {name: _load(config, name, summary.scaling) for name in ("validate", "test")}
-    digest = _digest(config)
-    thresholds = evaluator.calibrate(splits["validate"], data_checksum=digest)
-    test, answer = splits["test"], tf.function(method.predict)
-    if config.saliency != "none":
-        found = evaluator.predict_split(answer, splits["validate"].images, _PREDICTION_BATCH)
-        thresholds = evaluator.calibrate_saliency(thresholds, found, splits["validate"])
+    answer = tf.function(method.predict)
+    names = ("test",) if _takes_published_thresholds(config) else ("validate", "test")
+    summary = _checked_data(config, names, _file_rule(config).scaling)
+    thresholds = _thresholds(config, answer, summary.scaling)
+    test, digest = _load(config, "test", summary.scaling), _digest(config)
     with tqdm(total=len(test.images), unit="image", disable=None, desc="predict") as bar:
         prediction = evaluator.predict_split(
-            answer, test.images, _PREDICTION_BATCH, lambda done, _: bar.update(done - bar.n)
+            answer,
+            test.images,
+            min(_PREDICTION_BATCH, len(test.images)),
+            lambda done, _: bar.update(done - bar.n),
         )
     result = evaluator.evaluate_split(prediction, test, thresholds, config.seed)
     try:
@@ -161,8 +177,7 @@ def evaluate(config: Config) -> int:
                 "num_parameters": {name: _num_parameters(network) for name, network in method.networks.items()},
                 "training": _training(config, method),
                 "machine": describe_machine(),
-                "command": f"python -m descargan_tf.main --mode=evaluate --run_dir={run_dir} "
-                f"--checkpoint={config.checkpoint} --batch_norm={config.batch_norm} --saliency={config.saliency}",
+                "command": _evaluate_command(config),
                 "wall_seconds": time.perf_counter() - started,
             },
         )
@@ -180,10 +195,9 @@ def predict(config: Config) -> int:
     """--mode=predict: maps and a CSV for image files."""
     files = find_inputs(config.input)
     ignored = folders.list_images(config.input)[1] if Path(config.input).is_dir() else 0
-    run_dir = Path(config.run_dir)
     method, _, _ = _restore(config)
-    scaling, dtype = _file_rule(run_dir)
-    output_dir = Path(config.output_dir or run_dir / "predictions")
+    scaling, dtype = _file_rule(config)
+    output_dir = Path(config.output_dir or Path(config.run_dir) / "predictions")
     try:
         with tqdm(total=len(files), unit="image", disable=None, desc="predict") as bar:
             failed = predict_files(
@@ -210,9 +224,9 @@ def predict(config: Config) -> int:
 def export(config: Config) -> int:
     """--mode=export: a version for TensorFlow Serving, verified before it is published."""
     check_formats(config.formats)
-    base = Path(config.export_dir or Path(config.run_dir) / "export")
+    base = _export_base(config)
     refuse_version(base, config.export_version)
-    rule = _file_rule(Path(config.run_dir))
+    rule = _file_rule(config)
     live, checkpoint_folder, about = _restore(dataclasses.replace(config, precision=config.export_precision))
     live_float32, _, _ = _restore(dataclasses.replace(config, precision="float32"))
     found, reason = _report_of(config, about["step"])
@@ -223,6 +237,7 @@ def export(config: Config) -> int:
             "no_report": reason,
             "other_precision": _measured_again(config, predictor, found),
             "checkpoint": f"{checkpoint_folder} (step {about['step']})",
+            "weights_sha256": about.get("sha256"),
             "batch_norm": config.batch_norm,
             "saliency": config.saliency,
             "versions": _versions(),
@@ -249,8 +264,13 @@ def export(config: Config) -> int:
 
 
 def serve(config: Config) -> int:
-    """--mode=serve: what was exported, over TensorFlow Serving's REST API, on this machine."""
-    base = Path(config.export_dir or Path(config.run_dir) / "export")
+    """--mode=serve: what was exported, over TensorFlow Serving's REST API, on this machine.
+
+    Published weights are exported first where that has not been done.
+    """
+    base = _export_base(config)
+    if config.published and not _is_exported(config):
+        export(config)
     # Our exports' rows are independent. Batches bound the memory as well: so many images at a time on each core.
     batches = server.BatchingParameters(config.export_largest_batch, enable_large_batch_splitting=True)
     models = [server.ModelConfig(config.method, base)]
@@ -258,6 +278,48 @@ def serve(config: Config) -> int:
     return server.serve(
         server.ServerSettings(models, config.host, config.rest_api_port, config.grpc_port, http, batching=batches)
     )
+
+
+def publish(config: Config) -> int:
+    """--mode=publish: a run's weights, rounded, and what is known of them, for --checkpoint and --init_from."""
+    folder = Path(config.publish_dir or Path(config_module.PRETRAINED) / Path(config.run_dir).resolve().name)
+    pretrained.refuse_existing(folder)
+    method, _, about = _restore(dataclasses.replace(config, saliency="none"))
+    found, reason = _report_of(config, about["step"])
+    if found is None:
+        raise UserError(f"weights are published with what was measured of them: {reason}")
+    scaling = _checked_data(config, ("validate",), _file_rule(config).scaling).scaling
+    images = _load(config, "validate", scaling).images
+    stored, facts = _rounded(method, images)
+    name = f"{folder} (step {about['step']})"
+    about = {
+        "name": folder.name,
+        "method": config.method,
+        "image_size": config.image_size,
+        "data": "synthetic data" if config.dataset == "synthetic" else "images of one's own",
+        "note": config.publish_note,
+        "step": about["step"],
+        "trained_seconds": about.get("trained_seconds"),
+        "machine": about.get("machine"),
+        "git_commit": found["git_commit"],
+        "command": about.get("command")
+        or f"python -m descargan_tf.main --flagfile={folder / config_module.RUN_FLAGS} --run_dir=runs/again",
+        "num_parameters": {key: _num_parameters(network) for key, network in method.networks.items()},
+        **facts,
+    }
+    of_run = [field.name for field in dataclasses.fields(Config) if field.metadata["flag"].of_run]
+    left_out = ("figures", "command", "wall_seconds", "machine")
+    found = {key: value for key, value in found.items() if key not in left_out}
+    found |= {"checkpoint": name, "config": {key: found["config"][key] for key in of_run if key in found["config"]}}
+    files = {
+        config_module.RUN_FLAGS: config_module.published_flag_lines(config),
+        _DATA_FACTS: (config.trained_dir / _DATA_FACTS).read_text(),
+        _REPORT: pages.json_text(found),
+    }
+    pretrained.write(folder, stored, about, files)
+    size = (folder / pretrained.WEIGHTS).stat().st_size / 1e6
+    print(f"published:    {folder} ({size:.1f} MB; model card: {folder / pretrained.CARD})")
+    return 0
 
 
 def benchmark(config: Config) -> int:
@@ -506,20 +568,74 @@ def _benchmark_facts(config, plans, found):
     }
 
 
-def _file_rule(run_dir):
-    """How files become images, as training left it in the run folder."""
-    facts = _data_facts(run_dir)
+def _export_base(config):
+    return Path(config.export_dir or Path(config.run_dir) / "export")
+
+
+def _is_exported(config):
+    """Whether the newest version is of the published weights."""
+    base = _export_base(config)
+    found = versions(base)[-1:]
+    try:
+        return (
+            bool(found)
+            and json.loads((base / str(found[0]) / card.JSON).read_text())["weights_sha256"]
+            == (pretrained.describe(config.published)["sha256"])
+        )
+    except (OSError, ValueError, KeyError):
+        return False
+
+
+def _takes_published_thresholds(config):
+    """Whether thresholds are those that came with published weights: where the data have no validation split."""
+    has_none = (
+        not config.num_validate if config.dataset == "synthetic" else not (Path(config.data_dir) / "validate").is_dir()
+    )
+    return config.published is not None and has_none
+
+
+def _thresholds(config, answer, scaling):
+    """Of the validation split, or as published."""
+    if _takes_published_thresholds(config):
+        found, reason = _report_of(config, pretrained.describe(config.published)["step"])
+        if found is None:
+            raise UserError(
+                f"--data_dir={config.data_dir} has no validation split, and the weights no threshold: {reason}"
+            )
+        print(f"no validation split: thresholds are those of {config.published}")
+        return {name: {**entry, "published_with": str(config.published)} for name, entry in found["threshold"].items()}
+    split = _load(config, "validate", scaling)
+    thresholds = evaluator.calibrate(split, data_checksum=_digest(config))
+    if config.saliency != "none":
+        found = evaluator.predict_split(answer, split.images, _PREDICTION_BATCH)
+        thresholds = evaluator.calibrate_saliency(thresholds, found, split)
+    return thresholds
+
+
+def _evaluate_command(config):
+    given = ["run_dir", "checkpoint", "batch_norm", "saliency"]
+    if config.published:  # whose flags may be of other data
+        theirs = config_module.read_saved(config.published / config_module.RUN_FLAGS)
+        names = ("dataset", "data_dir", "num_train", "num_validate", "num_test", "data_seed")
+        given += [name for name in names if getattr(config, name) != getattr(theirs, name)]
+    flags = (f"--{name}={getattr(config, name)}" for name in given)
+    return f"python -m descargan_tf.main --mode=evaluate {shlex.join(flags)}"
+
+
+def _file_rule(config):
+    """How files become images, as training left it."""
+    facts = _data_facts(config.trained_dir)
     return FileRule(facts["scaling"], facts["dtype"])
 
 
-def _data_facts(run_dir):
+def _data_facts(folder):
     """What training wrote down of its data."""
     try:
-        facts = json.loads((run_dir / _DATA_FACTS).read_text())
+        facts = json.loads((folder / _DATA_FACTS).read_text())
         return {**facts, "scaling": Scaling(*facts["scaling"]), "dtype": facts["dtype"]}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
-            f"{run_dir / _DATA_FACTS} cannot be read ({error}): it holds the training data's scaling."
+            f"{folder / _DATA_FACTS} cannot be read ({error}): it holds the training data's scaling."
         ) from error
 
 
@@ -546,17 +662,19 @@ def _tensorboard(run_dir):
 
 def _report_of(config, step):
     """The run's report where it is of this checkpoint, and why there is none."""
-    path = Path(config.run_dir) / "report.json"
+    path = config.trained_dir / _REPORT
     evaluate = f"python -m descargan_tf.main --mode=evaluate --run_dir={config.run_dir} --checkpoint={step}"
+    again = f"then {'publish' if config.mode == 'publish' else 'export'} again"
     try:
         found = json.loads(path.read_text())
     except (OSError, ValueError):
-        return None, f"not evaluated when it was exported. `{evaluate}` does it; then export again."
+        done = "published" if config.mode == "publish" else "exported"
+        return None, f"not evaluated when it was {done}. `{evaluate}` does it; {again}."
     if not str(found.get("checkpoint")).endswith(f"(step {step})"):
-        return None, f"{path} is of {found.get('checkpoint')}, this is step {step}. `{evaluate}`; then export again."
+        return None, f"{path} is of {found.get('checkpoint')}, this is step {step}. `{evaluate}`; {again}."
     for name, used in (("batch_norm_inference", config.batch_norm), ("saliency", config.saliency)):
         if found.get(name, used) != used:
-            return None, f"{path} was made with {name} {found[name]}, this export with {used}."
+            return None, f"{path} was made with {name} {found[name]}, this with {used}."
     return found, ""
 
 
@@ -569,7 +687,7 @@ def _measured_again(config, predictor, found):
     try:
         if not Path(config.data_dir).exists() or _digest(config) != found["data_digest"]:
             raise UserError(f"--data_dir={config.data_dir} does not hold what was evaluated.")
-        summary = _checked_data(config, ("test",), _file_rule(Path(config.run_dir)).scaling)
+        summary = _checked_data(config, ("test",), _file_rule(config).scaling)
         split = _load(config, "test", summary.scaling)
     except UserError as error:
         return {"evaluated": evaluated, "not_measured": str(error)}
@@ -654,27 +772,99 @@ def _build_method(config):
             "has maps of its own: leave it out."
         )
     names = _setting_names(config.method)
+    if config.batch_norm == two_statistics.NAME:
+        method = two_statistics.TwoStatistics
     return method(settings(**{name: value for name, value in dataclasses.asdict(config).items() if name in names}))
 
 
 def _restore(config):
-    """The method with a checkpoint's averaged weights, for prediction, and with --saliency its maps."""
-    folder = checkpoint.find(Path(config.run_dir), config.checkpoint)
-    arrays, about = checkpoint.load(folder)
+    """A method for prediction, with a checkpoint's averaged weights or published ones, and with --saliency its maps.
+
+    Also the folder that they came from, and what is written down there of them.
+    """
     method = _build_method(config)
-    for name, network in method.networks.items():
-        stored = "averaged" if name == method.averaged else f"networks/{name}"
-        checkpoint.assign(stored, network.weights, arrays, folder)
+    if config.published:
+        folder, about = config.published, pretrained.describe(config.published)
+        pretrained.assign(_published_weights(method), pretrained.load(folder), folder)
+    else:
+        folder = checkpoint.find(Path(config.run_dir), config.checkpoint)
+        arrays, about = checkpoint.load(folder)
+        for name, network in method.networks.items():
+            stored = "averaged" if name == method.averaged else f"networks/{name}"
+            checkpoint.assign(stored, network.weights, arrays, folder)
     if config.saliency != "none":
         method = explained(method, config.saliency, input_gradient)
     return method, folder, about
 
 
+def _published_weights(method):
+    return pretrained.named_weights(method.networks, method.training_only)
+
+
+def _begun(config):
+    """A new method, and the layers of it that begin anew with --init_from, where all others have published weights."""
+    method = _build_method(config)
+    if not config.init_from or checkpoint.steps(Path(config.run_dir) / "checkpoints"):
+        return method, []
+    folder = config_module.published_folder(config.init_from)
+    if folder is None:
+        raise UserError(f"--init_from={config.init_from} holds no {config_module.PUBLISHED}: name published weights.")
+    theirs, weights = config_module.read_saved(folder / config_module.RUN_FLAGS), pretrained.load(folder)
+    if theirs.method != config.method:
+        raise UserError(f"--init_from={folder} is of --method={theirs.method}, this is {config.method}.")
+    if theirs.batch_norm == two_statistics.NAME:
+        weights = two_statistics.of_one_kind(weights)
+    differing = [
+        f"--{name} is {getattr(theirs, name)} there and {getattr(config, name)} here"
+        for name in _SHAPING
+        if getattr(theirs, name) != getattr(config, name)
+    ]
+    return method, pretrained.begin_with(pretrained.named_weights(method.networks), weights, differing)
+
+
+def _rounded(method, images):
+    """Weights as they are to be stored, and what that changes; the method has the rounded ones afterwards."""
+    named = _published_weights(method)
+    exact = {name: variable.numpy() for name, variable in named.items()}
+    # Of all images the probabilities alone, whose graph leaves out the generator.
+    probabilities = tf.function(lambda x: Prediction(None, None, None, method.predict(x).class_probabilities))
+    maps = tf.function(lambda x: Prediction(method.predict(x).anomaly_map, None, None, None))
+    few = images[:: -(-len(images) // _NUM_COMPARED_MAPS)]
+
+    def answers():
+        asked = ((probabilities, images, "class_probabilities"), (maps, few, "anomaly_map"))
+        return [getattr(evaluator.predict_split(ask, x, _NUM_COMPARED_MAPS), name) for ask, x, name in asked]
+
+    def changes(in_eight_bits):
+        stored = pretrained.pack(exact, in_eight_bits)
+        pretrained.assign(named, pretrained.unpack(stored), Path(config_module.PRETRAINED))
+        pairs = zip(before, answers(), strict=True)
+        return stored, [None if old is None else float(np.abs(new - old).max()) for old, new in pairs]
+
+    before, in_eight_bits = answers(), method.classifying
+    stored, (of_probabilities, of_maps) = changes(in_eight_bits)
+    if of_probabilities is not None and not of_probabilities <= _MAX_CHANGE:
+        print(
+            f"eight bits change a probability by {of_probabilities:.3f}, more than {_MAX_CHANGE}: "
+            f"{', '.join(in_eight_bits)} in sixteen"
+        )
+        in_eight_bits = ()
+        stored, (of_probabilities, of_maps) = changes(in_eight_bits)
+    largest = {"class_probabilities": of_probabilities, "anomaly_map": of_maps}
+    return stored, {
+        "in_eight_bits": list(in_eight_bits),
+        "largest_change": {**largest, "num_images": len(images), "num_maps": len(few)},
+    }
+
+
 def _training(config, method):
     """How long the run has trained; the best checkpoint is one on the way there."""
-    checkpoints = Path(config.run_dir) / "checkpoints"
-    latest = [checkpoints / str(step) for step in checkpoint.steps(checkpoints)[-1:]]
-    about = checkpoint.describe(latest[0] if latest else checkpoint.find(Path(config.run_dir), config.checkpoint))
+    if config.published:
+        about = pretrained.describe(config.published)
+    else:
+        checkpoints = Path(config.run_dir) / "checkpoints"
+        latest = [checkpoints / str(step) for step in checkpoint.steps(checkpoints)[-1:]]
+        about = checkpoint.describe(latest[0] if latest else checkpoint.find(Path(config.run_dir), config.checkpoint))
     images = method.images_per_round(config.batch_size)
     return {
         "rounds": about["step"],

@@ -65,6 +65,8 @@ class DeScarGAN(Method):
     """The paper's method; `settings` choose between its text and the authors' program where the two differ."""
 
     averaged = "generator"
+    training_only = ("discriminator/critic_",)
+    classifying = ("discriminator/",)
 
     def __init__(self, settings: DeScarGANSettings):
         s = self.settings = settings

@@ -17,6 +17,7 @@ from descargan_tf.data.pipeline import training_batches
 from descargan_tf.errors import UserError
 from descargan_tf.methods.base import Method
 from descargan_tf.training import checkpoint
+from descargan_tf.training.hardware import describe_machine
 from descargan_tf.training.step import TrainStep
 from descargan_tf.training.writer import Writer
 from descargan_tf.types import Split
@@ -135,6 +136,7 @@ class Trainer:
             "seed": self.settings.seed,
             "best_selection": None if math.isinf(self._best) else self._best,
             "trained_seconds": self._seconds(),
+            "machine": describe_machine(),
             "written": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         }
         checkpoint.save(self.run_dir / "checkpoints" / name, arrays, about)
