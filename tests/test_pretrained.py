@@ -57,6 +57,12 @@ def statistics_of(network):
     return [layer for layer in network._flatten_layers() if isinstance(layer, BatchNormalization)]
 
 
+@pytest.fixture(autouse=True)
+def one_strategy(monkeypatch):
+    """A second MirroredStrategy in this process would reuse the collective keys of the first (see conftest)."""
+    monkeypatch.setattr(tf.distribute, "MirroredStrategy", tf.distribute.get_strategy)
+
+
 @pytest.fixture(scope="module")
 def workplace(tmp_path_factory):
     """Where a user works: runs of both kinds, evaluated and published."""
@@ -323,11 +329,6 @@ def test_eight_bits_that_change_a_probability_are_given_up(inside, monkeypatch, 
 # ---- training on
 
 
-@pytest.fixture
-def one_strategy(monkeypatch):
-    monkeypatch.setattr(tf.distribute, "MirroredStrategy", tf.distribute.get_strategy)
-
-
 def first_state(run_dir):
     """Of a training that ended after its first round, whose rates were so small that nothing moved."""
     arrays, _ = checkpoint.load(Path(run_dir) / "checkpoints" / "1")
@@ -337,7 +338,7 @@ def first_state(run_dir):
 STILL = ("--generator_learning_rate=1e-30", "--discriminator_learning_rate=1e-30", "--batch_size=4", "--max_steps=1")
 
 
-def test_a_training_begins_with_published_weights(inside, one_strategy, capsys):
+def test_a_training_begins_with_published_weights(inside, capsys):
     flags = (*TINY, *SPLITS, *STILL, f"--init_from={NAME}", "--run_dir=runs/further", "--critic_updates=1")
     assert main(["main", *flags]) == 0
     out = capsys.readouterr().out
@@ -413,12 +414,13 @@ def test_two_kinds_of_statistics_are_weighed_with_the_classifiers_probability(in
     a_h = share * answers["healthy", "generator"] + (1 - share) * answers["healthy", KEEPING]
     a_p = (1 - share) * answers["diseased", "generator"] + share * answers["diseased", KEEPING]
     assert np.abs(answers["healthy", "generator"] - answers["healthy", KEEPING]).max() > 0.05
-    found = method.predict(images)
+    images_in = tf.constant(images)
+    found = method.predict(images_in)
     np.testing.assert_allclose(found.healthy_image, a_h, atol=1e-5)
     np.testing.assert_allclose(found.anomaly_map, a_h - images, atol=1e-5)
     np.testing.assert_allclose(found.anomaly_score, np.abs(a_h - images).mean((1, 2, 3)), atol=1e-5)
     np.testing.assert_allclose(found.class_probabilities[:, 1], p, atol=1e-5)
-    translated = method.translate(images)
+    translated = method.translate(images_in)
     np.testing.assert_allclose(translated["healthy"], a_h, atol=1e-5)
     np.testing.assert_allclose(translated["diseased"], a_p, atol=1e-5)
 
