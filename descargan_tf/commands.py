@@ -20,7 +20,7 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from descargan_tf import config as config_module
-from descargan_tf import pretrained
+from descargan_tf import methods, pretrained
 from descargan_tf.benchmark import Grid, Run, alone_in
 from descargan_tf.config import Config
 from descargan_tf.data import folders, synthetic
@@ -40,8 +40,8 @@ from descargan_tf.training.hardware import (
     keep_freed_memory,
     leave_activations_unfused,
 )
-from descargan_tf.training.loop import LoopSettings, Trainer, refuse_uneven_shares
-from descargan_tf.training.step import TrainStep, input_gradient
+from descargan_tf.training.loop import LoopSettings, Trainer
+from descargan_tf.training.step import TensorFlowEngine, TrainStep, input_gradient, refuse_uneven_shares
 from descargan_tf.types import CLASS_NAMES, DISEASED, HEALTHY, SPLITS, Batch, Prediction
 from export import card, exporter, server
 from export.bytes_input import FileRule
@@ -98,12 +98,6 @@ def train(config: Config) -> int:
     leave_activations_unfused()
     strategy = tf.distribute.MirroredStrategy()
     refuse_uneven_shares(config.batch_size, strategy)
-    never_begins = config.adversarial_delay_steps >= config.max_steps
-    if never_begins and "adversarial_delay_steps" in _setting_names(config.method):
-        print(
-            f"WARNING: --adversarial_delay_steps={config.adversarial_delay_steps} are not over by --max_steps="
-            f"{config.max_steps}: the generator will only learn to reproduce its input"
-        )
     if config.dry_run:
         return _dry_run(config, strategy)
     summary = _checked_data(config)
@@ -125,17 +119,21 @@ def train(config: Config) -> int:
         return validate(predict, monitor, translate, splits["validate"], threshold, _PREDICTION_BATCH)
 
     keras.utils.set_random_seed(config.seed)
-    names = {field.name for field in dataclasses.fields(LoopSettings)}
-    trainer = Trainer(
-        run_dir,
+    engine = TensorFlowEngine(
         lambda: _begun(config)[0],
         strategy,
         splits["train"],
-        LoopSettings(**{name: value for name, value in dataclasses.asdict(config).items() if name in names}),
-        validation,
+        batch_size=config.batch_size,
+        seed=config.seed,
+        average_decay=config.average_decay,
+        clip_norm=config.clip_norm,
+        flips=config.flips,
     )
-    _print_networks(trainer.method)
-    trainer.run()
+    _print_networks(engine.method)
+    names = {field.name for field in dataclasses.fields(LoopSettings)}
+    settings = LoopSettings(**{name: value for name, value in dataclasses.asdict(config).items() if name in names})
+    facts = {"machine": describe_machine(), "git_commit": _git_commit()}
+    Trainer(run_dir, engine, settings, validation, facts).run()
     print(f"trained: {run_dir}\nTensorBoard:  {_tensorboard(run_dir)}")
     return 0
 
@@ -301,7 +299,7 @@ def publish(config: Config) -> int:
         "step": about["step"],
         "trained_seconds": about.get("trained_seconds"),
         "machine": about.get("machine"),
-        "git_commit": found["git_commit"],
+        "git_commit": about.get("git_commit"),
         "command": about.get("command")
         or f"python -m descargan_tf.main --flagfile={folder / config_module.RUN_FLAGS} --run_dir=runs/again",
         "num_parameters": {key: _num_parameters(network) for key, network in method.networks.items()},
@@ -713,9 +711,7 @@ def _generate(config):
     total = 2 * sum(settings.count(split) for split in SPLITS)
     started = time.perf_counter()
     with tqdm(total=total, unit="image", disable=None, desc="generate") as bar:
-        manifest = synthetic.generate(
-            config.data_dir, settings, config.num_workers or None, lambda done, _: bar.update(done - bar.n)
-        )
+        manifest = synthetic.generate(config.data_dir, settings, progress=lambda done, _: bar.update(done - bar.n))
     print(f"{config.data_dir}: {total} images, {len(manifest['sha256'])} files, {time.perf_counter() - started:.0f} s")
 
 
@@ -752,29 +748,23 @@ def _digest(config):
     return hashlib.sha256(json.dumps(names).encode()).hexdigest()
 
 
-def _setting_names(method):
-    return {field.name for field in dataclasses.fields(METHODS[method][1])}
-
-
 def _settings_of_other_methods(name):
     """Flags that the method of this name does not use, so that a flagfile it builds on may change them."""
     if name not in METHODS:  # it is refused for that
         return set()
-    return set().union(*map(_setting_names, METHODS)) - _setting_names(name)
+    return set().union(*map(methods.setting_names, METHODS)) - methods.setting_names(name)
 
 
 def _build_method(config):
-    method, settings = METHODS[config.method]
-    if config.saliency != "none" and not issubclass(method, Classifier):
+    if config.saliency != "none" and not issubclass(METHODS[config.method][0], Classifier):
         classifiers = ", ".join(name for name, (kind, _) in METHODS.items() if issubclass(kind, Classifier))
         raise UserError(
             f"--saliency={config.saliency} is for methods that only classify ({classifiers}); --method={config.method} "
             "has maps of its own: leave it out."
         )
-    names = _setting_names(config.method)
-    if config.batch_norm == two_statistics.NAME:
-        method = two_statistics.TwoStatistics
-    return method(settings(**{name: value for name, value in dataclasses.asdict(config).items() if name in names}))
+    if config.batch_norm == two_statistics.NAME and METHODS[config.method][0] not in methods.TWO_KINDS:
+        raise UserError(f"--batch_norm={config.batch_norm}: --method={config.method} has no such weights.")
+    return methods.build(config.method, dataclasses.asdict(config))
 
 
 def _restore(config):
@@ -871,6 +861,8 @@ def _training(config, method):
         "images_per_round": images,
         "images": about["step"] * images,
         "seconds": about.get("trained_seconds"),
+        "recoveries": about.get("recoveries", 0),
+        "fixed_statistics_at": about.get("fixed_statistics_at"),
     }
 
 

@@ -85,7 +85,6 @@ class Config:
     grpc_port: int = _flag(0, "serve: of gRPC; 0: off", low=0, high=65535, of_run=False)
     rest_api_enable_cors_support: bool = _flag(False, "serve: let web pages from elsewhere ask", of_run=False)
     dry_run: bool = _flag(False, "print what would be done and how large it is; touch nothing", of_run=False)
-    num_workers: int = _flag(0, "generate: processes; 0: one per core", low=0, of_run=False)
     threads_per_op: int = _flag(
         0, "CPU threads of one operation; 0: TensorFlow's choice. 1 is faster for small networks", low=0, of_run=False
     )
@@ -116,7 +115,21 @@ class Config:
     )
     average_decay: float = _flag(0.0, "of the generator's averaged weights, a round; 0: none", low=0, high=0.99999)
     clip_norm: float = _flag(0.0, "largest global norm of a gradient; 0: no clipping", low=0)
+    warmup_steps: int = _flag(0, "first rounds over which the learning rates rise from zero", low=0)
     decay_steps: int = _flag(0, "last rounds over which the learning rates fall to zero; 0: constant", low=0)
+    fixed_statistics_from: float = _flag(
+        1.0,
+        "share of the training after which normalisation uses fixed averages, as at inference; 1: never (paper)",
+        low=0.01,
+        high=1,
+    )
+    recoveries: int = _flag(
+        3,
+        "times that a training that comes apart goes back to its last sound state, at rates 0.7 times as large, before "
+        "it stops",
+        low=0,
+        of_run=False,
+    )
     log_every_steps: int = _flag(50, "rounds between lines of the log", low=1, of_run=False)
     validate_every_steps: int = _flag(1000, "rounds between validations", low=1, of_run=False)
     checkpoint_every_steps: int = _flag(1000, "rounds between checkpoints", low=1, of_run=False)
@@ -137,14 +150,6 @@ class Config:
     critic_updates: int = _flag(5, "discriminator updates per generator update", low=1)
     generator_learning_rate: float = _flag(1e-4, "Adam", low=0)
     discriminator_learning_rate: float = _flag(1e-4, "Adam", low=0)
-    generator_warmup_steps: int = _flag(
-        0, "first rounds over which the generator's learning rate goes to its value; 0: none", low=0
-    )
-    generator_initial_learning_rate: float = _flag(0.0, "what it comes from", low=0)
-    discriminator_warmup_steps: int = _flag(
-        0, "first rounds over which the discriminator's learning rate goes to its value; 0: none", low=0
-    )
-    discriminator_initial_learning_rate: float = _flag(0.0, "what it comes from", low=0)
     lambda_adv_d: float = _flag(20.0, "eq. (8)", low=0)
     lambda_gp: float = _flag(10.0, "eq. (1); multiplied by lambda_adv_d as well", low=0)
     lambda_cls_d: float = _flag(5.0, "eq. (8)", low=0)
@@ -155,17 +160,13 @@ class Config:
     distance: str = _flag(
         "l2", "eq. (3), (6): the norm as printed, or the program's mean square", choices=("l2", "mse")
     )
-    fake_classes: str = _flag(
-        "opposite",
-        "which translations are criticised: into the opposite class (eq. 1, 2, 5), or into both (program)",
-        choices=("opposite", "both"),
+    rules: str = _flag(
+        "paper",
+        "of DeScarGAN, where the authors' program does otherwise than their text: which translations are criticised, "
+        "in what passes, what the gradient penalty differentiates, noise, and the border of the critics' maps",
+        choices=("paper", "program"),
     )
-    penalty_score: str = _flag(
-        "mean", "what the gradient penalty differentiates: the score, or the sum of its map", choices=("mean", "sum")
-    )
-    noise: float = _flag(0.0, "uniform noise added to training images and fakes, up to this (program: 0.05)", low=0)
     classifier_dropout: float = _flag(0.1, "rate before the classifier's last layer", low=0, high=0.9)
-    critic_padding: int = _flag(0, "zeros around the critics' last feature map (program: 1)", low=0, high=1)
     discriminator_initializer: str = _flag(
         "glorot_normal",
         "of the discriminator's convolutions; glorot_normal is the program's, pytorch_uniform that of StarGAN's",
@@ -182,16 +183,6 @@ class Config:
     discriminator_poolings: int = _flag(
         5, "of its trunk, each halves the width; the critics' maps are image_size / 2^this wide", low=1, high=5
     )
-    reals_per_fake: int = _flag(
-        1, "real images in a discriminator update for each translated one; reals need no generator pass", low=1
-    )
-    adversarial_delay_steps: int = _flag(
-        0, "first rounds in which the generator learns identity and reconstruction alone, while critics learn", low=0
-    )
-    critic_blur: float = _flag(
-        0.0, "pixels; the discriminator sees all images under a Gaussian this wide, at first; 0: never", low=0
-    )
-    critic_blur_steps: int = _flag(0, "rounds over which that blur fades to nothing", low=0)
 
     # What the paper claims to be of use, undone (configs/ablation_*.flags)
     skip_connections: str = _flag(
@@ -203,8 +194,8 @@ class Config:
     critic_branches: int = _flag(2, "critics of the discriminator: one per class (paper), or one", low=1, high=2)
     output: str = _flag(
         "image",
-        "what the generator makes: a new image (paper), or a change of its input, tanh(x + delta)",
-        choices=("image", "additive"),
+        "what the generator makes: a new image (paper), or a change of its input, x + 2 tanh(delta)",
+        choices=("image", "change"),
     )
 
     # Of the compared methods alone; they share the flags above where their settings have a field of that name
@@ -272,11 +263,6 @@ class Config:
             raise UserError(f"--dense_blocks={self.dense_blocks}: expected four numbers of layers, as in 6,12,32,32.")
         if self.decay_steps > self.max_steps:
             raise UserError(f"--decay_steps={self.decay_steps} is more than --max_steps={self.max_steps}.")
-        if bool(self.critic_blur) != bool(self.critic_blur_steps):
-            raise UserError(
-                f"--critic_blur={self.critic_blur:g} with --critic_blur_steps={self.critic_blur_steps}: give the width "
-                "and the rounds over which it fades, or neither."
-            )
         if self.mode == "train" and not self.run_dir:
             raise UserError("--run_dir is missing: name the folder of this run, or pass a --flagfile to name it after.")
         unknown = [name for name in self.formats if name not in EXPORT_FORMATS]

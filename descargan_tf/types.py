@@ -35,13 +35,8 @@ class Phase(NamedTuple):
     trains: str  # a key of Method.networks
     updates: int  # updates per round
     learning_rate: float
-    warmup: int = 0  # rounds over which the learning rate goes to it,
-    initial_learning_rate: float = 0.0  # linearly from this
-    batches: int = 1  # joined for one update
     beta_1: float = 0.5  # Adam's; the paper's for DeScarGAN
     beta_2: float = 0.999
-    delayed: tuple[str, ...] = ()  # terms that count for nothing
-    delay: int = 0  # in so many first rounds
 
 
 class Prediction(NamedTuple):

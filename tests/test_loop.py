@@ -8,6 +8,7 @@ import dataclasses
 import json
 import math
 import os
+import re
 import signal
 import types
 from pathlib import Path
@@ -22,7 +23,9 @@ from descargan_tf.errors import UserError
 from descargan_tf.methods.base import Method
 from descargan_tf.methods.descargan import DeScarGAN, DeScarGANSettings
 from descargan_tf.training import checkpoint
-from descargan_tf.training.loop import Interrupted, LoopSettings, RiseAndFall, Trainer
+from descargan_tf.training.loop import Interrupted, LoopSettings, Trainer
+from descargan_tf.training.schedule import Schedule
+from descargan_tf.training.step import TensorFlowEngine
 from descargan_tf.types import DISEASED, HEALTHY, Batch, Phase, Prediction, Split, Validation
 
 TERMS = {
@@ -30,12 +33,13 @@ TERMS = {
     *(f"generator/{n}" for n in ("adversarial", "reconstruction", "identity", "classification")),
     *(f"{phase}/{n}" for phase in ("discriminator", "generator") for n in ("total", "gradient_norm")),
 }
+SCORES = {"critics/real", "critics/fake", "critics/generator"}
 TIMINGS = {"seconds_per_round", "images_per_second"}
+AVERAGE_DECAY = 0.9
 SETTINGS = LoopSettings(
     batch_size=4,
     seed=7,
     max_steps=5,
-    average_decay=0.9,
     decay_steps=2,
     log_every_steps=1,
     validate_every_steps=2,
@@ -104,28 +108,26 @@ def scripted(*selections):
 
 def trainer(run_dir, validate=None, *, method=Toy, strategy=None, split=SMALL, **changes):
     run_dir.mkdir(exist_ok=True)
-    return Trainer(
-        run_dir,
-        method,
-        strategy or tf.distribute.get_strategy(),
-        split,
-        dataclasses.replace(SETTINGS, **changes),
-        validate or watch(split),
+    settings = dataclasses.replace(SETTINGS, **changes)
+    of_both = {"batch_size": settings.batch_size, "seed": settings.seed}
+    engine = TensorFlowEngine(
+        method, strategy or tf.distribute.get_strategy(), split, **of_both, average_decay=AVERAGE_DECAY
     )
+    return Trainer(run_dir, engine, settings, validate or watch(split))
 
 
 def on_round(training, number, act):
     """Call `act` just before round `number` (counted from 1 in this process)."""
-    whole, count = training.step.round, 0
+    whole, count = training.engine.train_step.round, 0
 
-    def counted(batches):
+    def counted(*args):
         nonlocal count
         count += 1
         if count == number:
             act()
-        return whole(batches)
+        return whole(*args)
 
-    training.step.round = counted
+    training.engine.train_step.round = counted
     return training
 
 
@@ -135,14 +137,14 @@ def send(number):
 
 def fake_rounds(training, values=lambda step: {}):
     """Rounds that compute nothing: each loss is 1 but for what `values` says of a step."""
-    names = [f"{phase.name}/{name}" for phase in training.method.phases for name in ("match", "total")]
+    train_step = training.engine.train_step
+    names = [f"{phase.name}/{name}" for phase in training.engine.method.phases for name in ("match", "total")]
 
-    def fake(batches):
-        training.step.step.assign_add(1)
-        step = int(training.step.step.numpy())
-        return {**dict.fromkeys(names, 1.0), **values(step)}
+    def fake(batches, rate_factor):
+        train_step.step.assign_add(1)
+        return {**dict.fromkeys(names, 1.0), **values(training.engine.step)}
 
-    training.step.round = fake
+    train_step.round = fake
     return training
 
 
@@ -231,8 +233,11 @@ def test_metrics_hold_every_raw_term_of_every_logged_step(straight):
     train = lines(straight, "train")
     assert [line["step"] for line in train] == [1, 2, 3, 4, 5]
     for line in train:
-        assert set(line) == {"step", "group", *TIMINGS, *TERMS}
+        assert set(line) == {"step", "group", *TIMINGS, *TERMS, *SCORES}
         assert all(math.isfinite(line[name]) for name in TERMS)
+        assert line["critics/real"] == -line["discriminator/real"]
+        assert line["critics/fake"] == line["discriminator/fake"]
+        assert line["critics/generator"] == -line["generator/adversarial"]
         # The first round of a start is compilation: it has no pace.
         assert all(line[name] is None or 0 < line[name] < 1e6 for name in TIMINGS)
     assert len({line["generator/identity"] for line in train}) == 5
@@ -275,7 +280,7 @@ def test_tensorboard_has_the_scalars_and_the_pictures(straight):
     for group in ("train", "validate"):
         boards[group] = EventAccumulator(str(straight / group), size_guidance={"tensors": 0})
         boards[group].Reload()
-    assert set(boards["train"].Tags()["tensors"]) == TERMS | TIMINGS
+    assert set(boards["train"].Tags()["tensors"]) == TERMS | TIMINGS | SCORES
     logged = {event.step: tf.make_ndarray(event.tensor_proto) for event in boards["train"].Tensors("generator/total")}
     assert list(logged) == [1, 2, 3, 4, 5]
     for line in lines(straight, "train"):
@@ -295,6 +300,7 @@ def test_tensorboard_has_the_scalars_and_the_pictures(straight):
 def test_the_log_shows_progress_validation_and_warnings(straight):
     log = (straight / "train.log").read_text()
     assert "step       3  discriminator" in log
+    assert re.search(r"critics: real -?\d+\.\d{3}, fake -?\d+\.\d{3}, generator's -?\d+\.\d{3}  +", log)
     assert "images/s" in log
     assert "step       4  validation  score" in log
     assert "step       4  WARNING: look at this" in log
@@ -423,7 +429,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_with_step_and_term(tmp_path, va
     with pytest.raises(UserError) as caught:
         diverging.run()
     message = str(caught.value)
-    assert message.startswith(f"generator/match is {value} at step 3: ")
+    assert message.startswith(f"generator/match is {value} at step 3: the training has come apart and is stopped. ")
     assert str(tmp_path / "checkpoints") in message
     assert names_in(tmp_path / "checkpoints") == ["2", "best"]
     assert [line["step"] for line in lines(tmp_path, "train")] == [1, 2]
@@ -483,17 +489,17 @@ def test_a_batch_that_does_not_divide_over_the_devices_is_refused(tmp_path, two_
 def test_two_replicas_see_the_same_batches_after_a_resumption(tmp_path, two_replicas):
     def run(folder, seen, stop_at=None):
         training = fake_rounds(trainer(folder, scripted(1, 2, 3), strategy=two_replicas, batch_size=8))
-        fake = training.step.round
+        fake = training.engine.train_step.round
 
-        def record(batches):
+        def record(batches, rate_factor):
             assert len(batches) == 2  # as many as the phase of most updates wants
             local = [
                 [np.asarray(x) for x in two_replicas.experimental_local_results(part)] for b in batches for part in b
             ]
             seen.append(local)
-            return fake(batches)
+            return fake(batches, rate_factor)
 
-        training.step.round = record
+        training.engine.train_step.round = record
         if stop_at:
             on_round(training, stop_at, send(signal.SIGTERM))
             with pytest.raises(Interrupted):
@@ -513,40 +519,63 @@ def test_two_replicas_see_the_same_batches_after_a_resumption(tmp_path, two_repl
             np.testing.assert_array_equal(first, second)
 
 
+def factors(schedule, steps, *args):
+    return [schedule.factor(step, *args) for step in steps]
+
+
 def test_learning_rates_fall_to_zero_at_the_end():
-    rate = RiseAndFall(0.0, 0.5, warmup=0, total=10, decay=4)
-    assert [float(rate(step)) for step in (0, 5, 6, 7, 8, 9, 10, 11)] == [0.5, 0.5, 0.5, 0.375, 0.25, 0.125, 0, 0]
-    again = RiseAndFall.from_config(rate.get_config())
-    assert float(again(8)) == 0.25
+    assert factors(Schedule(10, decay=4), (0, 5, 6, 7, 8, 9, 10, 11)) == [1, 1, 1, 0.75, 0.5, 0.25, 0, 0]
 
 
-def test_every_phase_decays_over_its_own_updates(tmp_path):
-    training = trainer(tmp_path, max_steps=10, decay_steps=4)
-    rates = {name: optimizer._learning_rate for name, optimizer in training.step.optimizers.items()}
-    assert [float(rates["discriminator"](n)) for n in (12, 16, 20)] == pytest.approx([1e-2, 5e-3, 0])
-    assert [float(rates["generator"](n)) for n in (6, 8, 10)] == pytest.approx([1e-2, 5e-3, 0])
+def test_learning_rates_rise_from_zero():
+    schedule = Schedule(100, warmup=5)
+    assert factors(schedule, (0, 1, 4, 5, 99)) == pytest.approx([0.2, 0.4, 1, 1, 1])
 
 
 def test_a_shorter_training_decays_over_the_same_share_of_it():
-    rate = RiseAndFall(0.0, 0.5, warmup=0, total=20, decay=8, length=tf.Variable(0.5))
-    assert [float(rate(step)) for step in (0, 6, 7, 8, 9, 10, 11)] == [0.5, 0.5, 0.375, 0.25, 0.125, 0, 0]
+    assert factors(Schedule(20, decay=8), (0, 6, 7, 8, 9, 10, 11), 0.5) == [1, 1, 0.75, 0.5, 0.25, 0, 0]
+
+
+def test_rates_rise_again_over_a_hundred_rounds_under_fixed_statistics():
+    assert factors(Schedule(1000), (300, 349, 399, 400), 1.0, 300) == pytest.approx([0.01, 0.5, 1, 1])
+    assert Schedule(1000, decay=1000).factor(500, 1.0, 450) == pytest.approx(0.51 * 0.5)
+
+
+def test_the_rate_that_is_applied_is_the_schedules(tmp_path):
+    """Adam's first steps have the size of the rate."""
+    training = trainer(tmp_path, max_steps=10, warmup_steps=4, decay_steps=5)
+    given = []
+    whole = training.engine.train_step.round
+
+    def spy(batches, rate_factor):
+        before = [np.array(w) for w in training.engine.method.networks["generator"].weights]
+        logs = whole(batches, rate_factor)
+        after = training.engine.method.networks["generator"].weights
+        moved = max(np.abs(np.asarray(b) - a).max() for a, b in zip(before, after, strict=True))
+        given.append((float(rate_factor), moved))
+        return logs
+
+    training.engine.train_step.round = spy
+    training.run()
+    assert [factor for factor, _ in given] == pytest.approx([0.25, 0.5, 0.75, 1, 1, 1, 0.8, 0.6, 0.4, 0.2])
+    assert given[0][1] == pytest.approx(0.25e-2, rel=1e-3)
+    assert given[-1][1] < given[3][1]
 
 
 def test_with_a_time_limit_the_decay_ends_where_the_time_does(tmp_path, monkeypatch):
     training = trainer(tmp_path, max_steps=100, decay_steps=40, max_minutes=5)
     monkeypatch.setattr(training, "_seconds", lambda: 60.0)
-    rate = training.step.optimizers["generator"]._learning_rate
-    assert float(rate(99)) > 0
+    assert training._factor(99) > 0
     bar = types.SimpleNamespace(total=100)
     # 40 rounds in the four minutes left: 50 in all, the last 20 with falling rates
     training._expect_length(10, 6.0, bar)
-    assert [float(rate(n)) for n in (30, 40, 50)] == pytest.approx([1e-2, 5e-3, 0])
+    assert [training._factor(n) for n in (30, 40, 50)] == pytest.approx([1, 0.5, 0])
     assert bar.total == 50
     training._expect_length(10, 1.0, bar)  # never longer than --max_steps
     assert bar.total == 100
-    assert [float(rate(n)) for n in (60, 80, 100)] == pytest.approx([1e-2, 5e-3, 0])
+    assert [training._factor(n) for n in (60, 80, 100)] == pytest.approx([1, 0.5, 0])
     training._expect_length(10, None, bar)  # no pace known yet: as before
-    assert float(training.step.length) == 1.0
+    assert training._length == 1.0
 
 
 def test_a_time_limit_is_part_of_the_time_left(tmp_path, monkeypatch, capsys):
@@ -556,10 +585,3 @@ def test_a_time_limit_is_part_of_the_time_left(tmp_path, monkeypatch, capsys):
     assert training._seconds_left(0.05, 990) == pytest.approx(49.5)
     training._say_duration(1.0, 990)
     assert "--max_minutes=2 will end it after about 100 of them" in capsys.readouterr().out
-
-
-def test_the_learning_rate_rises_to_its_value():
-    rate = RiseAndFall(0.25, 0.5, warmup=5, total=100, decay=0)
-    assert [float(rate(step)) for step in (0, 1, 4, 5, 99)] == pytest.approx([0.3, 0.35, 0.5, 0.5, 0.5])
-    falling = RiseAndFall(1.0, 0.5, warmup=5, total=100, decay=0)
-    assert [float(falling(step)) for step in (0, 1, 4, 5, 99)] == pytest.approx([0.9, 0.8, 0.5, 0.5, 0.5])

@@ -1,13 +1,10 @@
-import functools
-
 import keras
 import numpy as np
 import oracles
 import pytest
 import tensorflow as tf
-from scipy.ndimage import gaussian_filter
 
-from descargan_tf.models.blocks import BatchNormalization, UpsampleConv2D, gaussian_blur
+from descargan_tf.models.blocks import BatchNormalization, UpsampleConv2D
 from descargan_tf.models.discriminator import CLASSIFIER_UNITS, build_discriminator
 from descargan_tf.models.generator import build_generator
 
@@ -138,17 +135,6 @@ def test_upsampling_convolution_equals_its_two_steps():
     convolution.kernel.assign(layer.kernel)
     convolution.bias.assign(layer.bias)
     np.testing.assert_allclose(np.asarray(layer(x)), np.asarray(convolution(large)), atol=1e-5)
-
-
-@pytest.mark.parametrize("sigma", [0.0, 0.7, 2.0])
-def test_blur_is_a_gaussian_that_keeps_the_border_bright(sigma):
-    images = np.random.default_rng(0).uniform(-1, 1, (2, 16, 12, 1)).astype("f")
-    found = np.asarray(gaussian_blur(images, tf.constant(sigma)))
-    expected = images
-    if sigma:
-        scipy_blur = functools.partial(gaussian_filter, sigma=(0, sigma, sigma, 0), mode="constant", radius=16)
-        expected = scipy_blur(images) / scipy_blur(np.ones_like(images))
-    np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
 def test_bfloat16_keeps_weights_and_outputs_in_float32():

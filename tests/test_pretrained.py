@@ -46,7 +46,7 @@ def make_run(folder, *flags):
     for name, network in method.networks.items():
         arrays |= checkpoint.network_arrays("averaged" if name == "generator" else f"networks/{name}", network)
     folder.mkdir(parents=True)
-    about = {"step": 7, "trained_seconds": 90.0, "machine": "a machine"}
+    about = {"step": 7, "trained_seconds": 90.0, "machine": "a machine", "git_commit": "c0ffee"}
     checkpoint.save(folder / "checkpoints" / "best", arrays, about)
     (folder / "flags.txt").write_text(flag_lines(config))
     (folder / "data.json").write_text(json.dumps({"scaling": [-1, 1], "dtype": "float32", "digest": "0"}))
@@ -179,6 +179,7 @@ def test_the_card_says_what_the_files_say(inside):
     assert "Made for a test." in text
     assert f"sha256 {about['sha256']}" in text
     assert "| Minutes | 1.5 |" in text
+    assert "| Code | c0ffee |" in text
     for key, title in (("dice", "Dice"), ("mse_d_gt", "MSE(d, GT)"), ("accuracy", "Accuracy")):
         entry = found["metrics"]["image_units"][key]
         low, high = (pages.number(key, value) for value in entry["ci95"])

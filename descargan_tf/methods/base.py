@@ -27,7 +27,7 @@ class Method(abc.ABC):
     @property
     def batches_per_round(self) -> int:
         """A generator-like phase of one update reuses the last batch of the phase before it (reference: trap D5.3)."""
-        return max(phase.updates * phase.batches for phase in self.phases)
+        return max(phase.updates for phase in self.phases)
 
     def images_per_round(self, batch_size: int) -> int:
         """Training images that pass through updates in a round, each batch counted once however many phases use it."""
@@ -48,10 +48,26 @@ class Method(abc.ABC):
         Args:
             phase: one of `phases`.
             batch: this replica's images.
-            draws: this replica's numbers, shaped as `draws` asked, and under "step" the number of rounds done (more in
-                proportion where a time limit shortens the training), a scalar.
+            draws: this replica's numbers, shaped as `draws` asked.
             input_gradient: (fn, x) -> gradient of sum(fn(x)) with respect to x; the backend's, handed in.
         """
+
+    def statistics_pass(self, batch: Batch) -> None:  # noqa: B027
+        """Passes in training of the kind that inference's statistics should come from, over one batch.
+
+        For a method that normalises over a batch; it may be run to estimate its moving averages anew.
+        """
+
+    def critic_scores(self, terms: dict) -> dict[str, float]:
+        """Mean scores by "real", "fake" (critics' own update) and "generator" (its update), of a round's raw terms.
+
+        Args:
+            terms: "<phase>/<term>" -> mean over a round.
+
+        Returns:
+            Larger is more real; empty for a method without critics.
+        """
+        return {}
 
     @abc.abstractmethod
     def predict(self, images) -> Prediction:

@@ -27,9 +27,7 @@ class Classifier(Method):
     @property
     def phases(self):
         """The one update of a round."""
-        s = self.settings
-        rates = s.discriminator_learning_rate, s.discriminator_warmup_steps, s.discriminator_initial_learning_rate
-        return (Phase("classifier", "classifier", 1, *rates),)
+        return (Phase("classifier", "classifier", 1, self.settings.discriminator_learning_rate),)
 
     @abc.abstractmethod
     def features(self, images):
@@ -48,16 +46,12 @@ class Classifier(Method):
         return {"classification": 1.0}
 
     def draws(self, phase, batch_size):
-        """Noise of the images, where there is some."""
-        size = self.settings.image_size
-        return {"noise": (batch_size, size, size, 1)} if self.settings.noise else {}
+        """None."""
+        return {}
 
     def losses(self, phase, batch, draws, input_gradient):
         """Cross-entropy of both classes."""
-        x = ops.concatenate([batch.healthy, batch.diseased])
-        if "noise" in draws:
-            x = x + self.settings.noise * draws["noise"]
-        healthy, diseased = ops.split(self._training_logits(x, draws), 2)
+        healthy, diseased = ops.split(self._training_logits(ops.concatenate(batch), draws), 2)
         terms = [losses.classification(healthy, HEALTHY), losses.classification(diseased, DISEASED)]
         return {"classification": ops.concatenate(terms)}
 

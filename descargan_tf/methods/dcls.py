@@ -16,14 +16,11 @@ class DClsSettings:
     discriminator_filters: int = 32
     precision: str = "float32"
     discriminator_learning_rate: float = 1e-4
-    discriminator_warmup_steps: int = 0
-    discriminator_initial_learning_rate: float = 0.0
     discriminator_initializer: str = "glorot_normal"
     discriminator_activation: str = "relu"
     discriminator_max_filters: int = 0
     discriminator_poolings: int = 5
     classifier_dropout: float = 0.1
-    noise: float = 0.0
 
 
 class DCls(Classifier):
@@ -45,8 +42,8 @@ class DCls(Classifier):
         }
 
     def draws(self, phase, batch_size):
-        """Noise of the images and dropout."""
-        return {**super().draws(phase, batch_size), "dropout": (batch_size, CLASSIFIER_UNITS)}
+        """Dropout."""
+        return {"dropout": (batch_size, CLASSIFIER_UNITS)}
 
     def _training_logits(self, images, draws):
         rate = self.settings.classifier_dropout

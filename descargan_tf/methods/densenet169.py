@@ -2,6 +2,8 @@
 
 import dataclasses
 
+from keras import ops
+
 from descargan_tf.methods.classifier import Classifier
 from descargan_tf.models.densenet import build_densenet
 
@@ -19,9 +21,6 @@ class DenseNet169Settings:
     precision: str = "float32"
     batch_norm: str = "moving"
     discriminator_learning_rate: float = 1e-4
-    discriminator_warmup_steps: int = 0
-    discriminator_initial_learning_rate: float = 0.0
-    noise: float = 0.0
 
 
 class DenseNet169(Classifier):
@@ -36,6 +35,10 @@ class DenseNet169(Classifier):
 
     def _training_logits(self, images, draws):
         return self.networks["classifier"](images, training=True)
+
+    def statistics_pass(self, batch):
+        """Both classes, as in every update."""
+        self.networks["classifier"](ops.concatenate(batch), training=True)
 
     def features(self, images):
         """The last map, H/32 wide."""

@@ -10,7 +10,7 @@ from keras import ops
 from descargan_tf import losses
 from descargan_tf.methods import monitoring
 from descargan_tf.methods.base import Method
-from descargan_tf.models.blocks import InFloat32, gaussian_blur
+from descargan_tf.models.blocks import InFloat32
 from descargan_tf.models.discriminator import CLASSIFIER_UNITS, build_discriminator
 from descargan_tf.models.generator import build_generator
 from descargan_tf.types import CLASS_NAMES, DISEASED, HEALTHY, Phase, Prediction
@@ -27,13 +27,10 @@ class DeScarGANSettings:
     discriminator_filters: int = 32
     precision: str = "float32"
     batch_norm: str = "moving"
+    rules: str = "paper"
     critic_updates: int = 5
     generator_learning_rate: float = 1e-4
     discriminator_learning_rate: float = 1e-4
-    generator_warmup_steps: int = 0
-    generator_initial_learning_rate: float = 0.0
-    discriminator_warmup_steps: int = 0
-    discriminator_initial_learning_rate: float = 0.0
     lambda_adv_d: float = 20.0
     lambda_gp: float = 10.0
     lambda_cls_d: float = 5.0
@@ -42,19 +39,11 @@ class DeScarGANSettings:
     lambda_id: float = 50.0
     lambda_rec: float = 50.0
     distance: str = "l2"
-    fake_classes: str = "opposite"
-    penalty_score: str = "mean"
-    noise: float = 0.0
     classifier_dropout: float = 0.1
-    critic_padding: int = 0
     discriminator_initializer: str = "glorot_normal"
     discriminator_activation: str = "relu"
     discriminator_max_filters: int = 0
     discriminator_poolings: int = 5
-    reals_per_fake: int = 1
-    adversarial_delay_steps: int = 0
-    critic_blur: float = 0.0
-    critic_blur_steps: int = 0
     skip_connections: str = "inner"
     generator_branches: int = 2
     critic_branches: int = 2
@@ -62,11 +51,18 @@ class DeScarGANSettings:
 
 
 class DeScarGAN(Method):
-    """The paper's method; `settings` choose between its text and the authors' program where the two differ."""
+    """The method by the rules of the paper's text; `descargan_program.py` has those of the authors' program.
+
+    Every pass of the generator, in training and after it, is of one kind: as many images that look healthy as diseased,
+    and nothing in it that differs with what is to be made of an image. Batch normalisation can then not tell the
+    generator whether to change its images or to keep them, and its averages fit inference. One pass through the trunk
+    serves both branches: two passes in an update of the generator, one in an update of the critics.
+    """
 
     averaged = "generator"
     training_only = ("discriminator/critic_",)
     classifying = ("discriminator/",)
+    critic_padding = 0  # zeros around the critics' last feature maps (Fig. 3)
 
     def __init__(self, settings: DeScarGANSettings):
         s = self.settings = settings
@@ -84,26 +80,8 @@ class DeScarGAN(Method):
         }
         self._in_float32 = InFloat32(self.networks["discriminator"], s.precision, self._build_discriminator)
         self.phases = (
-            Phase(
-                "discriminator",
-                "discriminator",
-                s.critic_updates,
-                s.discriminator_learning_rate,
-                s.discriminator_warmup_steps,
-                s.discriminator_initial_learning_rate,
-                batches=s.reals_per_fake,
-            ),
-            Phase(
-                "generator",
-                "generator",
-                1,
-                s.generator_learning_rate,
-                s.generator_warmup_steps,
-                s.generator_initial_learning_rate,
-                # Departs: against a generator that evades them from the start, blurred critics learn nothing.
-                delayed=("adversarial", "classification"),
-                delay=s.adversarial_delay_steps,
-            ),
+            Phase("discriminator", "discriminator", s.critic_updates, s.discriminator_learning_rate),
+            Phase("generator", "generator", 1, s.generator_learning_rate),
         )
 
     # --- the two networks and their parts
@@ -114,7 +92,7 @@ class DeScarGAN(Method):
             s.image_size,
             s.discriminator_filters,
             precision,
-            s.critic_padding,
+            self.critic_padding,
             s.discriminator_initializer,
             s.discriminator_activation,
             s.discriminator_max_filters,
@@ -122,46 +100,51 @@ class DeScarGAN(Method):
             _NAMES[s.critic_branches],
         )
 
+    def _planes(self, count, label):
+        """What the trunk is told of the target class: with a branch for each class, nothing.
+
+        Departs: the paper's parameter count has these planes (D3.1), and for it they stay, as zeros. A target class
+        would be the same for all images of a pass; what it says the first normalisation takes away again, all but at
+        the borders.
+        """
+        if self.settings.generator_branches == 1:  # which has no other way to know
+            return _one_hot(count, label)
+        return ops.zeros((count, len(CLASS_NAMES)))
+
+    def _trunk(self, images, planes, training):
+        return self.networks["generator"].get_layer("trunk")([images, planes], training=training)
+
     def _branch(self, label, features, images, training):
-        """G_c from the trunk's features on; an additive one needs the images too."""
+        """G_c from the trunk's features on; one that gives a change needs the images too."""
         branch = self.networks["generator"].get_layer(_NAMES[self.settings.generator_branches][label])
-        return branch([features, images] if self.settings.output == "additive" else features, training=training)
+        return branch([features, images] if self.settings.output == "change" else features, training=training)
 
-    def _translate(self, to_healthy, to_diseased):
-        """G_h of some images and G_p of as many others, in one pass through the trunk; either may be None."""
-        generator = self.networks["generator"]
-        parts = [(x, c) for x, c in ((to_healthy, HEALTHY), (to_diseased, DISEASED)) if x is not None]
-        images = _join([x for x, _ in parts])
-        targets = _join([_one_hot(ops.shape(x)[0], c) for x, c in parts])
-        features = generator.get_layer("trunk")([images, targets], training=True)
-        if self.settings.generator_branches == 1:  # one pass: it normalises over both classes, as at inference
-            made = _split(self._branch(HEALTHY, features, images, training=True), len(parts))
-        else:
-            halves = zip(parts, _split(features, len(parts)), strict=True)
-            made = [self._branch(c, z, x, training=True) for (x, c), z in halves]
-        outputs = {c: a for (_, c), a in zip(parts, made, strict=True)}
-        return outputs.get(HEALTHY), outputs.get(DISEASED)
+    def _both(self, images):
+        """G_h and G_p of all images in one pass, in training."""
+        n = ops.shape(images)[0]
+        if self.settings.generator_branches == 1:  # one pass all the same, half of it with either target
+            planes = ops.concatenate([self._planes(n, label) for label in (HEALTHY, DISEASED)])
+            images = ops.concatenate([images, images])
+            features = self._trunk(images, planes, training=True)
+            return _halves(self._branch(HEALTHY, features, images, training=True))
+        features = self._trunk(images, self._planes(n, HEALTHY), training=True)
+        return [self._branch(label, features, images, training=True) for label in (HEALTHY, DISEASED)]
 
-    def _scores(self, of_healthy, of_diseased, draws, part):
+    def _scores(self, of_healthy, of_diseased, part):
         """D_h of some images and D_p of as many others, and the features of both; `part(x, name)` is a part of D."""
-        images, s = ops.concatenate([of_healthy, of_diseased]), self.settings
-        if s.critic_blur:
-            # Departs: where a contour must move by more than its width, a sharp critic's gradient does not say whereto.
-            left = ops.maximum(1.0 - ops.cast(draws["step"], "float32") / max(s.critic_blur_steps, 1), 0.0)
-            images = gaussian_blur(images, s.critic_blur * left)
-        features = _split(part(images, "trunk"), 2)
-        maps = [part(z, f"critic_{n}") for n, z in zip(_NAMES[s.critic_branches], features, strict=True)]
-        return maps, features
+        features = _halves(part(ops.concatenate([of_healthy, of_diseased]), "trunk"))
+        names = _NAMES[self.settings.critic_branches]
+        return [part(z, f"critic_{n}") for n, z in zip(names, features, strict=True)], features
 
-    def _criticise(self, of_healthy, of_diseased, draws, keep, classify):
+    def _criticise(self, of_healthy, of_diseased, keep, classify):
         """The two score maps, and D_cls of the first `classify` of both."""
 
         def part(x, name):
             return self.networks["discriminator"].get_layer(name)(x)
 
-        maps, (healthy, diseased) = self._scores(of_healthy, of_diseased, draws, part)
+        maps, (healthy, diseased) = self._scores(of_healthy, of_diseased, part)
         logits = part([ops.concatenate([healthy[:classify], diseased[:classify]]), keep], "classifier")
-        return *maps, *_split(logits, 2)
+        return *maps, *_halves(logits)
 
     # --- training
 
@@ -170,24 +153,15 @@ class DeScarGAN(Method):
         s = self.settings
         if phase.trains == "discriminator":
             return losses.discriminator_weights(s.lambda_adv_d, s.lambda_gp, s.lambda_cls_d)
-        weights = losses.generator_weights(s.lambda_adv_g, s.lambda_rec, s.lambda_id, s.lambda_cls_g)
-        if s.fake_classes == "both":
-            # Reference: the two classes' means are added, not averaged (D4.3, D4.4); it matters to gradient clipping.
-            weights = {name: 2 * weight for name, weight in weights.items()}
-        return weights
+        return losses.generator_weights(s.lambda_adv_g, s.lambda_rec, s.lambda_id, s.lambda_cls_g)
 
     def draws(self, phase, batch_size):
-        """Mixing factors of eq. (1), dropout of the classifier, noise."""
-        s = self.settings
-        both = s.fake_classes == "both"
-        classified = batch_size * (2 if both and phase.trains == "generator" else 1)
+        """Mixing factors of eq. (1), dropout of the classifier."""
         shapes = {}
         if phase.trains == "discriminator":
             shapes["t"] = (batch_size, 1, 1, 1)
-        if s.classifier_dropout:
-            shapes["dropout"] = (classified, CLASSIFIER_UNITS)
-        if s.noise:
-            shapes["noise"] = (batch_size, s.image_size, s.image_size, 1)
+        if self.settings.classifier_dropout:
+            shapes["dropout"] = (batch_size, CLASSIFIER_UNITS)
         return shapes
 
     def _keep(self, draws, count):
@@ -199,76 +173,45 @@ class DeScarGAN(Method):
 
     def losses(self, phase, batch, draws, input_gradient):
         """Raw terms of eq. (1) and (4), or of (2), (3), (5) and (6)."""
-        # Reference: one draw of noise goes onto inputs, fakes and cycled images alike (D4.1); none in the paper.
-        noise = [self.settings.noise * n for n in _split(draws["noise"], 2)] if "noise" in draws else [None, None]
-        r = [_plus(image, n) for image, n in zip(batch, noise, strict=True)]
         if phase.trains == "discriminator":
-            return self._discriminator_losses(r, noise, draws, input_gradient)
-        if self.settings.fake_classes == "both":
-            return self._generator_losses_reference(batch, r, noise, draws)
-        return self._generator_losses(batch, r, noise, draws)
+            return self._discriminator_losses(batch, draws, input_gradient)
+        return self._generator_losses(batch, draws)
 
-    def _discriminator_losses(self, r, noise, draws, input_gradient):
-        (r_h, r_p), (n_h, n_p) = r, noise
-        half = ops.shape(r_h)[0]
-        count = half // self.settings.reals_per_fake  # the first of each class are translated too
-        t_h, t_p = [t[:count] for t in _split(draws["t"], 2)]
-        mixed_with_h, mixed_with_p = r_h[:count], r_p[:count]
-        if self.settings.fake_classes == "opposite":
-            a_h, a_p = self._translate(r_p[:count], r_h[:count])
-            a_h, a_p = _plus(a_h, _first(n_p, count)), _plus(a_p, _first(n_h, count))
-        else:
-            # Reference: fakes of all images into both classes (D4.2), penalised against reals of any class (D4.7).
-            a_h, a_p = self._translate_all([r_h[:count], r_p[:count]], [_first(n, count) for n in noise])
-            mixed_with_h = mixed_with_p = ops.concatenate([mixed_with_h, mixed_with_p])
-            t_h = t_p = ops.concatenate([t_h, t_p])
-        a_h, a_p = ops.stop_gradient(a_h), ops.stop_gradient(a_p)
-        real_and_fake = ops.concatenate([r_h, a_h]), ops.concatenate([r_p, a_p])
-        s_h, s_p, logits_h, logits_p = self._criticise(
-            *real_and_fake, draws, self._keep(draws, 2 * half), classify=half
-        )
+    def _discriminator_losses(self, batch, draws, input_gradient):
+        g_h, g_p = self._both(ops.concatenate(batch))
+        a_h, a_p = ops.stop_gradient(_halves(g_h)[DISEASED]), ops.stop_gradient(_halves(g_p)[HEALTHY])
+        t_h, t_p = _halves(draws["t"])
+        x_hat = losses.mix(batch.healthy, a_h, t_h), losses.mix(batch.diseased, a_p, t_p)
+        return self._discriminator_terms(batch, (a_h, a_p), x_hat, draws, input_gradient, losses.score)
 
-        x_hat = ops.concatenate([losses.mix(mixed_with_h, a_h, t_h), losses.mix(mixed_with_p, a_p, t_p)])
+    def _discriminator_terms(self, r, a, x_hat, draws, input_gradient, penalised_score):
+        """Of real images, fakes and mixtures of both, a pair by critic each."""
+        half = ops.shape(r[HEALTHY])[0]
+        real_and_fake = [ops.concatenate(pair) for pair in zip(r, a, strict=True)]
+        s_h, s_p, *logits = self._criticise(*real_and_fake, self._keep(draws, 2 * half), classify=half)
 
         def penalised(x):
-            maps, _ = self._scores(*_split(x, 2), draws, self._in_float32)
-            reduce = losses.score if self.settings.penalty_score == "mean" else _sum
-            return ops.concatenate([reduce(m) for m in maps])
+            maps, _ = self._scores(*_halves(x), self._in_float32)
+            return ops.concatenate([penalised_score(m) for m in maps])
 
         return {
             "real": losses.critic_real(ops.concatenate([s_h[:half], s_p[:half]])),
             "fake": losses.critic_fake(ops.concatenate([s_h[half:], s_p[half:]])),
-            "gradient_penalty": losses.gradient_penalty(input_gradient(penalised, x_hat)),
-            "classification": _classification(logits_h, logits_p),
+            "gradient_penalty": losses.gradient_penalty(input_gradient(penalised, ops.concatenate(x_hat))),
+            "classification": _classification(*logits),
         }
 
-    def _generator_losses(self, batch, r, noise, draws):
-        half = ops.shape(r[0])[0]
-        both = ops.concatenate(r)
-        g_h, g_p = self._translate(both, both)
-        (i_h, a_h), (a_p, i_p) = _split(g_h, 2), _split(g_p, 2)
-        a_h, a_p = _plus(a_h, noise[DISEASED]), _plus(a_p, noise[HEALTHY])
-        s_h, s_p, *logits = self._criticise(a_h, a_p, draws, self._keep(draws, 2 * half), classify=half)
-        cycled = self._translate(a_p, a_h)
+    def _generator_losses(self, batch, draws):
+        half = ops.shape(batch.healthy)[0]
+        g_h, g_p = self._both(ops.concatenate(batch))
+        (i_h, a_h), (a_p, i_p) = _halves(g_h), _halves(g_p)
+        s_h, s_p, *logits = self._criticise(a_h, a_p, self._keep(draws, 2 * half), classify=half)
+        c_h, c_p = self._both(ops.concatenate([a_p, a_h]))  # looks half diseased, half healthy too
+        cycled = _halves(c_h)[0], _halves(c_p)[1]
         return self._generator_terms(batch, (s_h, s_p), logits, (i_h, i_p), cycled)
 
-    def _generator_losses_reference(self, batch, r, noise, draws):
-        """Reference: one target class per pass; same-class fakes are criticised and classified too (D4.3, D4.12)."""
-        half = ops.shape(r[0])[0]
-        f_h, f_p = self._translate_all(r, noise)
-        s_h, s_p, *logits = self._criticise(f_h, f_p, draws, self._keep(draws, 4 * half), classify=2 * half)
-        cycled = self._translate(f_p[:half], None)[0], self._translate(None, f_h[half:])[1]
-        same_class = _plus(f_h[:half], noise[HEALTHY], -1), _plus(f_p[half:], noise[DISEASED], -1)
-        return self._generator_terms(batch, (s_h, s_p), logits, same_class, cycled)
-
-    def _translate_all(self, r, noise):
-        """Reference: G_h and G_p of all images, one target class to a pass (D3.3), with the inputs' noise on top."""
-        both = ops.concatenate(r)
-        n = None if noise[0] is None else ops.concatenate(noise)
-        return _plus(self._translate(both, None)[0], n), _plus(self._translate(None, both)[1], n)
-
     def _generator_terms(self, batch, score_maps, logits, same_class, cycled):
-        real = ops.concatenate([batch.healthy, batch.diseased])
+        real = ops.concatenate(batch)
         kind = self.settings.distance
         return {
             "adversarial": losses.generator_adversarial(ops.concatenate(score_maps)),
@@ -277,14 +220,28 @@ class DeScarGAN(Method):
             "classification": _classification(*logits),
         }
 
+    def critic_scores(self, terms):
+        """Of real images, of the critics' fakes and of the generator's."""
+        return monitoring.critic_scores(terms)
+
+    def statistics_pass(self, batch):
+        """The one kind of pass."""
+        self._both(ops.concatenate(batch))
+
     # --- inference
+
+    def _translated(self, images, *labels):
+        """G_c of each image, by itself, for each of `labels`; inside the range of images where a change leads out."""
+        made, features = [], None
+        for label in labels:
+            if features is None or self.settings.generator_branches == 1:
+                features = self._trunk(images, self._planes(ops.shape(images)[0], label), training=False)
+            made.append(self._branch(label, features, images, training=False))
+        return [ops.clip(a, -1.0, 1.0) for a in made] if self.settings.output == "change" else made
 
     def translate(self, images):
         """G_h and G_p of each image, by itself."""
-        generator, n = self.networks["generator"], ops.shape(images)[0]
-        g_h = generator({"image": images, "target": _one_hot(n, HEALTHY)}, training=False)["healthy"]
-        g_p = generator({"image": images, "target": _one_hot(n, DISEASED)}, training=False)["diseased"]
-        return {"healthy": g_h, "diseased": g_p}
+        return dict(zip(CLASS_NAMES, self._translated(images, HEALTHY, DISEASED), strict=True))
 
     def _probabilities(self, images):
         keep = ops.ones((ops.shape(images)[0], CLASSIFIER_UNITS))
@@ -294,9 +251,7 @@ class DeScarGAN(Method):
 
     def predict(self, images):
         """d = a_h - r; the score is its mean magnitude."""
-        trunk = self.networks["generator"].get_layer("trunk")
-        features = trunk([images, _one_hot(ops.shape(images)[0], HEALTHY)], training=False)
-        a_h = self._branch(HEALTHY, features, images, training=False)
+        (a_h,) = self._translated(images, HEALTHY)
         d = a_h - images
         return Prediction(d, a_h, ops.mean(ops.abs(d), axis=(1, 2, 3)), self._probabilities(images))
 
@@ -306,30 +261,13 @@ class DeScarGAN(Method):
 
 
 def _one_hot(count, label):
-    return ops.one_hot(ops.full((count,), label, dtype="int32"), 2)
+    return ops.one_hot(ops.full((count,), label, dtype="int32"), len(CLASS_NAMES))
 
 
-def _split(x, parts):
+def _halves(x):
     # Not slices: the gradient of a slice is a zero array of the whole, that of a split is a concatenation.
-    return ops.split(x, parts) if parts > 1 else [x]
-
-
-def _join(parts):
-    return ops.concatenate(parts) if len(parts) > 1 else parts[0]
-
-
-def _first(noise, count):
-    return None if noise is None else noise[:count]
-
-
-def _plus(image, noise, sign=1):
-    return image if noise is None else image + sign * noise
+    return ops.split(x, 2)
 
 
 def _classification(logits_h, logits_p):
     return ops.concatenate([losses.classification(logits_h, HEALTHY), losses.classification(logits_p, DISEASED)])
-
-
-def _sum(score_map):
-    """Reference: the gradient of the sum of the map is held to norm one (D4.6)."""
-    return ops.sum(ops.cast(score_map, "float32"), axis=(1, 2, 3))

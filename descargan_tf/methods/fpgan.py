@@ -27,7 +27,8 @@ class FPGANSettings(StarGANSettings):
 class FPGAN(StarGAN):
     """Differs from StarGAN in what the generator makes, tanh(x + delta), and in its losses on c' = c.
 
-    One label plane and one logit, as the program has for two classes in its brain example.
+    One label plane and one logit, as the program has for two classes in its brain example. As with StarGAN, each image
+    is normalised by itself: no pass has a kind.
     """
 
     def _build_generator(self):

@@ -1,8 +1,17 @@
-"""What is watched of every method that translates into both classes and classifies."""
+"""What is watched of methods with critics, and of those that translate into both classes and classify."""
 
 from keras import ops
 
 from descargan_tf.types import HEALTHY
+
+
+def critic_scores(terms):
+    """As `Method.critic_scores` gives it, of a method with phases `discriminator` and `generator` and these terms."""
+    return {
+        "real": -terms["discriminator/real"],
+        "fake": terms["discriminator/fake"],
+        "generator": -terms["generator/adversarial"],
+    }
 
 
 def translation(batch, translate, class_probabilities):

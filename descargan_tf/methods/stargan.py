@@ -32,8 +32,6 @@ class StarGANSettings:
     critic_updates: int = 5
     generator_learning_rate: float = 1e-4
     discriminator_learning_rate: float = 1e-4
-    discriminator_warmup_steps: int = 0
-    discriminator_initial_learning_rate: float = 0.0
     discriminator_initializer: str = "pytorch_uniform"
     lambda_gp: float = 10.0
     lambda_cls_d: float = 1.0
@@ -43,6 +41,8 @@ class StarGANSettings:
 
 class StarGAN(Method):
     """Translation by target label, cycle consistency, a critic with a classifier.
+
+    Its generator normalises each image by its own statistics, in training and after it: no pass has a kind.
 
     Departs: the learning rates are constant. The program means to lower them to zero over its second half and, by a
     slip, lowers them by 1e-9 at a time; `decay_steps` does what it meant.
@@ -57,9 +57,8 @@ class StarGAN(Method):
             "discriminator": self._build_discriminator(s.precision),
         }
         self._in_float32 = InFloat32(self.networks["discriminator"], s.precision, self._build_discriminator)
-        warmup = s.discriminator_warmup_steps, s.discriminator_initial_learning_rate
         self.phases = (
-            Phase("discriminator", "discriminator", s.critic_updates, s.discriminator_learning_rate, *warmup),
+            Phase("discriminator", "discriminator", s.critic_updates, s.discriminator_learning_rate),
             Phase("generator", "generator", 1, s.generator_learning_rate),
         )
 
@@ -150,6 +149,10 @@ class StarGAN(Method):
             "classification": self._cross_entropy(logits, target),
             "reconstruction": losses.absolute_difference(x, self._translate(a, c)),
         }
+
+    def critic_scores(self, terms):
+        """Of real images, of the critics' fakes and of the generator's."""
+        return monitoring.critic_scores(terms)
 
     # --- inference
 

@@ -29,6 +29,9 @@ class VAESettings:
 class VAE(Method):
     """Trained on the healthy half of every batch alone; knows no class and names none.
 
+    Every pass is of one kind, healthy images, and inference normalises all images as if they were: a diseased one is
+    then as far from what was seen as it should be. The decoder's averages are of drawn codes; inference uses mean ones.
+
     Departs: the published program regularises its code with a critic and has no variance; this is the variational
     autoencoder that the paper names: squared error of an image plus the divergence of its code.
     """
@@ -64,6 +67,10 @@ class VAE(Method):
             "reconstruction": losses.squared_error(x, decoder(z, training=True)),
             "divergence": losses.divergence_from_standard_normal(code["mean"], code["log_sigma"]),
         }
+
+    def statistics_pass(self, batch):
+        """Healthy images, as in every update; of the decoder, their mean codes."""
+        self.networks["autoencoder"](batch.healthy, training=True)
 
     # --- inference
 

@@ -9,6 +9,7 @@ import dataclasses
 from keras import ops
 
 from descargan_tf import losses
+from descargan_tf.methods import monitoring
 from descargan_tf.methods.base import Method
 from descargan_tf.models.blocks import InFloat32
 from descargan_tf.models.vagan import build_critic, build_generator
@@ -38,7 +39,9 @@ class VAGANSettings:
 class VAGAN(Method):
     """Translates diseased images to healthy ones; which an image is, it must be told and does not tell.
 
-    `predict` treats every image as if it were diseased, so that MSE(r_h, a_h) exists, as in the DeScarGAN paper.
+    `predict` treats every image as if it were diseased, so that MSE(r_h, a_h) exists, as in the DeScarGAN paper. Every
+    pass of the generator is of one kind, diseased images to be changed, and the moving averages fit what inference asks
+    of diseased images. Healthy ones are normalised as if they were diseased: no pass has ever shown them.
 
     Departs: five critic updates in every round; the program makes 100 in each of the first 25 and in every 100th, and a
     round here is one graph. The penalty is of the gradient of a whole image; the program takes the norm over one axis,
@@ -96,6 +99,14 @@ class VAGAN(Method):
                 input_gradient(lambda x: losses.score(self._in_float32(x)), losses.mix(batch.healthy, y, t))
             ),
         }
+
+    def critic_scores(self, terms):
+        """Of real images, of the critics' fakes and of the generator's."""
+        return monitoring.critic_scores(terms)
+
+    def statistics_pass(self, batch):
+        """Diseased images, as in every update."""
+        self.networks["generator"](batch.diseased, training=True)
 
     # --- inference
 

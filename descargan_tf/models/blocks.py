@@ -15,20 +15,28 @@ class BatchNormalization(keras.layers.Layer):
     size one, trap D6.1). Neither lets one image influence another at inference.
 
     Momentum 0.99 and epsilon 1e-5 are PyTorch's 0.01 and 1e-5 (D3.6). As there, the moving variance is unbiased.
+
+    Attributes:
+        fixed: training uses what inference uses, too, and changes no moving average (`fix_statistics`).
     """
 
-    def __init__(self, inference_statistics="moving", momentum=0.99, epsilon=1e-5, **kwargs):
+    fixed = False
+    _num_estimates = None  # while moving averages are estimated anew: the passes so far
+
+    def __init__(self, inference_statistics="moving", momentum=0.99, epsilon=1e-5, initial_scale=1.0, **kwargs):
         super().__init__(**kwargs)
         if inference_statistics not in STATISTICS:
             raise ValueError(f"inference_statistics={inference_statistics!r}: expected one of {STATISTICS}")
         self.inference_statistics = inference_statistics
         self.momentum = momentum
         self.epsilon = epsilon
+        self.initial_scale = initial_scale
 
     def build(self, input_shape):
         """Create scale, offset and the two moving averages, each [C]."""
         shape = (input_shape[-1],)
-        self.gamma = self.add_weight(shape=shape, initializer="ones", name="gamma", autocast=False)
+        scale = keras.initializers.Constant(self.initial_scale)
+        self.gamma = self.add_weight(shape=shape, initializer=scale, name="gamma", autocast=False)
         self.beta = self.add_weight(shape=shape, initializer="zeros", name="beta", autocast=False)
         moving = {"shape": shape, "trainable": False, "autocast": False, "aggregation": "mean"}
         self.moving_mean = self.add_weight(initializer="zeros", name="moving_mean", **moving)
@@ -36,7 +44,7 @@ class BatchNormalization(keras.layers.Layer):
 
     def call(self, inputs, training=False):
         """[B, H, W, C] to the same."""
-        if training:
+        if training and not self.fixed:
             if keras.backend.backend() == "tensorflow" and _num_replicas() == 1:
                 return self._fused(inputs)
             mean, variance, count = self._global_moments(inputs)
@@ -53,8 +61,12 @@ class BatchNormalization(keras.layers.Layer):
         return ops.cast(outputs, inputs.dtype)
 
     def _update_moving_averages(self, mean, variance):
+        momentum = self.momentum
+        if self._num_estimates is not None:  # the mean over all passes so far
+            momentum = self._num_estimates / (self._num_estimates + 1)
+            self._num_estimates += 1
         for moving, value in ((self.moving_mean, mean), (self.moving_variance, variance)):
-            moving.assign(moving * self.momentum + value * (1.0 - self.momentum))
+            moving.assign(moving * momentum + value * (1.0 - momentum))
 
     def _fused(self, inputs):
         import tensorflow as tf
@@ -88,7 +100,35 @@ class BatchNormalization(keras.layers.Layer):
             "inference_statistics": self.inference_statistics,
             "momentum": self.momentum,
             "epsilon": self.epsilon,
+            "initial_scale": self.initial_scale,
         }
+
+
+def normalisations(network):
+    """The batch normalisations of a functional model and of the models in it, each once, in order."""
+    found = {}
+    for layer in network.layers:
+        inner = normalisations(layer) if isinstance(layer, keras.Model) else [layer]
+        found |= {id(part): part for part in inner if isinstance(part, BatchNormalization)}
+    return list(found.values())
+
+
+def estimate_statistics(network, run_passes):
+    """Moving averages anew: of the passes in training that `run_passes()` makes, line by line, and of no others."""
+    layers = normalisations(network)
+    for layer in layers:
+        layer._num_estimates = 0
+    try:
+        run_passes()
+    finally:
+        for layer in layers:
+            layer._num_estimates = None
+
+
+def fix_statistics(network):
+    """From now on training normalises with the statistics that inference uses. What was traced before must be again."""
+    for layer in normalisations(network):
+        layer.fixed = True
 
 
 def _num_replicas():
@@ -155,21 +195,6 @@ class UpsampleConv2D(keras.layers.Layer):
             "filters": self.filters,
             "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
         }
-
-
-def gaussian_blur(images, sigma):
-    """Images [B, H, W, C] float32 under a Gaussian of `sigma` pixels, a scalar; 0 leaves them as they are.
-
-    Two matrix products, one an axis, whose rows sum to one: nothing darkens at the border, and `sigma` may change from
-    call to call.
-    """
-    for axis in (1, 2):
-        position = ops.arange(images.shape[axis], dtype="float32")
-        distance = ops.square(ops.expand_dims(position, 1) - position)
-        # Below a tenth of a pixel a neighbour's share is under 1e-21.
-        weights = ops.softmax(-distance / (2.0 * ops.square(ops.maximum(sigma, 0.1))), axis=1)
-        images = ops.einsum("ij,bjwc->biwc" if axis == 1 else "ij,bhjc->bhic", weights, images)
-    return images
 
 
 def policy(precision, last=False):

@@ -6,6 +6,8 @@ from keras import ops
 from descargan_tf.models.blocks import BatchNormalization, UpsampleConv2D, policy
 from descargan_tf.types import CLASS_NAMES
 
+_INITIAL_CHANGE = 0.1  # scale of the normalisation before the tanh of a change
+
 
 def build_generator(
     image_size,
@@ -32,22 +34,24 @@ def build_generator(
         inference_statistics: see `BatchNormalization`.
         skip_connections: "inner" as in the paper, "none", or "all": the topmost too, into the branches.
         branches: name of each class's; one name twice makes one branch, which is told the class by the trunk alone.
-        output: "image", a new one, or "additive", tanh(x + delta): a branch then takes [features, image].
+        output: "image", a new one, or "change", x + 2 tanh(delta): a branch then takes [features, image]. Every value
+            can be reached from any pixel; the last normalisation's scale is small at the start, so that an untrained
+            generator changes little.
 
     Returns:
         A functional model from {image [B, H, W, 1] in [-1, 1], target [B, K] one-hot} to
-        {healthy [B, H, W, 1], diseased [B, H, W, 1]}, float32 in [-1, 1].
+        {healthy [B, H, W, 1], diseased [B, H, W, 1]}, float32 in [-1, 1]; with "change" in [-3, 3].
     """
     dtype = policy(precision)
 
-    def normalise_activate(x, dtype=dtype, activation="relu"):
-        x = BatchNormalization(inference_statistics, dtype=dtype)(x)
+    def normalise_activate(x, dtype=dtype, activation="relu", scale=1.0):
+        x = BatchNormalization(inference_statistics, initial_scale=scale, dtype=dtype)(x)
         return keras.layers.Activation(activation, dtype=dtype)(x)
 
-    def block(x, n, dtype=dtype, activation="relu"):
+    def block(x, n, dtype=dtype, activation="relu", scale=1.0):
         # The bias before a normalisation is without effect; it stays for the paper's parameter count (D3.5).
         x = keras.layers.Conv2D(n, 3, padding="same", kernel_initializer="he_normal", dtype=dtype)(x)
-        return normalise_activate(x, dtype, activation)
+        return normalise_activate(x, dtype, activation, scale)
 
     def down(x, n):
         x = keras.layers.MaxPooling2D(2, dtype=dtype)(x)
@@ -85,15 +89,18 @@ def build_generator(
             made[name] = keras.Model(z, block(block(z, n), 1, last, "tanh"), name=name)(features)
         else:
             x = keras.Input((image_size, image_size, 1))
-            out = keras.layers.Add(dtype=last)([x, block(block(z, n), 1, last, "linear")])
-            out = keras.layers.Activation("tanh", dtype=last)(out)
-            made[name] = keras.Model([z, x], out, name=name)([features, image])
+            change = block(block(z, n), 1, last, "tanh", _INITIAL_CHANGE)
+            change = keras.layers.Rescaling(2.0, dtype=last)(change)
+            made[name] = keras.Model([z, x], keras.layers.Add(dtype=last)([x, change]), name=name)([features, image])
     outputs = {name: made[branch] for name, branch in zip(CLASS_NAMES, branches, strict=True)}
     return keras.Model({"image": image, "target": target}, outputs, name="generator")
 
 
 class LabelPlanes(keras.layers.Layer):
-    """Append one constant plane per class to the image (trap D3.1: the parameter count only fits with them)."""
+    """Append one constant plane per class to the image (trap D3.1: the parameter count only fits with them).
+
+    What they hold is the caller's: one whose passes have one target for all images gives zeros (`DeScarGAN._planes`).
+    """
 
     def call(self, inputs):
         """([B, H, W, C], [B, K]) to [B, H, W, C + K]."""

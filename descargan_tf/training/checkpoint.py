@@ -114,17 +114,22 @@ def find(run_dir: Path, which: str) -> Path:
 def prune(checkpoints: Path, keep: int) -> None:
     """Remove all numbered checkpoints but the last `keep`."""
     for step in steps(checkpoints)[:-keep]:
-        shutil.rmtree(checkpoints / str(step))
+        remove(checkpoints, step)
+
+
+def remove(checkpoints: Path, step: int) -> None:
+    """Remove the checkpoint of a step."""
+    shutil.rmtree(checkpoints / str(step))
 
 
 def network_arrays(name: str, network) -> dict[str, np.ndarray]:
     """A Keras model's weights in its own order."""
-    return {f"{name}/{i:03d}": np.asarray(weight) for i, weight in enumerate(network.weights)}
+    return {f"{name}/{i:03d}": np.array(weight) for i, weight in enumerate(network.weights)}
 
 
 def optimizer_arrays(name: str, optimizer) -> dict[str, np.ndarray]:
     """A Keras optimiser's slots and counter."""
-    return {f"{name}/{i:03d}": np.asarray(variable) for i, variable in enumerate(optimizer.variables)}
+    return {f"{name}/{i:03d}": np.array(variable) for i, variable in enumerate(optimizer.variables)}
 
 
 def assign(name: str, variables, arrays: dict[str, np.ndarray], folder: Path) -> None:

@@ -9,29 +9,27 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import keras
-import tensorflow as tf
 from tqdm import tqdm
 
-from descargan_tf.data.pipeline import training_batches
 from descargan_tf.errors import UserError
-from descargan_tf.methods.base import Method
 from descargan_tf.training import checkpoint
-from descargan_tf.training.hardware import describe_machine
-from descargan_tf.training.step import TrainStep
+from descargan_tf.training.engine import Engine
+from descargan_tf.training.schedule import Schedule
+from descargan_tf.training.soundness import Soundness
 from descargan_tf.training.writer import Writer
-from descargan_tf.types import Split
 
 BEST = "best"
 _ESTIMATE_SECONDS = 10.0  # how long rounds are timed, at most, before the duration is estimated; or five rounds
 _LONG_HOURS = 3.0  # a training estimated to be longer than this says so at the start
+_SNAPSHOT_SECONDS = 30.0  # between states that a training that comes apart may go back to
+_SLOWER = 0.7  # what all rates are multiplied by then
 
 
 @dataclasses.dataclass(frozen=True)
 class LoopSettings:
     """How long, how often; steps are rounds.
 
-    Where `max_minutes` end a training before `max_steps`, all that changes over it (rates, blur, delays) runs
+    Where `max_minutes` end a training before `max_steps`, all that changes over it (rates, fixed statistics) runs
     faster in the same proportion, estimated from the pace.
     """
 
@@ -39,14 +37,18 @@ class LoopSettings:
     seed: int
     max_steps: int
     max_minutes: float = 0.0
-    average_decay: float = 0.0
-    clip_norm: float = 0.0
+    warmup_steps: int = 0
     decay_steps: int = 0
-    flips: bool = True
+    fixed_statistics_from: float = 1.0
+    recoveries: int = 0
     log_every_steps: int = 50
     validate_every_steps: int = 1000
     checkpoint_every_steps: int = 1000
     keep_checkpoints: int = 2
+
+
+class _CameApart(Exception):
+    """What is wrong, and since when."""
 
 
 class Interrupted(Exception):
@@ -57,89 +59,46 @@ class Interrupted(Exception):
         self.status = 128 + number
 
 
-def refuse_uneven_shares(batch_size: int, strategy: tf.distribute.Strategy) -> None:
-    """UserError where the batch does not divide over the replicas."""
-    replicas = strategy.num_replicas_in_sync
-    if batch_size % (2 * replicas):
-        raise UserError(
-            f"--batch_size={batch_size} cannot be split over {replicas} devices with as many healthy as diseased "
-            f"images on each: use a multiple of {2 * replicas}."
-        )
-
-
 class Trainer:
     """A training run in a folder; `run` starts it or takes it up where it stopped.
 
     Args:
         run_dir: holds metrics.jsonl, train/, validate/, checkpoints/.
-        build_method: makes the method; called twice under the strategy, for training and for prediction.
-        strategy: a tf.distribute strategy; the batch is split evenly over its replicas.
-        split: the training images.
+        engine: what computes the rounds.
         settings: see `LoopSettings`.
-        validate: from (predict, monitor, translate), the predictor's compiled functions, to a types.Validation.
-
-    Raises:
-        UserError: the batch does not divide over the replicas.
+        validate: from (predict, monitor, translate) of the averaged weights to a types.Validation.
+        facts: written into the description of every checkpoint, of the machine for one.
     """
 
     def __init__(
-        self,
-        run_dir: Path,
-        build_method: Callable[[], Method],
-        strategy: tf.distribute.Strategy,
-        split: Split,
-        settings: LoopSettings,
-        validate: Callable,
+        self, run_dir: Path, engine: Engine, settings: LoopSettings, validate: Callable, facts: dict | None = None
     ):
-        refuse_uneven_shares(settings.batch_size, strategy)
-        self.run_dir, self.strategy, self.settings = run_dir, strategy, settings
-        self._split, self._validate = split, validate
-        with strategy.scope():
-            self.method = build_method()
-            self.predictor = build_method()  # what is validated, saved as "averaged" and served
-            self.step = TrainStep(
-                self.method,
-                self.predictor.networks[self.method.averaged],
-                strategy,
-                settings.seed,
-                average_decay=settings.average_decay,
-                clip_norm=settings.clip_norm,
-                schedule=self._schedule,
-            )
-        self._predict = tf.function(self.predictor.predict)
-        self._monitor = tf.function(self.predictor.monitor)
-        self._translate = tf.function(self.predictor.translate)
+        self.run_dir, self.engine, self.settings = run_dir, engine, settings
+        self._validate, self._facts = validate, facts or {}
+        self._schedule = Schedule(settings.max_steps, settings.warmup_steps, settings.decay_steps)
+        self._length = 1.0  # expected rounds of this training by those that the schedule was made for
+        self._fixed_at = None  # the round from which statistics are fixed
+        self._recoveries = 0  # times that it went back, each at lower rates
+        self._sound = []  # (step, fixed_at, arrays): a state known to be sound and a later one that looks it
         self._best = -math.inf
         self._stop_signal = None
         self._started = time.perf_counter()
         self._trained_seconds = 0.0  # before this process
 
-    def _schedule(self, phase, length):
-        if not (self.settings.decay_steps or phase.warmup):
-            return phase.learning_rate
-        rounds = (phase.warmup, self.settings.max_steps, self.settings.decay_steps)
-        updates = (phase.updates * count for count in rounds)
-        return RiseAndFall(phase.initial_learning_rate, phase.learning_rate, *updates, length)
-
     # --- state
 
     def _save(self, name: str) -> None:
-        arrays = {}
-        for network_name, network in self.method.networks.items():
-            arrays |= checkpoint.network_arrays(f"networks/{network_name}", network)
-        self._refresh_predictor()
-        arrays |= checkpoint.network_arrays("averaged", self.predictor.networks[self.method.averaged])
-        for phase_name, optimizer in self.step.optimizers.items():
-            arrays |= checkpoint.optimizer_arrays(f"optimizers/{phase_name}", optimizer)
         about = {
-            "step": int(self.step.step.numpy()),
+            "step": self.engine.step,
             "seed": self.settings.seed,
             "best_selection": None if math.isinf(self._best) else self._best,
+            "fixed_statistics_at": self._fixed_at,
+            "recoveries": self._recoveries,
             "trained_seconds": self._seconds(),
-            "machine": describe_machine(),
+            **self._facts,
             "written": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         }
-        checkpoint.save(self.run_dir / "checkpoints" / name, arrays, about)
+        checkpoint.save(self.run_dir / "checkpoints" / name, self.engine.arrays(), about)
 
     def _restore(self) -> int:
         folder = self.run_dir / "checkpoints"
@@ -148,13 +107,10 @@ class Trainer:
             return 0
         folder = folder / str(known[-1])
         arrays, about = checkpoint.load(folder)
-        for name, network in self.method.networks.items():
-            checkpoint.assign(f"networks/{name}", network.weights, arrays, folder)
-        averaged = self.predictor.networks[self.method.averaged]
-        checkpoint.assign("averaged", averaged.weights, arrays, folder)
-        for name, optimizer in self.step.optimizers.items():
-            checkpoint.assign(f"optimizers/{name}", optimizer.variables, arrays, folder)
-        self.step.step.assign(about["step"])
+        self.engine.assign(arrays, about["step"], folder)
+        self._fixed_at, self._recoveries = about.get("fixed_statistics_at"), about.get("recoveries", 0)
+        if self._fixed_at is not None:
+            self.engine.fix_statistics()
         if about["best_selection"] is not None:
             self._best = about["best_selection"]
         self._trained_seconds = about.get("trained_seconds", 0.0)
@@ -168,7 +124,7 @@ class Trainer:
         """With --max_minutes: how many rounds there will be at this pace, for all that changes over a training."""
         if self.settings.max_minutes and seconds_per_round:
             left = self._seconds_left(seconds_per_round, self.settings.max_steps - step)
-            self.step.length.assign(min((step + left / seconds_per_round) / self.settings.max_steps, 1.0))
+            self._length = min((step + left / seconds_per_round) / self.settings.max_steps, 1.0)
             bar.total = min(step + round(left / seconds_per_round), self.settings.max_steps)
 
     def _seconds_left(self, seconds_per_round, rounds):
@@ -180,11 +136,6 @@ class Trainer:
     def _out_of_time(self):
         return 0 < self.settings.max_minutes * 60 <= self._seconds()
 
-    def _refresh_predictor(self):
-        for name, network in self.method.networks.items():
-            if name != self.method.averaged or not self.settings.average_decay:
-                self.predictor.networks[name].set_weights(network.get_weights())
-
     # --- the loop
 
     def run(self) -> int:
@@ -194,7 +145,7 @@ class Trainer:
             The step reached.
 
         Raises:
-            UserError: a loss is not finite; a checkpoint could not be written.
+            UserError: the training came apart more than `recoveries` times; a checkpoint could not be written.
             Interrupted: SIGTERM or SIGINT, after saving.
         """
         self._started = time.perf_counter()
@@ -216,40 +167,43 @@ class Trainer:
             ) from error
 
     def _train_from(self, start):
-        writer = Writer(self.run_dir, start)
-        try:
-            with (
-                self._signals(),
-                tqdm(
-                    total=self.settings.max_steps, initial=start, unit="round", dynamic_ncols=True, disable=None
-                ) as bar,
-            ):
-                return self._rounds(start, writer, bar)
-        finally:
-            writer.close()
+        with (
+            self._signals(),
+            tqdm(total=self.settings.max_steps, initial=start, unit="round", dynamic_ncols=True, disable=None) as bar,
+        ):
+            while True:
+                writer = Writer(self.run_dir, start)
+                try:
+                    return self._rounds(start, writer, bar)
+                except _CameApart as trouble:
+                    start = self._go_back(trouble)
+                    bar.n = start
+                finally:
+                    writer.close()
 
     def _rounds(self, start, writer, bar):
         s = self.settings
-        batches = self._batches(start)
+        soundness = Soundness(self.engine.method.critic_scores)
         since, since_step, sums, count = time.perf_counter(), start, {}, 0
         untold = True  # how long it will take
         self._expect_length(start, self._trained_seconds / start if start else None, bar)
-        for step in range(start + 1, s.max_steps + 1):
-            logs = self.step.round(tuple(next(batches) for _ in range(self.step.method.batches_per_round)))
-            logs = {name: float(value) for name, value in logs.items()}
-            for name, value in logs.items():
-                if not math.isfinite(value):
-                    raise UserError(
-                        f"{name} is {value} at step {step}: the training has diverged and is stopped. The checkpoints "
-                        f"in {self.run_dir / 'checkpoints'} are from before; train at lower rates in another "
-                        "--run_dir."
-                    )
-                sums[name] = sums.get(name, 0.0) + value
-            count += 1
-            bar.update()
-            if step == start + 1:
-                since, since_step = time.perf_counter(), step  # the first round was compilation
-            elif untold and (step == start + 6 or time.perf_counter() - since > _ESTIMATE_SECONDS):
+        self._sound, snapped = [self._snapshot()], time.perf_counter()
+        step = start
+        while step < s.max_steps:
+            self._fix_statistics_when_due(step)
+            factors = [self._factor(number) for number in range(step, step + self._chunk(step))]
+            for logs in _by_round(self.engine.rounds(factors)):
+                step += 1
+                wrong = soundness.see(logs)
+                if wrong:
+                    raise _CameApart(f"{wrong} at step {step}")
+                for name, value in logs.items():
+                    sums[name] = sums.get(name, 0.0) + value
+            count += len(factors)
+            bar.update(len(factors))
+            if step == start + len(factors):
+                since, since_step = time.perf_counter(), step  # the first rounds were compilation
+            elif untold and (step >= start + 6 or time.perf_counter() - since > _ESTIMATE_SECONDS):
                 self._say_duration((time.perf_counter() - since) / (step - since_step), s.max_steps - step)
                 untold = False
             last = step == s.max_steps or self._out_of_time()
@@ -261,6 +215,8 @@ class Trainer:
                 since, since_step, sums, count = time.perf_counter(), step, {}, 0
             stopping = self._stop_signal is not None
             paused = time.perf_counter()
+            if s.recoveries and paused - snapped > _SNAPSHOT_SECONDS and not soundness.is_doubted:
+                self._sound, snapped = [self._sound[-1], self._snapshot()], paused
             if step % s.validate_every_steps == 0 or last:
                 self._validation(step, writer)
             if stopping or step % s.checkpoint_every_steps == 0 or last:
@@ -275,19 +231,59 @@ class Trainer:
             self._say(f"--max_minutes={s.max_minutes:g} are over: ends at step {step} of {s.max_steps}")
         return step
 
-    def _batches(self, start):
-        replicas = self.strategy.num_replicas_in_sync
-        share = self.settings.batch_size // replicas
+    def _chunk(self, step):
+        """Rounds up to the next one after which there is something to do, at most as many as the engine likes."""
+        s = self.settings
+        due = [s.log_every_steps, s.validate_every_steps, s.checkpoint_every_steps]
+        return min(self.engine.chunk, s.max_steps - step, *(every - step % every for every in due))
 
-        def make(_=None):
-            first = start * self.step.method.batches_per_round * replicas
-            return training_batches(self._split, share, self.settings.seed, flips=self.settings.flips, start=first)
+    def _factor(self, step):
+        return _SLOWER**self._recoveries * self._schedule.factor(step, self._length, self._fixed_at)
 
-        return iter(self.strategy.distribute_datasets_from_function(make))
+    def _fix_statistics_when_due(self, step):
+        share = self.settings.fixed_statistics_from
+        if self._fixed_at is None and share < 1 and step / self._length >= share * self.settings.max_steps:
+            self._fixed_at = step
+            self.engine.estimate_and_fix_statistics()
+            self._say(f"step {step:>7}  from here on normalisation uses fixed statistics, as at inference")
+
+    # --- when a training comes apart
+
+    def _snapshot(self):
+        return self.engine.step, self._fixed_at, self.engine.arrays() if self.settings.recoveries else None
+
+    def _go_back(self, trouble):
+        """To the last state known to be sound, at lower rates; the step of that state.
+
+        Raises:
+            UserError: it was done as often as it may be.
+        """
+        allowed = self.settings.recoveries
+        if self._recoveries >= allowed:
+            raise UserError(
+                f"{trouble}: the training has come apart and is stopped"
+                + (f", after {allowed} recoveries" if allowed else "")
+                + f". The checkpoints in {self.run_dir / 'checkpoints'} are from before; train at lower rates in "
+                "another --run_dir, or allow more --recoveries."
+            ) from trouble
+        step, fixed_at, arrays = self._sound[0]
+        if self._fixed_at is not None:  # what is fixed stays so, also where the state is from before
+            self._fixed_at = step if fixed_at is None else fixed_at
+        self._recoveries += 1
+        self.engine.assign(arrays, step, "the last sound state")
+        self._say(
+            f"WARNING: {trouble}: the training has come apart. Back at step {step}, with rates "
+            f"{_SLOWER**self._recoveries:.2f} times as large (recovery {self._recoveries} of {allowed})"
+        )
+        for later in [known for known in checkpoint.steps(self.run_dir / "checkpoints") if known > step]:
+            checkpoint.remove(self.run_dir / "checkpoints", later)
+        if step:
+            self._save(str(step))
+        return step
 
     def _validation(self, step, writer):
-        self._refresh_predictor()
-        found = self._validate(self._predict, self._monitor, self._translate)
+        self.engine.refresh()
+        found = self._validate(self.engine.predict, self.engine.monitor, self.engine.translate)
         scalars = {**found.scalars, "selection": found.selection}
         writer.scalars("validate", step, scalars)
         writer.images(step, found.pictures)
@@ -301,10 +297,15 @@ class Trainer:
 
     def _log(self, step, means, seconds, writer, bar):
         # A first round is compilation and says nothing of the pace.
-        images = None if seconds is None else self.settings.batch_size * self.step.method.batches_per_round / seconds
-        writer.scalars("train", step, {**means, "seconds_per_round": seconds, "images_per_second": images})
-        short = {name: means[f"{name}/total"] for name in self.step.optimizers}
+        method = self.engine.method
+        images = None if seconds is None else self.settings.batch_size * method.batches_per_round / seconds
+        scores = {f"critics/{name}": value for name, value in method.critic_scores(means).items()}
+        writer.scalars("train", step, {**means, **scores, "seconds_per_round": seconds, "images_per_second": images})
+        short = {phase.name: means[f"{phase.name}/total"] for phase in method.phases}
         totals = "  ".join(f"{name} {value:>10.4f}" for name, value in short.items())
+        if scores:
+            real, fake, of_generator = scores.values()
+            totals += f"  critics: real {real:.3f}, fake {fake:.3f}, generator's {of_generator:.3f}"
         pace = ""
         if images is not None:
             left = datetime.timedelta(seconds=round(self._seconds_left(seconds, self.settings.max_steps - step)))
@@ -349,33 +350,7 @@ class Trainer:
                 signal.signal(number, handler)
 
 
-@keras.saving.register_keras_serializable("descargan_tf")
-class RiseAndFall(keras.optimizers.schedules.LearningRateSchedule):
-    """Linearly to `rate` over the first `warmup` updates, constant, linearly to 0 over the last `decay` of `total`.
-
-    `length`, a scalar variable in (0, 1], shortens all of that while training goes on.
-    """
-
-    def __init__(self, initial: float, rate: float, warmup: int, total: int, decay: int, length=1.0):
-        self.initial, self.rate, self.warmup, self.total, self.decay = initial, rate, warmup, total, decay
-        self.length = length
-
-    def __call__(self, step):
-        """Learning rate of update number `step`, counted from 0."""
-        step = tf.cast(step, tf.float32) / self.length
-        rate = tf.constant(self.rate)
-        if self.warmup:
-            rate = self.initial + (self.rate - self.initial) * tf.minimum((step + 1.0) / self.warmup, 1.0)
-        if self.decay:
-            rate *= tf.clip_by_value((self.total - step) / self.decay, 0.0, 1.0)
-        return rate
-
-    def get_config(self):
-        """As every Keras schedule; `length` belongs to a training at hand."""
-        return {
-            "initial": self.initial,
-            "rate": self.rate,
-            "warmup": self.warmup,
-            "total": self.total,
-            "decay": self.decay,
-        }
+def _by_round(logs):
+    """One dict of floats a round, of one array a term."""
+    for values in zip(*logs.values(), strict=True):
+        yield dict(zip(logs, map(float, values), strict=True))

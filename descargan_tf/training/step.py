@@ -1,4 +1,4 @@
-"""One round of updates as a `tf.function`, on one device or many.
+"""One round of updates as a `tf.function`, on one device or many, and the engine that TensorFlow is.
 
 Gradients are computed in the replicas, added up and applied outside of them, so that a round can be unrolled in one
 graph. Every reduction over examples and replicas is here and nowhere else.
@@ -8,22 +8,29 @@ import itertools
 import zlib
 
 import keras
+import numpy as np
 import tensorflow as tf
 
+from descargan_tf.data.pipeline import training_batches
+from descargan_tf.errors import UserError
 from descargan_tf.methods.base import Method
-from descargan_tf.types import Batch
+from descargan_tf.models.blocks import estimate_statistics, fix_statistics
+from descargan_tf.training.engine import Engine, assign_state, state_arrays
+from descargan_tf.types import Batch, Split
+
+_STATISTICS_PASSES = 32  # batches from which a normalisation's averages are estimated anew
 
 
 class Adam(keras.optimizers.Adam):
     """Keras' Adam with TensorFlow's fused kernel: the same numbers and slots, one operation per variable."""
 
-    def apply(self, strategy, gradients):
+    def update(self, strategy, gradients, rate_factor=1.0):
         """Apply reduced gradients, in cross-replica context; one for each variable that `build` was given."""
-        learning_rate = tf.cast(self.learning_rate, tf.float32)
+        learning_rate = tf.cast(self.learning_rate, tf.float32) * rate_factor
         count = tf.cast(self.iterations.value + 1, tf.float32)
         powers = tf.pow(self.beta_1, count), tf.pow(self.beta_2, count)
 
-        def update(variable, gradient, momentum, velocity):
+        def update_one(variable, gradient, momentum, velocity):
             tf.raw_ops.ResourceApplyAdam(
                 var=variable.handle,
                 m=momentum.handle,
@@ -40,7 +47,7 @@ class Adam(keras.optimizers.Adam):
         for variable, gradient, m, v in zip(
             self._trainable_variables, gradients, self._momentums, self._velocities, strict=True
         ):
-            strategy.extended.update(variable.value, update, args=(gradient, m.value, v.value))
+            strategy.extended.update(variable.value, update_one, args=(gradient, m.value, v.value))
         self.iterations.assign_add(1)
 
 
@@ -51,9 +58,7 @@ class TrainStep:
     batches and of the seed.
     """
 
-    def __init__(
-        self, method: Method, averaged_network, strategy, seed, *, average_decay=0.0, clip_norm=0.0, schedule=None
-    ):
+    def __init__(self, method: Method, averaged_network, strategy, seed, *, average_decay=0.0, clip_norm=0.0):
         self.method = method
         self.strategy = strategy
         self.seed = seed
@@ -62,39 +67,41 @@ class TrainStep:
         self.averaged_network = averaged_network  # a copy of method.networks[method.averaged]
         self.averaged_network.set_weights(method.networks[method.averaged].get_weights())
         self.step = tf.Variable(0, dtype=tf.int64, trainable=False, name="step")  # rounds done
-        # Expected rounds of this training by those that its schedules were made for; they go by step / length.
-        self.length = tf.Variable(1.0, trainable=False, name="length")
         self.optimizers = {}
         for phase in method.phases:
-            rate = schedule(phase, self.length) if schedule else phase.learning_rate
-            optimizer = Adam(rate, phase.beta_1, phase.beta_2, epsilon=1e-8, name=f"adam_{phase.name}")
+            rates = phase.learning_rate, phase.beta_1, phase.beta_2
+            optimizer = Adam(*rates, epsilon=1e-8, name=f"adam_{phase.name}")
             optimizer.build(method.networks[phase.trains].trainable_variables)
             self.optimizers[phase.name] = optimizer
+        self.trace_anew()
 
-    @tf.function
-    def round(self, batches: tuple[Batch, ...]):
-        """Every phase once.
+    def trace_anew(self):
+        """The next round is traced again: the method's networks compute otherwise than before."""
+        self.round = tf.function(self._round)
+
+    def _round(self, batches: tuple[Batch, ...], rate_factor=1.0):
+        """Every phase once; `round` is its graph.
 
         Args:
             batches: `method.batches_per_round` distributed batches.
+            rate_factor: a scalar that multiplies every learning rate.
 
         Returns:
             Scalars by "<phase>/<term>": the raw terms, "total", "gradient_norm"; means over the phase's updates.
         """
         logs = {}
         for phase in self.method.phases:
-            used = batches[-phase.updates * phase.batches :]
-            joined = [used[i : i + phase.batches] for i in range(0, len(used), phase.batches)]
-            parts = [self._update(phase, group, number) for number, group in enumerate(joined)]
+            used = batches[-phase.updates :]
+            parts = [self._update(phase, batch, number, rate_factor) for number, batch in enumerate(used)]
             for name, value in _sum_up_to_a_failure(parts).items():
                 logs[f"{phase.name}/{name}"] = value / len(parts)
         self._average()
         self.step.assign_add(1)
         return logs
 
-    def _update(self, phase, batches, number):
+    def _update(self, phase, batch, number, rate_factor):
         network, optimizer = self.method.networks[phase.trains], self.optimizers[phase.name]
-        logs, gradients = self.strategy.run(self._gradients, args=(phase, network, batches, number))
+        logs, gradients = self.strategy.run(self._gradients, args=(phase, network, batch, number))
         logs = {name: self.strategy.reduce("SUM", value, axis=None) for name, value in logs.items()}
         if self.strategy.num_replicas_in_sync > 1:
             values = list(zip(gradients, [v.value for v in network.trainable_variables], strict=True))
@@ -103,14 +110,13 @@ class TrainStep:
         norm = tf.linalg.global_norm(gradients)
         if self.clip_norm:
             gradients, _ = tf.clip_by_global_norm(gradients, self.clip_norm, use_norm=norm)
-        optimizer.apply(self.strategy, gradients)
+        optimizer.update(self.strategy, gradients, rate_factor)
         return {**logs, "gradient_norm": norm}
 
-    def _gradients(self, phase, network, batches, number):
+    def _gradients(self, phase, network, batch, number):
         replicas = self.strategy.num_replicas_in_sync
-        batch = Batch(*(tf.concat(images, axis=0) for images in zip(*batches, strict=True)))
         draws = self._draws(phase, 2 * batch.healthy.shape[0] * replicas, number)
-        weights = self._weights(phase)
+        weights = self.method.weights(phase)
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch([v.value for v in network.trainable_variables])
             terms = self.method.losses(phase, batch, draws, input_gradient)
@@ -120,32 +126,20 @@ class TrainStep:
         gradients = tape.gradient(total, [v.value for v in network.trainable_variables])
         return {**terms, "total": total}, gradients
 
-    def _weights(self, phase):
-        weights = dict(self.method.weights(phase))
-        if phase.delay:
-            begun = tf.cast(self._scheduled_step() >= phase.delay, tf.float32)
-            weights |= {name: begun * weights[name] for name in phase.delayed}
-        return weights
-
-    def _scheduled_step(self):
-        return tf.cast(self.step, tf.float32) / self.length
-
     def _draws(self, phase, batch_size, number):
         """Uniform numbers from (seed, step, phase, update, name): every replica takes its part of one global draw."""
         shapes = self.method.draws(phase, batch_size)
         context = tf.distribute.get_replica_context()
         replica, replicas = context.replica_id_in_sync_group, context.num_replicas_in_sync
-        draws = {"step": self._scheduled_step()}
+        draws = {}
         for name in sorted(shapes):
             stream = zlib.crc32(f"{phase.name}/{number}/{name}".encode()) & 0x7FFFFFFF
             seed = tf.stack([tf.cast(self.seed, tf.int64) * (1 << 31) + stream, self.step])
             values = tf.random.stateless_uniform(shapes[name], seed)
             if replicas > 1:
-                # An array over joined balanced batches is healthy examples, batch by batch, then diseased ones; so is
-                # each replica's part.
+                # An array over a balanced batch is healthy examples, then diseased ones; so is each replica's part.
                 count, *rest = shapes[name]
-                halves = 2 * phase.batches
-                parts = tf.reshape(values, (halves, replicas, count // (halves * replicas), *rest))
+                parts = tf.reshape(values, (2, replicas, count // (2 * replicas), *rest))
                 values = tf.reshape(parts[:, replica], (count // replicas, *rest))
             draws[name] = values
         return draws
@@ -181,3 +175,124 @@ def input_gradient(fn, x):
         tape.watch(x)
         y = fn(x)
     return tape.gradient(y, x)
+
+
+def refuse_uneven_shares(batch_size: int, strategy: tf.distribute.Strategy) -> None:
+    """UserError where the batch does not divide over the replicas."""
+    replicas = strategy.num_replicas_in_sync
+    if batch_size % (2 * replicas):
+        raise UserError(
+            f"--batch_size={batch_size} cannot be split over {replicas} devices with as many healthy as diseased "
+            f"images on each: use a multiple of {2 * replicas}."
+        )
+
+
+class TensorFlowEngine(Engine):
+    """Rounds as TensorFlow graphs under a strategy.
+
+    Args:
+        build_method: makes the method; called twice under the strategy, for training and for prediction.
+        strategy: a tf.distribute strategy; the batch is split evenly over its replicas.
+        split: the training images.
+        batch_size: over all replicas.
+        seed: of batches and draws.
+        average_decay: of the averaged weights, a round; 0: none.
+        clip_norm: largest global norm of a gradient; 0: any.
+        flips: mirror the images at random.
+
+    Raises:
+        UserError: the batch does not divide over the replicas.
+    """
+
+    def __init__(
+        self, build_method, strategy, split: Split, *, batch_size, seed, average_decay=0.0, clip_norm=0.0, flips=True
+    ):
+        refuse_uneven_shares(batch_size, strategy)
+        self.strategy, self.average_decay = strategy, average_decay
+        replicas = strategy.num_replicas_in_sync
+
+        def batches(start):
+            return training_batches(split, batch_size // replicas, seed, flips=flips, start=start * replicas)
+
+        self._dataset = batches
+        with strategy.scope():
+            self.method = build_method()
+            self.predictor = build_method()
+            averaged = self.predictor.networks[self.method.averaged]
+            self.train_step = TrainStep(
+                self.method, averaged, strategy, seed, average_decay=average_decay, clip_norm=clip_norm
+            )
+        self._batches = None
+        self._predict = tf.function(self.predictor.predict)
+        self._monitor = tf.function(self.predictor.monitor)
+        self._translate = tf.function(self.predictor.translate)
+
+    @property
+    def step(self):
+        """Rounds done."""
+        return int(self.train_step.step.numpy())
+
+    def rounds(self, factors):
+        """One graph after the other."""
+        per_round = self.method.batches_per_round
+        if self._batches is None:
+            first = self.step * per_round
+            distribute = self.strategy.distribute_datasets_from_function
+            self._batches = iter(distribute(lambda _: self._dataset(first)))
+        found = [
+            self.train_step.round(tuple(next(self._batches) for _ in range(per_round)), tf.constant(f, tf.float32))
+            for f in factors
+        ]
+        return {name: np.array([float(logs[name]) for logs in found]) for name in found[0]}
+
+    def _state(self):
+        return self.method, self.predictor.networks[self.method.averaged], self.train_step.optimizers
+
+    def arrays(self):
+        """Copies of all variables."""
+        self.refresh()
+        return state_arrays(*self._state())
+
+    def assign(self, arrays, step, source):
+        """Batches go on from there."""
+        assign_state(*self._state(), arrays, source)
+        self.train_step.step.assign(step)
+        self._batches = None
+
+    def estimate_and_fix_statistics(self):
+        """From the first training batches, so that nothing depends on when it is done."""
+        live, averaged = self.method.networks[self.method.averaged], self.predictor.networks[self.method.averaged]
+        if self.average_decay:
+            live.set_weights(averaged.get_weights())
+
+        def passes():
+            for batch in self._dataset(0).take(_STATISTICS_PASSES):
+                self.method.statistics_pass(batch)
+
+        with self.strategy.scope():
+            estimate_statistics(live, passes)
+        averaged.set_weights(live.get_weights())
+        self.fix_statistics()
+
+    def fix_statistics(self):
+        """In the network with averaged weights, whose moving averages they are."""
+        fix_statistics(self.method.networks[self.method.averaged])
+        self.train_step.trace_anew()
+
+    def refresh(self):
+        """Copy what is not averaged."""
+        for name, network in self.method.networks.items():
+            if name != self.method.averaged or not self.average_decay:
+                self.predictor.networks[name].set_weights(network.get_weights())
+
+    def predict(self, images):
+        """A graph."""
+        return self._predict(images)
+
+    def monitor(self, batch):
+        """A graph."""
+        return self._monitor(batch)
+
+    def translate(self, images):
+        """A graph."""
+        return self._translate(images)

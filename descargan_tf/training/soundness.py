@@ -1,0 +1,59 @@
+"""Does an adversarial training hold together? Told from what every round logs anyway."""
+
+import math
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+_WINDOW = 50  # rounds that are looked at together
+_WINDOWS = 2  # in so many of them, one after the other, a sign must stand
+_STANDARD_ERRORS = 4.0  # of a mean difference within a window; less than so many is noise
+_LARGEST_PENALTY = 1.0  # a critic without any gradient has this; more is one that is too steep
+
+
+class Soundness:
+    """Sees every round and says when a training has come apart.
+
+    Signs: a term that is not finite, at once; and, over a while, a gradient penalty above 1, or translations of the
+    generator's own update that the critics score above real images, by more than noise and by more than they tell real
+    images from the translations of their own update. The generator then pleases in passes that no critic sees.
+
+    Args:
+        critic_scores: `Method.critic_scores`.
+    """
+
+    def __init__(self, critic_scores: Callable[[Mapping], dict]):
+        self._critic_scores = critic_scores
+        self._above, self._margin, self._penalty = [], [], []
+        self._standing = [0, 0]  # how many windows each sign stands for
+
+    @property
+    def is_doubted(self) -> bool:
+        """Whether a sign stands in the last window already."""
+        return any(self._standing)
+
+    def see(self, terms: Mapping[str, float]) -> str | None:
+        """Look at one round's terms; what is wrong, or None."""
+        for name, value in terms.items():
+            if not math.isfinite(value):
+                return f"{name} is {value}"
+        scores = self._critic_scores(terms)
+        if not scores:
+            return None
+        self._above.append(scores["generator"] - scores["real"])
+        self._margin.append(scores["real"] - scores["fake"])
+        self._penalty.append(max((v for k, v in terms.items() if k.endswith("/gradient_penalty")), default=0.0))
+        if len(self._above) < _WINDOW:
+            return None
+        above, margin, penalty = (float(np.mean(values)) for values in (self._above, self._margin, self._penalty))
+        noise = _STANDARD_ERRORS * float(np.std(self._above, ddof=1)) / math.sqrt(_WINDOW)
+        self._above, self._margin, self._penalty = [], [], []
+        signs = {
+            f"the critics score the generator's translations {above:.3g} above real images, where those of their own "
+            f"update are at {-margin:.3g}": above > max(noise, abs(margin)),
+            f"the gradient penalty stays at {penalty:.3g}": penalty > _LARGEST_PENALTY,
+        }
+        self._standing = [
+            before + 1 if stands else 0 for before, stands in zip(self._standing, signs.values(), strict=True)
+        ]
+        return next((text for text, long in zip(signs, self._standing, strict=True) if long >= _WINDOWS), None)
