@@ -310,7 +310,7 @@ def publish(config: Config) -> int:
     found = {key: value for key, value in found.items() if key not in left_out}
     found |= {"checkpoint": name, "config": {key: found["config"][key] for key in of_run if key in found["config"]}}
     files = {
-        config_module.RUN_FLAGS: config_module.published_flag_lines(config),
+        config_module.RUN_FLAGS: config_module.published_flag_lines(config, _settings_of_other_methods(config.method)),
         _DATA_FACTS: (config.trained_dir / _DATA_FACTS).read_text(),
         _REPORT: pages.json_text(found),
     }

@@ -485,10 +485,10 @@ def read_saved(saved: Path) -> Config:
     return Config(**_parse(["saved", f"--flagfile={saved}", "--mode=generate"]))
 
 
-def published_flag_lines(config: Config) -> str:
+def published_flag_lines(config: Config, unused: Collection[str] = ()) -> str:
     """The flagfile of what a configuration trained, without the places, numbers and addresses of this machine."""
-    kept = [field.name for field in dataclasses.fields(Config) if field.metadata["flag"].of_run]
-    kept += ["max_steps", "max_minutes", "batch_norm", "saliency"]
+    kept = {field.name for field in dataclasses.fields(Config) if field.metadata["flag"].of_run} - set(unused)
+    kept |= {"max_steps", "max_minutes", "batch_norm", "saliency"}
     return "".join(line for line in flag_lines(config).splitlines(True) if line[2:].partition("=")[0] in kept)
 
 

@@ -321,13 +321,16 @@ def _cells(name, entry):
 
 def _rounding(about):
     changes = about["largest_change"]
-    where = f"of {changes['num_images']} images of the validation split"
     text = "Kernels are stored in 16 bits"
     if about["in_eight_bits"]:
         text += f", those of {', '.join(n.rstrip('/') for n in about['in_eight_bits'])} in 8 with a scale per channel"
-    parts = [
-        f"{words} by at most {changes[key]:.1g}"
-        for key, words in (("class_probabilities", "probabilities"), ("anomaly_map", "pixels of the map"))
+    asked = (
+        ("class_probabilities", f"probabilities of the {changes['num_images']} images of the validation split"),
+        ("anomaly_map", f"pixels of the maps of {changes['num_maps']} of them"),
+    )
+    said = [
+        f"{words} by at most {changes[key]:.1g}" if changes[key] else f"no {words}"
+        for key, words in asked
         if changes[key] is not None
     ]
-    return f"{text}. That changes, {where}, {' and '.join(parts) or 'nothing'}."
+    return f"{text}. That changes {' and '.join(said)}."

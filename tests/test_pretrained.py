@@ -17,6 +17,7 @@ from hypothesis.extra import numpy as hnp
 
 from descargan_tf import commands, pretrained
 from descargan_tf.config import flag_lines, parse
+from descargan_tf.errors import UserError
 from descargan_tf.evaluation import pages
 from descargan_tf.main import main
 from descargan_tf.methods import METHODS
@@ -170,7 +171,27 @@ def test_a_published_folder_holds_what_is_documented(inside):
     text = Path(NAME, "flags.txt").read_text()
     assert "--lambda_id=3.0\n" in text
     assert "--batch_norm=two_kinds\n" in text
-    assert "dir=" not in text.replace("publish_dir", "")
+    assert "dir=" not in text
+    assert "--latent_units" not in text  # no setting of the method
+
+
+def test_what_rounding_changes_is_measured(inside):
+    """By answers of the run and of what was published of it to the same images."""
+    files = [
+        *Path("data/synthetic_64/validate/healthy").glob("*"),
+        *Path("data/synthetic_64/validate/diseased").glob("*"),
+    ]
+    images = tf.constant(np.stack([np.load(file) for file in files])[..., None])
+    live, published = (
+        commands._restore(parse(["main", "--mode=evaluate", where]))[0].predict(images)
+        for where in ("--run_dir=runs/tiny", f"--checkpoint={NAME}")
+    )
+    changes = json.loads(Path(NAME, "published.json").read_text())["largest_change"]
+    assert (changes["num_images"], changes["num_maps"]) == (6, 6)
+    for name in ("class_probabilities", "anomaly_map"):
+        difference = np.abs(getattr(live, name) - getattr(published, name)).max()
+        assert difference > 0
+        assert changes[name] == pytest.approx(difference, rel=0.05, abs=2e-6)
 
 
 def test_the_card_says_what_the_files_say(inside):
@@ -211,6 +232,19 @@ def test_without_a_validation_split_the_threshold_is_the_published_one(inside, c
         assert found["threshold"][protocol] == {**entry, "published_with": NAME}
     assert f"as published with {NAME}" in Path("runs/few/report.md").read_text()
     assert "--data_dir=data/few --num_train=0" in found["command"]
+
+
+def test_published_weights_on_images_of_ones_own(inside):
+    data = Path("mine")
+    for name in ("healthy", "diseased"):
+        shutil.copytree(f"data/synthetic_64/test/{name}", data / "test" / name)
+    flags = ("--dataset=folders", f"--data_dir={data}", "--run_dir=runs/mine")
+    assert main(["main", "--mode=evaluate", f"--checkpoint={NAME}", *flags]) == 0
+    found, before = report("runs/mine"), report("runs/tiny")
+    assert found["metrics"]["image_units"]["dice"]["reason"] == "not available: no ground truth"
+    name = "mse_healthy"
+    entries = [x["metrics"]["image_units"][name]["mean"] for x in (found, before)]
+    assert entries[0] == pytest.approx(entries[1], rel=0.01)
 
 
 def test_predicting_with_published_weights(inside):
@@ -312,6 +346,12 @@ def test_other_networks_than_the_published_ones_are_refused(refused, flag, words
 
 def test_two_kinds_of_statistics_are_not_trained(refused):
     assert "--batch_norm=two_kinds is for weights" in refused(*TINY, "--run_dir=runs/never", "--batch_norm=two_kinds")
+
+
+def test_two_kinds_of_statistics_are_of_one_method():
+    config = parse(["main", "--mode=generate", "--method=stargan", "--batch_norm=two_kinds", "--image_size=64"])
+    with pytest.raises(UserError, match="--method=stargan has no such weights"):
+        commands._build_method(config)
 
 
 def test_publishing_what_is_published_is_refused(refused):
@@ -453,3 +493,16 @@ def test_shipped_weights_are_whole_and_fit_their_networks(path):
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.parent.name)
 def test_the_card_of_shipped_weights_is_that_of_their_files(path):
     assert (path.parent / "README.md").read_text() == pretrained.card(path.parent)
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.parent.name)
+def test_the_readme_has_the_numbers_of_shipped_weights(path):
+    (row,) = [
+        line for line in (ROOT / "README.md").read_text().splitlines() if f"/{path.parent.name}/README.md) |" in line
+    ]
+    found = report(path.parent)
+    scores, zero = found["metrics"]["image_units"], found["baseline_zero_map"]["image_units"]
+    for name in ("dice", "auroc_pixel", "mse_healthy", "accuracy"):
+        assert f"| {pages.number(name, scores[name]['mean'])} |" in row
+    for name in ("mse_d_gt", "ssim"):
+        assert f"| {pages.number(name, scores[name]['mean'])} ({pages.number(name, zero[name]['mean'])}) |" in row
