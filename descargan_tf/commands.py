@@ -42,7 +42,7 @@ from descargan_tf.training.hardware import (
 )
 from descargan_tf.training.loop import LoopSettings, Trainer
 from descargan_tf.training.step import TensorFlowEngine, TrainStep, input_gradient, refuse_uneven_shares
-from descargan_tf.types import CLASS_NAMES, DISEASED, HEALTHY, SPLITS, Batch, Prediction
+from descargan_tf.types import CLASS_NAMES, DISEASED, HEALTHY, SPLITS, Batch
 from export import card, exporter, server
 from export.bytes_input import FileRule
 from export.formats import check_formats
@@ -50,8 +50,6 @@ from export.publish import refuse_version, versions
 
 _DATA_FACTS = "data.json"  # in the run folder: what prediction must know of the training data
 _REPORT = "report.json"
-_MAX_CHANGE = 0.01  # of a probability, up to which published weights may be rounded to eight bits
-_NUM_COMPARED_MAPS = 8
 _PREDICTION_BATCH = 16
 # What --init_from must find as it is: all else that shapes a network follows the images' size.
 _SHAPING = (
@@ -288,20 +286,23 @@ def publish(config: Config) -> int:
         raise UserError(f"weights are published with what was measured of them: {reason}")
     scaling = _checked_data(config, ("validate",), _file_rule(config).scaling).scaling
     images = _load(config, "validate", scaling).images
-    stored, facts = _rounded(method, images)
+    stored, facts = pretrained.rounded(method, images, tf.function)
+    if len(facts["in_eight_bits"]) < len(method.classifying):
+        print(f"eight bits change a probability by more than {pretrained.MAX_CHANGE}: sixteen for all kernels")
     name = f"{folder} (step {about['step']})"
+    own_data = "" if config.dataset == "synthetic" else " --data_dir=<root>"
     about = {
         "name": folder.name,
         "method": config.method,
         "image_size": config.image_size,
-        "data": "synthetic data" if config.dataset == "synthetic" else "images of one's own",
+        "data": "images of one's own" if own_data else "synthetic data",
         "note": config.publish_note,
         "step": about["step"],
         "trained_seconds": about.get("trained_seconds"),
         "machine": about.get("machine"),
         "git_commit": about.get("git_commit"),
         "command": about.get("command")
-        or f"python -m descargan_tf.main --flagfile={folder / config_module.RUN_FLAGS} --run_dir=runs/again",
+        or f"python -m descargan_tf.main --flagfile={folder / config_module.RUN_FLAGS}{own_data} --run_dir=runs/again",
         "num_parameters": {key: _num_parameters(network) for key, network in method.networks.items()},
         **facts,
     }
@@ -775,7 +776,7 @@ def _restore(config):
     method = _build_method(config)
     if config.published:
         folder, about = config.published, pretrained.describe(config.published)
-        pretrained.assign(_published_weights(method), pretrained.load(folder), folder)
+        pretrained.assign(pretrained.weights_of(method), pretrained.load(folder), folder)
     else:
         folder = checkpoint.find(Path(config.run_dir), config.checkpoint)
         arrays, about = checkpoint.load(folder)
@@ -785,10 +786,6 @@ def _restore(config):
     if config.saliency != "none":
         method = explained(method, config.saliency, input_gradient)
     return method, folder, about
-
-
-def _published_weights(method):
-    return pretrained.named_weights(method.networks, method.training_only)
 
 
 def _begun(config):
@@ -810,41 +807,6 @@ def _begun(config):
         if getattr(theirs, name) != getattr(config, name)
     ]
     return method, pretrained.begin_with(pretrained.named_weights(method.networks), weights, differing)
-
-
-def _rounded(method, images):
-    """Weights as they are to be stored, and what that changes; the method has the rounded ones afterwards."""
-    named = _published_weights(method)
-    exact = {name: variable.numpy() for name, variable in named.items()}
-    # Of all images the probabilities alone, whose graph leaves out the generator.
-    probabilities = tf.function(lambda x: Prediction(None, None, None, method.predict(x).class_probabilities))
-    maps = tf.function(lambda x: Prediction(method.predict(x).anomaly_map, None, None, None))
-    few = images[:: -(-len(images) // _NUM_COMPARED_MAPS)]
-
-    def answers():
-        asked = ((probabilities, images, "class_probabilities"), (maps, few, "anomaly_map"))
-        return [getattr(evaluator.predict_split(ask, x, _NUM_COMPARED_MAPS), name) for ask, x, name in asked]
-
-    def changes(in_eight_bits):
-        stored = pretrained.pack(exact, in_eight_bits)
-        pretrained.assign(named, pretrained.unpack(stored), Path(config_module.PRETRAINED))
-        pairs = zip(before, answers(), strict=True)
-        return stored, [None if old is None else float(np.abs(new - old).max()) for old, new in pairs]
-
-    before, in_eight_bits = answers(), method.classifying
-    stored, (of_probabilities, of_maps) = changes(in_eight_bits)
-    if of_probabilities is not None and not of_probabilities <= _MAX_CHANGE:
-        print(
-            f"eight bits change a probability by {of_probabilities:.3f}, more than {_MAX_CHANGE}: "
-            f"{', '.join(in_eight_bits)} in sixteen"
-        )
-        in_eight_bits = ()
-        stored, (of_probabilities, of_maps) = changes(in_eight_bits)
-    largest = {"class_probabilities": of_probabilities, "anomaly_map": of_maps}
-    return stored, {
-        "in_eight_bits": list(in_eight_bits),
-        "largest_change": {**largest, "num_images": len(images), "num_maps": len(few)},
-    }
 
 
 def _training(config, method):

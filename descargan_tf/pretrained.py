@@ -13,7 +13,7 @@ import json
 import shutil
 import uuid
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import keras
@@ -21,12 +21,16 @@ import numpy as np
 
 from descargan_tf.config import PUBLISHED
 from descargan_tf.errors import UserError
-from descargan_tf.evaluation import pages, report
+from descargan_tf.evaluation import evaluator, pages, report
+from descargan_tf.methods.base import Method
+from descargan_tf.types import Prediction
 
 WEIGHTS, ABOUT, CARD = "weights.npz", PUBLISHED, "README.md"
 # Endings of entries of weights.npz: a name without one is of a whole float32 array, or of an int8 one that has a scale.
 _SCALE, _SAME, _HALVES = ".scale", ".same_as", ".float16"
 _LARGEST = 6e4  # float16 ends at 65504
+MAX_CHANGE = 0.01  # of a probability, for which eight bits are good enough
+_NUM_MAPS = 8  # that are compared
 
 
 def named_weights(networks: Mapping[str, keras.Model], without: tuple[str, ...] = ()) -> dict:
@@ -95,6 +99,52 @@ def unpack(stored: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
             weights[name] = array.astype(np.float32) * stored.get(name + _SCALE, np.float32(1))
     same = {name.removesuffix(_SAME): str(other) for name, other in stored.items() if name.endswith(_SAME)}
     return weights | {name: weights[other] for name, other in same.items()}
+
+
+def weights_of(method: Method) -> dict:
+    """The variables of a method that are published, by name."""
+    return named_weights(method.networks, method.training_only)
+
+
+def rounded(method: Method, images: np.ndarray, compiled: Callable) -> tuple[dict[str, np.ndarray], dict]:
+    """A method's weights as they are to be stored, and how its answers change by that; it has them afterwards.
+
+    Args:
+        method: with the weights to publish.
+        images: [N, H, W, 1] of the validation split. All are asked for probabilities, a few for maps.
+        compiled: makes a graph of a function, which leaves out what is not asked for; `tf.function`.
+
+    Returns:
+        Of `pack`, in eight bits where that changes no probability by more than MAX_CHANGE; "in_eight_bits" and
+        "largest_change" of published.json.
+    """
+    named = weights_of(method)
+    exact = {name: keras.ops.convert_to_numpy(variable.value) for name, variable in named.items()}
+    few = images[:: -(-len(images) // _NUM_MAPS)]
+    asked = [
+        (compiled(lambda x: Prediction(None, None, None, method.predict(x).class_probabilities)), images),
+        (compiled(lambda x: Prediction(method.predict(x).anomaly_map, None, None, None)), few),
+    ]
+
+    def answers():
+        found = [evaluator.predict_split(ask, x, min(_NUM_MAPS, len(x))) for ask, x in asked]
+        return found[0].class_probabilities, found[1].anomaly_map
+
+    def change(in_eight_bits):
+        stored = pack(exact, in_eight_bits)
+        for name, weight in unpack(stored).items():
+            named[name].assign(weight)
+        pairs = zip(before, answers(), strict=True)
+        return stored, [None if old is None else float(np.abs(new - old).max()) for old, new in pairs]
+
+    before, in_eight_bits = answers(), method.classifying
+    stored, (of_probabilities, of_maps) = change(in_eight_bits)
+    if in_eight_bits and not of_probabilities <= MAX_CHANGE:
+        in_eight_bits = ()
+        stored, (of_probabilities, of_maps) = change(in_eight_bits)
+    changes = {"class_probabilities": of_probabilities, "anomaly_map": of_maps}
+    counts = {"num_images": len(images), "num_maps": len(few)}
+    return stored, {"in_eight_bits": list(in_eight_bits), "largest_change": {**changes, **counts}}
 
 
 def refuse_existing(folder: Path) -> None:

@@ -20,7 +20,7 @@ ALLOWED = {
     "training": {"types", "errors", "data", "methods"},
     "evaluation": {"types", "errors", "files", "data"},
     "prediction": {"types", "errors", "files", "data", "evaluation"},
-    "pretrained": {"config", "errors", "evaluation"},
+    "pretrained": {"config", "errors", "evaluation", "methods", "types"},
     "benchmark": {"errors"},
     "main": {"config", "errors", "commands", "training"},
 }
