@@ -290,7 +290,7 @@ def card(folder: Path) -> str:
     about = json.loads((folder / ABOUT).read_text())
     found = json.loads((folder / "report.json").read_text())
     name, split, metrics = about["name"], found["split"], found["metrics"]["image_units"]
-    threshold, seconds = found["threshold"]["image_units"], about.get("trained_seconds")
+    seconds = about.get("trained_seconds")
     measures = [["measure, in image units", "value", "95 % interval", "all-zero map"]]
     for key, title in (report.TABLE_1 | report.TABLE_2).items():
         entry, zero = metrics[key], found["baseline_zero_map"]["image_units"][key]
@@ -306,10 +306,7 @@ def card(folder: Path) -> str:
         "Normalisation at inference": found["batch_norm_inference"],
         **{f"Parameters, {network}": f"{count:,}" for network, count in about["num_parameters"].items()},
         "File": f"{about['bytes'] / 1e6:.1f} MB, sha256 {about['sha256']}",
-        "Threshold of the map": "none"
-        if threshold["value"] is None
-        else f"{threshold['value']:.5f}, the {threshold['rule']}, over {threshold['num_images']} images of the "
-        f"{threshold['split']} split",
+        "Threshold of the map": _threshold(found["threshold"]["image_units"]),
     }
     lines = [
         "---",
@@ -353,7 +350,9 @@ def card(folder: Path) -> str:
         about["command"],
         "```",
         "",
-        *pages.markdown_table([["what", "value"], *map(list, facts.items())]),
+        "| what | value |",
+        "|---|---|",
+        *(f"| {what} | {value} |" for what, value in facts.items()),
         "",
         "## Limits",
         "",
@@ -367,6 +366,13 @@ def _cells(name, entry):
         return ["n/a", ""]
     interval = "" if entry["ci95"] is None else " to ".join(pages.number(name, value) for value in entry["ci95"])
     return [pages.number(name, entry["mean"]), interval]
+
+
+def _threshold(entry):
+    if entry["value"] is None:
+        return "none"
+    rule = entry["rule"].replace("|", r"\|")  # in a cell of a table
+    return f"{entry['value']:.5f}, the {rule}, over {entry['num_images']} images of the {entry['split']} split"
 
 
 def _rounding(about):

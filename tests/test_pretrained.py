@@ -442,3 +442,15 @@ def test_the_readme_has_the_numbers_of_shipped_weights(path):
         assert f"| {pages.number(name, scores[name]['mean'])} |" in row
     for name in ("mse_d_gt", "ssim"):
         assert f"| {pages.number(name, scores[name]['mean'])} ({pages.number(name, zero[name]['mean'])}) |" in row
+
+
+def test_the_demo_shows_what_its_weights_can_do(tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)  # where the flagfile finds them
+    places = (f"--data_dir={tmp_path / 'data'}", f"--run_dir={tmp_path / 'run'}")
+    assert main(["main", "--flagfile=configs/demo.flags", "--num_test=1", *places]) == 0
+    scores = report(tmp_path / "run")["metrics"]["image_units"]
+    # As in the evaluation of the whole split, for its first image of either class.
+    assert scores["dice"]["mean"] == pytest.approx(0.8777, abs=0.002)
+    assert scores["auroc_pixel"]["mean"] == pytest.approx(0.9890, abs=0.001)
+    assert scores["mse_healthy"]["mean"] == pytest.approx(1.05e-4, abs=0.05e-4)
+    assert scores["accuracy"]["mean"] == 1
