@@ -7,6 +7,7 @@ stands here twice, with equal weights, once with the statistics of each kind, an
 
 import dataclasses
 
+import keras
 from keras import ops
 
 from descargan_tf.methods.descargan import DeScarGAN
@@ -20,11 +21,8 @@ class TwoStatistics(DeScarGAN):
     """What a DeScarGAN predicts with two kinds of statistics; its maps are as good as its classifier."""
 
     def __init__(self, settings):
-        moving = dataclasses.replace(settings, batch_norm="moving")
-        super().__init__(moving)
-        generator, discriminator = self.networks["generator"], self.networks["discriminator"]
-        keeping = DeScarGAN(moving).networks["generator"]
-        self.networks = {"generator": generator, KEEPING: keeping, "discriminator": discriminator}
+        super().__init__(dataclasses.replace(settings, batch_norm="moving"))
+        self.networks[KEEPING] = keras.models.clone_model(self.networks["generator"], recursive=True)
 
     def _into(self, label, images, probabilities):
         """a = p G_translating(r) + (1 - p) G_keeping(r), with p the probability that r is of the other class."""
