@@ -22,7 +22,7 @@ ABLATIONS = {
     "one_generator_branch": {"generator_branches": 1},
     "one_discriminator_branch": {"critic_branches": 1},
     "no_identity": {"lambda_id": 0.0},
-    "additive_map": {"output": "additive"},
+    "change": {"output": "change"},
 }
 BOTH = ("both", "both")
 
@@ -61,7 +61,7 @@ def test_parameter_counts_at_the_papers_size_follow_from_the_layers():
     # A branch: convolution 64 -> 64, normalisation, convolution 64 -> 1, normalisation.
     branch = 9 * 64 * 64 + 64 + 2 * 64 + 9 * 64 + 1 + 2
     assert count(build_generator(64, branches=BOTH)) == 8_528_262 - branch
-    assert count(build_generator(64, output="additive")) == 8_528_262
+    assert count(build_generator(64, output="change")) == 8_528_262
     # A critic: two convolutions 512 -> 512 and one 1x1 -> 1.
     critic = 2 * (9 * 512 * 512 + 512) + 512 + 1
     assert count(build_discriminator(256, critics=BOTH)) == 18_170_180 - critic
@@ -113,16 +113,16 @@ def test_one_generator_branch_serves_both_classes(tiny_settings):
     np.testing.assert_allclose(method.predict(x).healthy_image, translated["healthy"], atol=1e-6)
 
 
-def test_one_generator_branch_normalises_over_both_classes(tiny_settings):
-    """As it does at inference, where it has one set of moving averages."""
+def test_one_generator_branch_normalises_over_both_targets(tiny_settings):
+    """In a pass with one target for all images it could not see which."""
     method = build(tiny_settings, generator_branches=1)
-    branch = method.networks["generator"].get_layer("both")
-    h, p = images(2, 0), images(2, 1) * 0.1
-    a_h, a_p = method._translate(h, p)
-    one_hot = tf.constant([[1.0, 0.0]] * 2 + [[0.0, 1.0]] * 2)
-    features = method.networks["generator"].get_layer("trunk")([tf.concat([h, p], 0), one_hot], training=True)
-    expected = branch(features, training=True)
-    np.testing.assert_allclose(tf.concat([a_h, a_p], 0), expected, atol=1e-5)
+    x = images(4, 0)
+    found = method._both(x)
+    one_hot = tf.constant([[1.0, 0.0]] * 4 + [[0.0, 1.0]] * 4)
+    features = method.networks["generator"].get_layer("trunk")([tf.concat([x, x], 0), one_hot], training=True)
+    expected = method.networks["generator"].get_layer("both")(features, training=True)
+    np.testing.assert_allclose(tf.concat(found, 0), expected, atol=1e-5)
+    assert np.abs(found[0] - found[1]).max() > 1e-3
 
 
 def test_one_critic_serves_both_classes(tiny_settings):
@@ -131,26 +131,43 @@ def test_one_critic_serves_both_classes(tiny_settings):
     names = {layer.name for layer in discriminator.layers if isinstance(layer, keras.Model)}
     assert names == {"trunk", "critic_both", "classifier"}
     x, other = images(2, 0), images(2, 1)
-    (as_healthy, _), _ = method._scores(x, other, {}, method._in_float32)
-    (_, as_diseased), _ = method._scores(other, x, {}, method._in_float32)
+    (as_healthy, _), _ = method._scores(x, other, method._in_float32)
+    (_, as_diseased), _ = method._scores(other, x, method._in_float32)
     np.testing.assert_allclose(as_healthy, as_diseased, rtol=1e-5)
     two = build(tiny_settings)
-    (as_healthy, _), _ = two._scores(x, other, {}, two._in_float32)
-    (_, as_diseased), _ = two._scores(other, x, {}, two._in_float32)
+    (as_healthy, _), _ = two._scores(x, other, two._in_float32)
+    (_, as_diseased), _ = two._scores(other, x, two._in_float32)
     assert not np.allclose(as_healthy, as_diseased, rtol=1e-2)
 
 
-def test_an_additive_output_adds_to_the_image_before_the_tanh(tiny_settings):
-    new, additive = build(tiny_settings), build(tiny_settings, output="additive")
+def test_a_change_is_added_to_the_image(tiny_settings):
+    new, change = build(tiny_settings), build(tiny_settings, output="change")
     for name, network in new.networks.items():
-        additive.networks[name].set_weights(network.get_weights())
+        change.networks[name].set_weights(network.get_weights())
     x = images(3, 0)
-    image = np.asarray(new.predict(x).healthy_image, np.float64)
-    delta = np.arctanh(image)
-    found = additive.predict(x)
-    np.testing.assert_allclose(found.healthy_image, np.tanh(np.asarray(x) + delta), atol=1e-5)
-    np.testing.assert_allclose(found.anomaly_map, found.healthy_image - x, atol=1e-6)
-    np.testing.assert_allclose(additive.translate(x)["healthy"], found.healthy_image, atol=1e-6)
+    expected = np.asarray(x) + 2 * np.asarray(new.predict(x).healthy_image)
+    found = change.networks["generator"]({"image": x, "target": tf.zeros((3, 2))})["healthy"]
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert np.abs(expected).max() > 1  # so that cutting matters
+    answer = change.predict(x)
+    np.testing.assert_allclose(answer.healthy_image, np.clip(expected, -1, 1), atol=1e-5)
+    np.testing.assert_allclose(answer.anomaly_map, answer.healthy_image - x, atol=1e-6)
+    np.testing.assert_allclose(change.translate(x)["healthy"], answer.healthy_image, atol=1e-6)
+
+
+def test_a_change_is_small_at_the_start_and_none_is_possible_everywhere(tiny_settings):
+    method = build(tiny_settings, output="change")
+    x = images(4, 0)
+    g_h, g_p = method._both(x)
+    for made in (g_h, g_p):
+        change = np.asarray(made - x)
+        assert 0.1 < np.std(change) < 0.25  # 2 tanh(0.1 z) of a normalised z
+    for name in ("healthy", "diseased"):
+        last = method.networks["generator"].get_layer(name).layers
+        (*_, normalisation) = [layer for layer in last if hasattr(layer, "moving_mean")]
+        normalisation.gamma.assign([0.0])
+    white = tf.ones((4, 64, 64, 1))
+    np.testing.assert_array_equal(method._both(white)[0], white)
 
 
 @pytest.mark.usefixtures("eager")

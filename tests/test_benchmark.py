@@ -429,7 +429,7 @@ def test_what_is_finished_is_left_alone(ran, inside, capsys):
 
 def test_settings_of_other_methods_do_not_make_another_run(ran, inside):
     before = (inside / "bench" / "good_seed0" / "report.json").stat().st_mtime_ns
-    assert run_in_this_process("--benchmark_runs=good:0", "--critic_blur=2", "--critic_blur_steps=9") == 0
+    assert run_in_this_process("--benchmark_runs=good:0", "--latent_units=7", "--lambda_kl=2") == 0
     assert (inside / "bench" / "good_seed0" / "report.json").stat().st_mtime_ns == before
 
 

@@ -548,7 +548,7 @@ def test_the_rate_that_is_applied_is_the_schedules(tmp_path):
     whole = training.engine.train_step.round
 
     def spy(batches, rate_factor):
-        before = [np.array(w) for w in training.engine.method.networks["generator"].weights]
+        before = [np.asarray(w) for w in training.engine.method.networks["generator"].weights]
         logs = whole(batches, rate_factor)
         after = training.engine.method.networks["generator"].weights
         moved = max(np.abs(np.asarray(b) - a).max() for a, b in zip(before, after, strict=True))

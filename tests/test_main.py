@@ -102,7 +102,7 @@ def workplace(tmp_path_factory):
     before = Path.cwd()
     os.chdir(folder)
     try:
-        assert main(["main", "--mode=generate", "--flagfile=tiny.flags", "--num_workers=1"]) == 0
+        assert main(["main", "--mode=generate", "--flagfile=tiny.flags"]) == 0
     finally:
         os.chdir(before)
     return folder
@@ -283,12 +283,6 @@ def test_dry_run_says_how_large_it_is_and_writes_nothing(inside, capsys):
     assert "WARNING" not in out
 
 
-def test_critics_that_never_begin_are_warned_of(inside, capsys):
-    command = ["main", "--flagfile=tiny.flags", "--run_dir=runs/other", "--dry_run", "--max_steps=9"]
-    assert main([*command, "--adversarial_delay_steps=9"]) == 0
-    assert "WARNING: --adversarial_delay_steps=9 are not over by --max_steps=9" in capsys.readouterr().out
-
-
 # ---- flags reach what they name
 
 
@@ -451,7 +445,7 @@ def test_own_data_are_scaled_as_the_run_was(tmp_path):
 
 def test_an_empty_folder_is_generated_into(tmp_path):
     (tmp_path / "d").mkdir()
-    counts = {"num_train": 2, "num_validate": 2, "num_test": 2, "num_workers": 1}
+    counts = {"num_train": 2, "num_validate": 2, "num_test": 2}
     config = Config(mode="check_data", dataset="synthetic", data_dir=str(tmp_path / "d"), image_size=64, **counts)
     assert commands._checked_data(config).scaling == (-1, 1)
     assert (tmp_path / "d" / "manifest.json").exists()

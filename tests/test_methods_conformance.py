@@ -26,7 +26,7 @@ from descargan_tf.evaluation.validation import validate
 from descargan_tf.methods import METHODS
 from descargan_tf.training import checkpoint
 from descargan_tf.training.loop import LoopSettings, Trainer
-from descargan_tf.training.step import TrainStep
+from descargan_tf.training.step import TensorFlowEngine, TrainStep
 from descargan_tf.types import DISEASED, HEALTHY, Batch, Split
 from export import saved_model
 from export.bytes_input import FileRule
@@ -49,7 +49,6 @@ LOOP = LoopSettings(
     batch_size=4,
     seed=7,
     max_steps=3,
-    average_decay=0.9,
     log_every_steps=1,
     validate_every_steps=3,
     checkpoint_every_steps=1,
@@ -108,9 +107,12 @@ def trained(name, tmp_path_factory):
 
     keras.utils.set_random_seed(0)
     run_dir = tmp_path_factory.mktemp(name)
-    trainer = Trainer(run_dir, lambda: build(name), tf.distribute.get_strategy(), SPLIT, LOOP, watch)
+    engine = TensorFlowEngine(
+        lambda: build(name), tf.distribute.get_strategy(), SPLIT, batch_size=4, seed=LOOP.seed, average_decay=0.9
+    )
+    trainer = Trainer(run_dir, engine, LOOP, watch)
     called = set()
-    for network in trainer.method.networks.values():
+    for network in engine.method.networks.values():
         for layer in leaves(network):
             if layer.non_trainable_weights:
                 layer.call = spied(layer, called)
@@ -121,7 +123,7 @@ def trained(name, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def method(trained):
-    return trained.trainer.method
+    return trained.trainer.engine.method
 
 
 def leaves(network):
@@ -174,7 +176,7 @@ def test_networks_and_phases_fit_together(method):
 
 
 def test_the_round_is_traced_once(trained):
-    assert trained.trainer.step.round.experimental_get_tracing_count() == 1
+    assert trained.trainer.engine.train_step.round.experimental_get_tracing_count() == 1
 
 
 def test_every_term_is_finite_and_weighed(trained, method):
@@ -200,7 +202,7 @@ def test_validation_chooses_by_a_finite_number(trained):
 
 def test_a_phase_moves_its_own_variables_alone(trained, method):
     """At learning rates of zero but for its own; and statistics move, of the layers called in training mode alone."""
-    step = trained.trainer.step
+    step = trained.trainer.engine.train_step
     rates = {phase.name: phase.learning_rate for phase in method.phases}
     batches = tuple(Batch(*SPLIT.images[:4].reshape(2, 2, 64, 64, 1)) for _ in range(step.method.batches_per_round))
     for phase in method.phases:
@@ -238,8 +240,10 @@ def test_a_resumed_training_equals_an_uninterrupted_one_in_every_array(trained, 
     """With everything overwritten before: all that matters is in the checkpoint."""
     trainer = trained.trainer
     shutil.copytree(trained.saved / "2", tmp_path / "checkpoints" / "2")
-    networks = [*method.networks.values(), trainer.predictor.networks[method.averaged]]
-    for variable in [v for source in (*networks, *trainer.step.optimizers.values()) for v in source.variables]:
+    networks = [*method.networks.values(), trainer.engine.predictor.networks[method.averaged]]
+    for variable in [
+        v for source in (*networks, *trainer.engine.train_step.optimizers.values()) for v in source.variables
+    ]:
         variable.assign(np.ones(variable.shape))
     trainer.run_dir = tmp_path
     assert trainer.run() == 3
@@ -248,7 +252,7 @@ def test_a_resumed_training_equals_an_uninterrupted_one_in_every_array(trained, 
     assert first.keys() == second.keys()
     for key, array in first.items():
         np.testing.assert_array_equal(array, second[key], err_msg=key)
-    assert trainer.step.round.experimental_get_tracing_count() == 1
+    assert trainer.engine.train_step.round.experimental_get_tracing_count() == 1
 
 
 PENALISED = [row for row, (_, settings) in METHODS.items() if hasattr(settings, "lambda_gp")]
@@ -265,7 +269,7 @@ def test_the_penalised_critic_is_float32_whatever_the_precision(row, replicas, t
     def scores_and_gradients(method):
         phase = next(phase for phase in method.phases if "gradient_penalty" in method.weights(phase))
         variables = [v.value for v in method.networks[phase.trains].trainable_variables]
-        draws = {name: tf.fill(shape, 0.5) for name, shape in method.draws(phase, 4).items()} | {"step": 0.0}
+        draws = {name: tf.fill(shape, 0.5) for name, shape in method.draws(phase, 4).items()}
         found = []
 
         def input_gradient(fn, at):
@@ -294,7 +298,7 @@ def test_the_penalised_critic_is_float32_whatever_the_precision(row, replicas, t
 
 def test_two_replicas_equal_one_on_the_same_global_batch(trained, name, two_replicas):
     # At rates of zero gradients are compared, which are in Adam's momenta: its step is as long for rounding alone.
-    one = trained.trainer.step
+    one = trained.trainer.engine.train_step
     with two_replicas.scope():
         method = build(name)
         two = TrainStep(method, method.networks[method.averaged], two_replicas, LOOP.seed)

@@ -4,7 +4,13 @@ import oracles
 import pytest
 import tensorflow as tf
 
-from descargan_tf.models.blocks import BatchNormalization, UpsampleConv2D
+from descargan_tf.models.blocks import (
+    BatchNormalization,
+    UpsampleConv2D,
+    estimate_statistics,
+    fix_statistics,
+    normalisations,
+)
 from descargan_tf.models.discriminator import CLASSIFIER_UNITS, build_discriminator
 from descargan_tf.models.generator import build_generator
 
@@ -99,6 +105,46 @@ def test_batch_normalisation_in_training():
     np.testing.assert_allclose(np.asarray(layer.moving_mean), 0.01 * x.mean((0, 1, 2)), rtol=1e-4)
     unbiased = x.reshape(-1, 3).var(0, ddof=1)
     np.testing.assert_allclose(np.asarray(layer.moving_variance), 0.99 + 0.01 * unbiased, rtol=1e-4)
+
+
+def test_statistics_are_estimated_from_the_passes_that_are_made_and_no_others():
+    model = build_generator(64, 2)
+    randomise(model)
+    target = np.zeros((4, 2), "f")
+    batches = [np.random.default_rng(seed).uniform(-1, 1, (4, 64, 64, 1)).astype("f") for seed in range(3)]
+    layers = normalisations(model)
+    assert len(layers) == 15 + 2 * 2  # of the trunk, and of each branch
+    expected = []
+    for batch in batches:
+        for layer in layers:
+            layer.momentum = 0.0
+        model({"image": batch, "target": target}, training=True)
+        expected.append([np.asarray(layer.moving_variance) for layer in layers])
+    for layer in layers:
+        layer.momentum = 0.99
+    estimate_statistics(model, lambda: [model({"image": b, "target": target}, training=True) for b in batches])
+    for layer, *values in zip(layers, *expected, strict=True):
+        np.testing.assert_allclose(layer.moving_variance, np.mean(values, 0), rtol=1e-4)
+    before = np.asarray(layers[0].moving_mean)
+    model({"image": 3 + batches[0], "target": target}, training=True)
+    after = np.asarray(layers[0].moving_mean)
+    assert 0 < np.abs(after - before).max() < 0.05  # by momentum again
+
+
+def test_fixed_statistics_are_used_in_training_and_stay():
+    model = build_generator(64, 2)
+    randomise(model)
+    inputs = {
+        "image": np.random.default_rng(0).uniform(-1, 1, (4, 64, 64, 1)).astype("f"),
+        "target": np.zeros((4, 2), "f"),
+    }
+    weights, inference = model.get_weights(), model(inputs, training=False)["healthy"]
+    assert not np.allclose(model(inputs, training=True)["healthy"], inference, atol=1e-2)
+    model.set_weights(weights)
+    fix_statistics(model)
+    np.testing.assert_array_equal(model(inputs, training=True)["healthy"], inference)
+    for a, b in zip(weights, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
 def test_two_replicas_normalise_as_one(two_replicas):

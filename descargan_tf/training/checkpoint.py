@@ -124,12 +124,12 @@ def remove(checkpoints: Path, step: int) -> None:
 
 def network_arrays(name: str, network) -> dict[str, np.ndarray]:
     """A Keras model's weights in its own order."""
-    return {f"{name}/{i:03d}": np.array(weight) for i, weight in enumerate(network.weights)}
+    return {f"{name}/{i:03d}": np.asarray(weight) for i, weight in enumerate(network.weights)}
 
 
 def optimizer_arrays(name: str, optimizer) -> dict[str, np.ndarray]:
     """A Keras optimiser's slots and counter."""
-    return {f"{name}/{i:03d}": np.array(variable) for i, variable in enumerate(optimizer.variables)}
+    return {f"{name}/{i:03d}": np.asarray(variable) for i, variable in enumerate(optimizer.variables)}
 
 
 def assign(name: str, variables, arrays: dict[str, np.ndarray], folder: Path) -> None:

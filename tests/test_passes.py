@@ -1,0 +1,230 @@
+"""One kind of pass: what DeScarGAN's normalisation sees does not say what is to be made of an image."""
+
+import shutil
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras import ops
+
+from descargan_tf import losses
+from descargan_tf.evaluation import metrics
+from descargan_tf.methods.descargan import DeScarGAN, DeScarGANSettings, _halves, _one_hot
+from descargan_tf.models.blocks import estimate_statistics, normalisations
+from descargan_tf.training import checkpoint
+from descargan_tf.training.loop import LoopSettings, Trainer
+from descargan_tf.training.step import TensorFlowEngine, TrainStep, input_gradient
+from descargan_tf.types import DISEASED, HEALTHY, Batch, Split, Validation
+
+
+def batch(count=4, seed=0):
+    healthy, diseased = np.random.default_rng(seed).uniform(-1, 1, (2, count // 2, 64, 64, 1)).astype("f")
+    return Batch(tf.constant(healthy), tf.constant(0.5 * diseased + 0.3))
+
+
+def draws(method, phase, count=4):
+    rng = np.random.default_rng(1)
+    return {
+        name: tf.constant(rng.uniform(size=shape).astype("f")) for name, shape in method.draws(phase, count).items()
+    }
+
+
+@pytest.fixture
+def method(tiny_settings):
+    keras.utils.set_random_seed(0)
+    return DeScarGAN(tiny_settings)
+
+
+@pytest.fixture
+def passes(method, monkeypatch):
+    """The images and planes of every pass through the trunk, as they come."""
+    seen = []
+    trunk = method._trunk
+
+    def spy(images, planes, training):
+        seen.append((np.asarray(images), np.asarray(planes), training))
+        return trunk(images, planes, training)
+
+    monkeypatch.setattr(method, "_trunk", spy)
+    return seen
+
+
+@pytest.mark.parametrize(("phase", "count"), [(0, 1), (1, 2)])
+def test_passes_through_the_trunk_are_as_few_as_they_can_be(method, passes, phase, count):
+    method.losses(method.phases[phase], batch(), draws(method, method.phases[phase]), input_gradient)
+    assert [len(images) for images, _, _ in passes] == [4] * count
+    assert all(training is True for _, _, training in passes)
+    np.testing.assert_array_equal(passes[0][0], np.concatenate(batch()))
+    assert not any(planes.any() for _, planes, _ in passes)  # they say nothing of the class
+
+
+def test_the_cycle_passes_as_many_healthy_looking_as_diseased_looking_images(method, passes):
+    method.losses(method.phases[1], batch(), draws(method, method.phases[1]), input_gradient)
+    g_h, g_p = method._both(tf.concat(batch(), 0))
+    a_p, a_h = g_p[:2], g_h[2:]  # of the healthy ones and of the diseased
+    np.testing.assert_allclose(passes[1][0], np.concatenate([a_p, a_h]), atol=1e-5)
+
+
+def test_inference_passes_what_training_passes(method, passes):
+    method.predict(batch().healthy)
+    method.translate(batch().healthy)
+    assert len(passes) == 2  # one for both translations
+    assert not any(planes.any() for _, planes, _ in passes)
+
+
+@pytest.mark.parametrize("phase", [0, 1])
+def test_statistics_do_not_change_with_the_classes_places_in_a_batch(method, phase):
+    """What the trunk and both branches average over the real images of an update."""
+    layers = normalisations(method.networks["generator"])
+
+    def statistics(images):
+        estimate_statistics(method.networks["generator"], lambda: method._both(tf.concat(images, 0)))
+        return [np.asarray(v) for layer in layers for v in (layer.moving_mean, layer.moving_variance)]
+
+    seen = []
+    original = method._both
+    method._both = lambda images: seen.append(images) or original(images)
+    found = []
+    for given in (batch(), Batch(*reversed(batch()))):
+        method.losses(method.phases[phase], given, draws(method, method.phases[phase]), input_gradient)
+        found.append(seen[-1 - phase])  # the pass over real images
+    method._both = original
+    for one, other in zip(*(statistics(_halves(images)) for images in found), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+
+
+# ---- fixed statistics
+
+
+class Constant:
+    """Data and settings of a training whose last rounds are under fixed statistics."""
+
+    rounds, fixed_at = 6, 3
+
+    @staticmethod
+    def trainer(run_dir, settings, strategy=None, average_decay=0.5):
+        keras.utils.set_random_seed(0)
+        split = Split(np.concatenate(batch(8)), np.repeat([HEALTHY, DISEASED], 4), None, list("abcdefgh"))
+        engine = TensorFlowEngine(
+            lambda: DeScarGAN(settings),
+            strategy or tf.distribute.get_strategy(),
+            split,
+            batch_size=4,
+            seed=0,
+            average_decay=average_decay,
+        )
+        rules = LoopSettings(
+            batch_size=4,
+            seed=0,
+            max_steps=Constant.rounds,
+            fixed_statistics_from=0.5,
+            validate_every_steps=100,
+            checkpoint_every_steps=1,
+            keep_checkpoints=100,
+        )
+        return Trainer(run_dir, engine, rules, lambda *_: Validation({}, 0.0, {}, ()))
+
+    @staticmethod
+    def statistics(arrays, network, layers):
+        """Those of a checkpoint's network: by their place among its weights."""
+        names = [w.path.split("/")[-1] for w in network.weights]
+        prefix = "averaged" if layers == "averaged" else "networks/generator"
+        return [arrays[f"{prefix}/{i:03d}"] for i, name in enumerate(names) if name.startswith("moving")]
+
+
+@pytest.fixture(scope="module")
+def fixed(tmp_path_factory):
+    settings = DeScarGANSettings(
+        image_size=64,
+        generator_filters=2,
+        discriminator_filters=2,
+        critic_updates=1,
+        generator_learning_rate=1e-2,
+        discriminator_learning_rate=1e-3,
+    )
+    run_dir = tmp_path_factory.mktemp("fixed")
+    trainer = Constant.trainer(run_dir, settings)
+    assert trainer.run() == Constant.rounds
+    return run_dir, settings, trainer
+
+
+def test_from_their_share_of_the_training_statistics_stay_as_they_are(fixed):
+    run_dir, _, trainer = fixed
+    network = trainer.engine.method.networks["generator"]
+    loaded = {step: checkpoint.load(run_dir / "checkpoints" / str(step))[0] for step in range(1, Constant.rounds + 1)}
+    values = {step: Constant.statistics(arrays, network, "live") for step, arrays in loaded.items()}
+    for step in range(1, Constant.rounds):
+        same = all(np.array_equal(a, b) for a, b in zip(values[step], values[step + 1], strict=True))
+        assert same == (step > Constant.fixed_at)
+    weights = [loaded[step]["networks/generator/000"] for step in (5, 6)]
+    assert not np.array_equal(*weights)  # while it goes on learning
+    averages = [Constant.statistics(loaded[step], network, "averaged") for step in (4, 6)]
+    for first, last, live in zip(*averages, values[4], strict=True):
+        np.testing.assert_allclose(first, live, rtol=1e-5)
+        np.testing.assert_allclose(last, live, rtol=1e-5)
+
+
+def test_it_goes_on_from_the_averaged_weights_with_statistics_estimated_from_training_images(fixed, tmp_path):
+    run_dir, settings, _ = fixed
+    arrays, about = checkpoint.load(run_dir / "checkpoints" / str(Constant.fixed_at))
+    engine = Constant.trainer(tmp_path, settings).engine
+    engine.assign(arrays, about["step"], "there")
+    engine.estimate_and_fix_statistics()
+    found = engine.arrays()
+    trainable = [i for i, w in enumerate(engine.method.networks["generator"].weights) if w.trainable]
+    for i in trainable:
+        np.testing.assert_array_equal(found[f"networks/generator/{i:03d}"], arrays[f"averaged/{i:03d}"])
+    # By hand: the same network, the same images, in passes of four.
+    twin = DeScarGAN(settings)
+    twin.networks["generator"].set_weights(
+        [arrays[f"averaged/{i:03d}"] for i in range(len(found)) if f"averaged/{i:03d}" in arrays]
+    )
+    estimate_statistics(
+        twin.networks["generator"],
+        lambda: [twin.statistics_pass(b) for b in engine._dataset(0).take(32)],
+    )
+    for a, b in zip(
+        twin.networks["generator"].get_weights(), engine.method.networks["generator"].get_weights(), strict=True
+    ):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+
+
+def test_rates_rise_again_and_the_log_says_so(fixed):
+    run_dir, _, trainer = fixed
+    assert [trainer._factor(step) for step in (3, 4, 5)] == pytest.approx([0.01, 0.02, 0.03])
+    assert "step       3  from here on normalisation uses fixed statistics" in (run_dir / "train.log").read_text()
+    assert checkpoint.describe(run_dir / "checkpoints" / "6")["fixed_statistics_at"] == Constant.fixed_at
+
+
+def test_a_resumed_training_has_the_same_fixed_statistics(fixed, tmp_path):
+    run_dir, settings, _ = fixed
+    shutil.copytree(run_dir / "checkpoints" / "5", tmp_path / "checkpoints" / "5")
+    assert Constant.trainer(tmp_path, settings).run() == Constant.rounds
+    first, second = (checkpoint.load(folder / "checkpoints" / "6")[0] for folder in (run_dir, tmp_path))
+    for name, array in first.items():
+        np.testing.assert_array_equal(array, second[name], err_msg=name)
+
+
+@pytest.mark.usefixtures("eager")
+def test_two_replicas_fix_the_same_statistics(fixed, tmp_path, two_replicas):
+    _, settings, _ = fixed
+    engine = Constant.trainer(tmp_path, settings, two_replicas).engine
+    engine.estimate_and_fix_statistics()
+    for layer in normalisations(engine.method.networks["generator"]):
+        assert layer.fixed
+        for variable in (layer.moving_mean, layer.moving_variance):
+            one, other = (np.asarray(v) for v in two_replicas.experimental_local_results(variable.value))
+            np.testing.assert_array_equal(one, other)
+        assert np.any(np.asarray(layer.moving_variance) != 1.0)
+
+
+def test_a_branch_for_both_classes_is_told_the_target_in_one_pass(tiny_settings):
+    keras.utils.set_random_seed(0)
+    method = DeScarGAN(tiny_settings.__class__(**{**vars(tiny_settings), "generator_branches": 1}))
+    seen = []
+    trunk = method._trunk
+    method._trunk = lambda images, planes, training: seen.append(np.asarray(planes)) or trunk(images, planes, training)
+    method.losses(method.phases[0], batch(), draws(method, method.phases[0]), input_gradient)
+    (planes,) = seen
+    np.testing.assert_array_equal(planes, [[1, 0]] * 4 + [[0, 1]] * 4)
