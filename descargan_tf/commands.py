@@ -103,7 +103,7 @@ def train(config: Config) -> int:
     if (run_dir / _DATA_FACTS).exists():
         _check_same_data(config, facts)
     splits = {name: _load(config, name, summary.scaling) for name in ("train", "validate")}
-    if config.init_from:  # whose refusals must come before there is a run
+    if _begins_with_published(config):  # its refusals must come before there is a run
         print(f"begins with {config.init_from}, all but {', '.join(_begun(config)[1]) or 'nothing'}")
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
@@ -574,15 +574,11 @@ def _export_base(config):
 def _is_exported(config):
     """Whether the newest version is of the published weights."""
     base = _export_base(config)
-    found = versions(base)[-1:]
     try:
-        return (
-            bool(found)
-            and json.loads((base / str(found[0]) / card.JSON).read_text())["weights_sha256"]
-            == (pretrained.describe(config.published)["sha256"])
-        )
-    except (OSError, ValueError, KeyError):
+        facts = json.loads((base / str(versions(base)[-1]) / card.JSON).read_text())
+    except (OSError, ValueError, IndexError):  # there is none, or it is of another program
         return False
+    return facts.get("weights_sha256") == pretrained.describe(config.published)["sha256"]
 
 
 def _takes_published_thresholds(config):
@@ -596,10 +592,11 @@ def _takes_published_thresholds(config):
 def _thresholds(config, answer, scaling):
     """Of the validation split, or as published."""
     if _takes_published_thresholds(config):
-        found, reason = _report_of(config, pretrained.describe(config.published)["step"])
-        if found is None:
+        found = json.loads((config.published / _REPORT).read_text())
+        if found["saliency"] != config.saliency:
             raise UserError(
-                f"--data_dir={config.data_dir} has no validation split, and the weights no threshold: {reason}"
+                f"--data_dir={config.data_dir} has no validation split, and the threshold of {config.published} is for "
+                f"--saliency={found['saliency']}."
             )
         print(f"no validation split: thresholds are those of {config.published}")
         return {name: {**entry, "published_with": str(config.published)} for name, entry in found["threshold"].items()}
@@ -788,10 +785,14 @@ def _restore(config):
     return method, folder, about
 
 
+def _begins_with_published(config):
+    return bool(config.init_from) and not checkpoint.steps(Path(config.run_dir) / "checkpoints")
+
+
 def _begun(config):
     """A new method, and the layers of it that begin anew with --init_from, where all others have published weights."""
     method = _build_method(config)
-    if not config.init_from or checkpoint.steps(Path(config.run_dir) / "checkpoints"):
+    if not _begins_with_published(config):
         return method, []
     folder = config_module.published_folder(config.init_from)
     if folder is None:
