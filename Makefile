@@ -1,3 +1,4 @@
+# make demo         install, draw a few images, map them with published weights: a report with pictures, and the viewer
 # make quickstart   install, generate, train, evaluate: a DeScarGAN in minutes
 # make test         lint and every test
 # make test-card    the last environment with tensorflow-addons and tensorflow-io judges this one (Python 3.9 to 3.11)
@@ -12,10 +13,10 @@ CARD_PYTHON ?= $(firstword $(foreach p,python3.11 python3.10 python3.9,$(if $(sh
 RUN := $(VENV)/bin/python -m descargan_tf.main
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: help check-python install install-dev quickstart lint format test test-card judge clean
+.PHONY: help check-python install install-dev demo quickstart lint format test test-card judge clean
 
 help:
-	@sed -n '1,4s/^# //p' Makefile
+	@sed -n '1,5s/^# //p' Makefile
 
 check-python:
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null || { \
@@ -35,6 +36,12 @@ $(VENV)/installed-dev: requirements-dev.txt requirements-jax.txt $(VENV)/install
 install: $(VENV)/installed
 
 install-dev: $(VENV)/installed-dev
+
+# The viewer stays until Ctrl-C; without a terminal nobody could end it, and the last line says how to start it.
+demo: install
+	$(RUN) --flagfile=configs/demo.flags
+	@if [ -t 0 ] && [ -t 1 ]; then $(RUN) --flagfile=configs/demo.flags --mode=serve; \
+	  else echo "viewer:       $(RUN) --flagfile=configs/demo.flags --mode=serve, then http://127.0.0.1:8501/"; fi
 
 quickstart: install
 	$(RUN) --flagfile=configs/quickstart.flags

@@ -21,16 +21,16 @@ import numpy as np
 from tqdm import tqdm
 
 from descargan_tf import config as config_module
-from descargan_tf import methods
+from descargan_tf import methods, pretrained
 from descargan_tf.benchmark import Grid, Run, alone_in
 from descargan_tf.config import Config
 from descargan_tf.data import folders, synthetic
 from descargan_tf.data.images import IMAGE_SUFFIXES, Scaling
 from descargan_tf.errors import UserError
-from descargan_tf.evaluation import benchmark_report, benchmark_tables, evaluator, figures, report
+from descargan_tf.evaluation import benchmark_report, benchmark_tables, evaluator, figures, pages, report
 from descargan_tf.evaluation.validation import validate
 from descargan_tf.files import write_atomically
-from descargan_tf.methods import METHODS
+from descargan_tf.methods import METHODS, two_statistics
 from descargan_tf.methods.classifier import Classifier
 from descargan_tf.methods.saliency import explained
 from descargan_tf.prediction import find_inputs, predict_files
@@ -46,8 +46,19 @@ from descargan_tf.types import CLASS_NAMES, DISEASED, HEALTHY, SPLITS, Split
 
 # What needs TensorFlow is imported where it is used: --backend=jax does without.
 _DATA_FACTS = "data.json"  # in the run folder: what prediction must know of the training data
+_REPORT = "report.json"
 _PREDICTION_BATCH = 16
 _COMPILED_CODE = Path(".cache") / "descargan_tf" / "jax"  # in the home folder
+# What --init_from must find as it is: all else that shapes a network follows the images' size.
+_SHAPING = (
+    "generator_filters",
+    "discriminator_filters",
+    "discriminator_max_filters",
+    "skip_connections",
+    "generator_branches",
+    "critic_branches",
+    "output",
+)
 
 
 def generate(config: Config) -> int:
@@ -86,6 +97,8 @@ def train(config: Config) -> int:
     if (run_dir / _DATA_FACTS).exists():
         _check_same_data(config, facts)
     splits = {name: _load(config, name, summary.scaling) for name in ("train", "validate")}
+    if _begins_with_published(config):  # its refusals must come before there is a run
+        print(f"begins with {config.init_from}, all but {', '.join(_begun(config)[1]) or 'nothing'}")
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
         write_atomically(saved, config_module.flag_lines(config).encode())
@@ -102,7 +115,8 @@ def train(config: Config) -> int:
     _print_networks(engine.method)
     names = {field.name for field in dataclasses.fields(LoopSettings)}
     settings = LoopSettings(**{name: value for name, value in dataclasses.asdict(config).items() if name in names})
-    Trainer(run_dir, engine, settings, validation).run()
+    facts = {"machine": describe_machine(), "git_commit": _git_commit()}
+    Trainer(run_dir, engine, settings, validation, facts).run()
     print(f"trained: {run_dir}\nTensorBoard:  {_tensorboard(run_dir)}")
     return 0
 
@@ -112,17 +126,17 @@ def evaluate(config: Config) -> int:
     started = time.perf_counter()
     run_dir = Path(config.run_dir)
     method, folder, about = _restore(config)
-    summary = _checked_data(config, ("validate", "test"), _data_facts(run_dir)["scaling"])
-    splits = {name: _load(config, name, summary.scaling) for name in ("validate", "test")}
-    digest = _digest(config)
-    thresholds = evaluator.calibrate(splits["validate"], data_checksum=digest)
-    test, answer = splits["test"], _compiled_predict(config, method)
-    if config.saliency != "none":
-        found = evaluator.predict_split(answer, splits["validate"].images, _PREDICTION_BATCH)
-        thresholds = evaluator.calibrate_saliency(thresholds, found, splits["validate"])
+    names = ("test",) if _takes_published_thresholds(config) else ("validate", "test")
+    summary = _checked_data(config, names, _data_facts(config.trained_dir)["scaling"])
+    answer = _compiled_predict(config, method)
+    thresholds = _thresholds(config, answer, summary.scaling)
+    test, digest = _load(config, "test", summary.scaling), _digest(config)
     with tqdm(total=len(test.images), unit="image", disable=None, desc="predict") as bar:
         prediction = evaluator.predict_split(
-            answer, test.images, _PREDICTION_BATCH, lambda done, _: bar.update(done - bar.n)
+            answer,
+            test.images,
+            min(_PREDICTION_BATCH, len(test.images)),
+            lambda done, _: bar.update(done - bar.n),
         )
     result = evaluator.evaluate_split(prediction, test, thresholds, config.seed)
     try:
@@ -144,8 +158,7 @@ def evaluate(config: Config) -> int:
                 "num_parameters": {name: _num_parameters(network) for name, network in method.networks.items()},
                 "training": _training(config, method),
                 "machine": describe_machine(config.backend),
-                "command": f"python -m descargan_tf.main --mode=evaluate --run_dir={run_dir} "
-                f"--checkpoint={config.checkpoint} --batch_norm={config.batch_norm} --saliency={config.saliency}",
+                "command": _evaluate_command(config),
                 "wall_seconds": time.perf_counter() - started,
             },
         )
@@ -163,10 +176,9 @@ def predict(config: Config) -> int:
     """--mode=predict: maps and a CSV for image files."""
     files = find_inputs(config.input)
     ignored = folders.list_images(config.input)[1] if Path(config.input).is_dir() else 0
-    run_dir = Path(config.run_dir)
     method, _, _ = _restore(config)
-    facts = _data_facts(run_dir)
-    output_dir = Path(config.output_dir or run_dir / "predictions")
+    facts = _data_facts(config.trained_dir)
+    output_dir = Path(config.output_dir or Path(config.run_dir) / "predictions")
     try:
         with tqdm(total=len(files), unit="image", disable=None, desc="predict") as bar:
             failed = predict_files(
@@ -198,9 +210,9 @@ def export(config: Config) -> int:
     from export.publish import refuse_version
 
     check_formats(config.formats)
-    base = Path(config.export_dir or Path(config.run_dir) / "export")
+    base = _export_base(config)
     refuse_version(base, config.export_version)
-    facts = _data_facts(Path(config.run_dir))
+    facts = _data_facts(config.trained_dir)
     rule = FileRule(facts["scaling"], facts["dtype"])
     live, checkpoint_folder, about = _restore(dataclasses.replace(config, precision=config.export_precision))
     live_float32, _, _ = _restore(dataclasses.replace(config, precision="float32"))
@@ -212,6 +224,7 @@ def export(config: Config) -> int:
             "no_report": reason,
             "other_precision": _measured_again(config, predictor, found),
             "checkpoint": f"{checkpoint_folder} (step {about['step']})",
+            "weights_sha256": about.get("sha256"),
             "batch_norm": config.batch_norm,
             "saliency": config.saliency,
             "versions": _versions(),
@@ -238,10 +251,15 @@ def export(config: Config) -> int:
 
 
 def serve(config: Config) -> int:
-    """--mode=serve: what was exported, over TensorFlow Serving's REST API, on this machine."""
+    """--mode=serve: what was exported, over TensorFlow Serving's REST API, on this machine.
+
+    Published weights are exported first where that has not been done.
+    """
     from export import server
 
-    base = Path(config.export_dir or Path(config.run_dir) / "export")
+    base = _export_base(config)
+    if config.published and not _is_exported(config):
+        export(config)
     # Our exports' rows are independent. Batches bound the memory as well: so many images at a time on each core.
     batches = server.BatchingParameters(config.export_largest_batch, enable_large_batch_splitting=True)
     models = [server.ModelConfig(config.method, base)]
@@ -249,6 +267,53 @@ def serve(config: Config) -> int:
     return server.serve(
         server.ServerSettings(models, config.host, config.rest_api_port, config.grpc_port, http, batching=batches)
     )
+
+
+def publish(config: Config) -> int:
+    """--mode=publish: a run's weights, rounded, and what is known of them, for --checkpoint and --init_from."""
+    import tensorflow as tf
+
+    folder = Path(config.publish_dir or Path(config_module.PRETRAINED) / Path(config.run_dir).resolve().name)
+    pretrained.refuse_existing(folder)
+    method, _, about = _restore(dataclasses.replace(config, saliency="none"))
+    found, reason = _report_of(config, about["step"])
+    if found is None:
+        raise UserError(f"weights are published with what was measured of them: {reason}")
+    scaling = _checked_data(config, ("validate",), _data_facts(config.trained_dir)["scaling"]).scaling
+    images = _load(config, "validate", scaling).images
+    stored, facts = pretrained.rounded(method, images, tf.function)
+    if len(facts["in_eight_bits"]) < len(method.classifying):
+        print(f"eight bits change a probability by more than {pretrained.MAX_CHANGE}: sixteen for all kernels")
+    name = f"{folder} (step {about['step']})"
+    own_data = "" if config.dataset == "synthetic" else " --data_dir=<root>"
+    about = {
+        "name": folder.name,
+        "method": config.method,
+        "image_size": config.image_size,
+        "data": "images of one's own" if own_data else "synthetic data",
+        "note": config.publish_note,
+        "step": about["step"],
+        "trained_seconds": about.get("trained_seconds"),
+        "machine": about.get("machine"),
+        "git_commit": about.get("git_commit"),
+        "command": about.get("command")
+        or f"python -m descargan_tf.main --flagfile={folder / config_module.RUN_FLAGS}{own_data} --run_dir=runs/again",
+        "num_parameters": {key: _num_parameters(network) for key, network in method.networks.items()},
+        **facts,
+    }
+    of_run = [field.name for field in dataclasses.fields(Config) if field.metadata["flag"].of_run]
+    left_out = ("figures", "command", "wall_seconds", "machine")
+    found = {key: value for key, value in found.items() if key not in left_out}
+    found |= {"checkpoint": name, "config": {key: found["config"][key] for key in of_run if key in found["config"]}}
+    files = {
+        config_module.RUN_FLAGS: config_module.published_flag_lines(config, _settings_of_other_methods(config.method)),
+        _DATA_FACTS: (config.trained_dir / _DATA_FACTS).read_text(),
+        _REPORT: pages.json_text(found),
+    }
+    pretrained.write(folder, stored, about, files)
+    size = (folder / pretrained.WEIGHTS).stat().st_size / 1e6
+    print(f"published:    {folder} ({size:.1f} MB; model card: {folder / pretrained.CARD})")
+    return 0
 
 
 def benchmark(config: Config) -> int:
@@ -498,14 +563,68 @@ def _benchmark_facts(config, plans, found):
     }
 
 
-def _data_facts(run_dir):
+def _export_base(config):
+    return Path(config.export_dir or Path(config.run_dir) / "export")
+
+
+def _is_exported(config):
+    """Whether the newest version is of the published weights."""
+    from export import card
+    from export.publish import versions
+
+    base = _export_base(config)
+    try:
+        facts = json.loads((base / str(versions(base)[-1]) / card.JSON).read_text())
+    except (OSError, ValueError, IndexError):  # there is none, or it is of another program
+        return False
+    return facts.get("weights_sha256") == pretrained.describe(config.published)["sha256"]
+
+
+def _takes_published_thresholds(config):
+    """Whether thresholds are those that came with published weights: where the data have no validation split."""
+    has_none = (
+        not config.num_validate if config.dataset == "synthetic" else not (Path(config.data_dir) / "validate").is_dir()
+    )
+    return config.published is not None and has_none
+
+
+def _thresholds(config, answer, scaling):
+    """Of the validation split, or as published."""
+    if _takes_published_thresholds(config):
+        found = json.loads((config.published / _REPORT).read_text())
+        if found["saliency"] != config.saliency:
+            raise UserError(
+                f"--data_dir={config.data_dir} has no validation split, and the threshold of {config.published} is for "
+                f"--saliency={found['saliency']}."
+            )
+        print(f"no validation split: thresholds are those of {config.published}")
+        return {name: {**entry, "published_with": str(config.published)} for name, entry in found["threshold"].items()}
+    split = _load(config, "validate", scaling)
+    thresholds = evaluator.calibrate(split, data_checksum=_digest(config))
+    if config.saliency != "none":
+        found = evaluator.predict_split(answer, split.images, _PREDICTION_BATCH)
+        thresholds = evaluator.calibrate_saliency(thresholds, found, split)
+    return thresholds
+
+
+def _evaluate_command(config):
+    given = ["run_dir", "checkpoint", "batch_norm", "saliency"]
+    if config.published:  # whose flags may be of other data
+        theirs = config_module.read_saved(config.published / config_module.RUN_FLAGS)
+        names = ("dataset", "data_dir", "num_train", "num_validate", "num_test", "data_seed")
+        given += [name for name in names if getattr(config, name) != getattr(theirs, name)]
+    flags = (f"--{name}={getattr(config, name)}" for name in given)
+    return f"python -m descargan_tf.main --mode=evaluate {shlex.join(flags)}"
+
+
+def _data_facts(folder):
     """What training wrote down of its data."""
     try:
-        facts = json.loads((run_dir / _DATA_FACTS).read_text())
+        facts = json.loads((folder / _DATA_FACTS).read_text())
         return {**facts, "scaling": Scaling(*facts["scaling"]), "dtype": facts["dtype"]}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
-            f"{run_dir / _DATA_FACTS} cannot be read ({error}): it holds the training data's scaling."
+            f"{folder / _DATA_FACTS} cannot be read ({error}): it holds the training data's scaling."
         ) from error
 
 
@@ -532,17 +651,19 @@ def _tensorboard(run_dir):
 
 def _report_of(config, step):
     """The run's report where it is of this checkpoint, and why there is none."""
-    path = Path(config.run_dir) / "report.json"
+    path = config.trained_dir / _REPORT
     evaluate = f"python -m descargan_tf.main --mode=evaluate --run_dir={config.run_dir} --checkpoint={step}"
+    again = f"then {'publish' if config.mode == 'publish' else 'export'} again"
     try:
         found = json.loads(path.read_text())
     except (OSError, ValueError):
-        return None, f"not evaluated when it was exported. `{evaluate}` does it; then export again."
+        done = "published" if config.mode == "publish" else "exported"
+        return None, f"not evaluated when it was {done}. `{evaluate}` does it; {again}."
     if not str(found.get("checkpoint")).endswith(f"(step {step})"):
-        return None, f"{path} is of {found.get('checkpoint')}, this is step {step}. `{evaluate}`; then export again."
+        return None, f"{path} is of {found.get('checkpoint')}, this is step {step}. `{evaluate}`; {again}."
     for name, used in (("batch_norm_inference", config.batch_norm), ("saliency", config.saliency)):
         if found.get(name, used) != used:
-            return None, f"{path} was made with {name} {found[name]}, this export with {used}."
+            return None, f"{path} was made with {name} {found[name]}, this with {used}."
     return found, ""
 
 
@@ -555,7 +676,7 @@ def _measured_again(config, predictor, found):
     try:
         if not Path(config.data_dir).exists() or _digest(config) != found["data_digest"]:
             raise UserError(f"--data_dir={config.data_dir} does not hold what was evaluated.")
-        summary = _checked_data(config, ("test",), _data_facts(Path(config.run_dir))["scaling"])
+        summary = _checked_data(config, ("test",), _data_facts(config.trained_dir)["scaling"])
         split = _load(config, "test", summary.scaling)
     except UserError as error:
         return {"evaluated": evaluated, "not_measured": str(error)}
@@ -632,6 +753,8 @@ def _build_method(config):
             f"--saliency={config.saliency} is for methods that only classify ({classifiers}); --method={config.method} "
             "has maps of its own: leave it out."
         )
+    if config.batch_norm == two_statistics.NAME and METHODS[config.method][0] not in methods.TWO_KINDS:
+        raise UserError(f"--batch_norm={config.batch_norm}: --method={config.method} has no such weights.")
     return methods.build(config.method, dataclasses.asdict(config))
 
 
@@ -642,7 +765,7 @@ def _engine_maker(config):
 
         keep_compiled_code(str(Path.home() / _COMPILED_CODE))
         return lambda own, split: JaxEngine(
-            lambda: _build_method(own), split, precision=own.precision, **_engine_settings(own)
+            lambda: _begun(own)[0], split, precision=own.precision, **_engine_settings(own)
         )
     import tensorflow as tf
 
@@ -653,7 +776,7 @@ def _engine_maker(config):
     leave_activations_unfused()
     strategy = tf.distribute.MirroredStrategy()
     refuse_uneven_shares(config.batch_size, strategy)
-    return lambda own, split: TensorFlowEngine(lambda: _build_method(own), strategy, split, **_engine_settings(own))
+    return lambda own, split: TensorFlowEngine(lambda: _begun(own)[0], strategy, split, **_engine_settings(own))
 
 
 def _engine_settings(config):
@@ -687,23 +810,58 @@ def _input_gradient(config):
 
 
 def _restore(config):
-    """The method with a checkpoint's averaged weights, for prediction, and with --saliency its maps."""
-    folder = checkpoint.find(Path(config.run_dir), config.checkpoint)
-    arrays, about = checkpoint.load(folder)
+    """A method for prediction, with a checkpoint's averaged weights or published ones, and with --saliency its maps.
+
+    Also the folder that they came from, and what is written down there of them.
+    """
     method = _build_method(config)
-    for name, network in method.networks.items():
-        stored = "averaged" if name == method.averaged else f"networks/{name}"
-        checkpoint.assign(stored, network.weights, arrays, folder)
+    if config.published:
+        folder, about = config.published, pretrained.describe(config.published)
+        pretrained.assign(pretrained.weights_of(method), pretrained.load(folder), folder)
+    else:
+        folder = checkpoint.find(Path(config.run_dir), config.checkpoint)
+        arrays, about = checkpoint.load(folder)
+        for name, network in method.networks.items():
+            stored = "averaged" if name == method.averaged else f"networks/{name}"
+            checkpoint.assign(stored, network.weights, arrays, folder)
     if config.saliency != "none":
         method = explained(method, config.saliency, _input_gradient(config))
     return method, folder, about
 
 
+def _begins_with_published(config):
+    return bool(config.init_from) and not checkpoint.steps(Path(config.run_dir) / "checkpoints")
+
+
+def _begun(config):
+    """A new method, and the layers of it that begin anew with --init_from, where all others have published weights."""
+    method = _build_method(config)
+    if not _begins_with_published(config):
+        return method, []
+    folder = config_module.published_folder(config.init_from)
+    if folder is None:
+        raise UserError(f"--init_from={config.init_from} holds no {config_module.PUBLISHED}: name published weights.")
+    theirs, weights = config_module.read_saved(folder / config_module.RUN_FLAGS), pretrained.load(folder)
+    if theirs.method != config.method:
+        raise UserError(f"--init_from={folder} is of --method={theirs.method}, this is {config.method}.")
+    if theirs.batch_norm == two_statistics.NAME:
+        weights = two_statistics.of_one_kind(weights)
+    differing = [
+        f"--{name} is {getattr(theirs, name)} there and {getattr(config, name)} here"
+        for name in _SHAPING
+        if getattr(theirs, name) != getattr(config, name)
+    ]
+    return method, pretrained.begin_with(pretrained.named_weights(method.networks), weights, differing)
+
+
 def _training(config, method):
     """How long the run has trained; the best checkpoint is one on the way there."""
-    checkpoints = Path(config.run_dir) / "checkpoints"
-    latest = [checkpoints / str(step) for step in checkpoint.steps(checkpoints)[-1:]]
-    about = checkpoint.describe(latest[0] if latest else checkpoint.find(Path(config.run_dir), config.checkpoint))
+    if config.published:
+        about = pretrained.describe(config.published)
+    else:
+        checkpoints = Path(config.run_dir) / "checkpoints"
+        latest = [checkpoints / str(step) for step in checkpoint.steps(checkpoints)[-1:]]
+        about = checkpoint.describe(latest[0] if latest else checkpoint.find(Path(config.run_dir), config.checkpoint))
     images = method.images_per_round(config.batch_size)
     return {
         "rounds": about["step"],

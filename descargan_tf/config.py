@@ -11,9 +11,12 @@ from absl import flags
 
 from descargan_tf.errors import UserError
 
-MODES = ("generate", "check_data", "train", "evaluate", "predict", "export", "serve", "benchmark")
+MODES = ("generate", "check_data", "train", "evaluate", "predict", "export", "serve", "publish", "benchmark")
 EXPORT_FORMATS = ("onnx", "openvino", "litert")
 RUN_FLAGS = "flags.txt"
+PRETRAINED, PUBLISHED = "pretrained", "published.json"  # where published weights are, and what marks a folder of them
+_OF_THE_DATA = ("dataset", "value_range", "num_train", "num_validate", "num_test", "data_seed", "flips")
+_TRAINED_MODES = ("evaluate", "predict", "export", "serve", "publish")
 _OF_THE_BENCHMARK = {"mode", "run_dir", "dry_run", "saliency"}
 _OF_ONE_RUN = {
     "method": "name rows in --benchmark_runs",
@@ -61,8 +64,16 @@ class Config:
     input: str = _flag("", "predict: an image file, or a folder of them", of_run=False)
     output_dir: str = _flag("", "predict: where results go; <run_dir>/predictions by default", of_run=False)
     checkpoint: str = _flag(
-        "best", "evaluate, predict, export: best, latest, a step, or the folder of a checkpoint", of_run=False
+        "best",
+        "evaluate, predict, export, serve: best, latest, a step, the folder of a checkpoint, or published weights, "
+        "pretrained/<name>, which need no run",
+        of_run=False,
     )
+    init_from: str = _flag("", "train: published weights to begin with, pretrained/<name>")
+    publish_dir: str = _flag(
+        "", "publish: a folder that does not exist; pretrained/<name of the run> by default", of_run=False
+    )
+    publish_note: str = _flag("", "publish: what else the model card is to say", of_run=False)
     export_dir: str = _flag("", "export, serve: holds the numbered versions; <run_dir>/export by default", of_run=False)
     export_version: int = _flag(0, "export: number of the version; 0: the next free one", low=0, of_run=False)
     export_precision: str = _flag(
@@ -87,8 +98,8 @@ class Config:
     # Data
     image_size: int = _flag(256, "pixels a side", low=64, high=8192, multiple_of=64)
     value_range: str = _flag("auto", "folders: 'low,high' of the files' values; auto: from the files' type")
-    num_train: int = _flag(2000, "synthetic: training images per class", low=1)
-    num_validate: int = _flag(200, "synthetic: validation images per class", low=1)
+    num_train: int = _flag(2000, "synthetic: training images per class", low=0)
+    num_validate: int = _flag(200, "synthetic: validation images per class", low=0)
     num_test: int = _flag(200, "synthetic: test images per class", low=1)
     data_seed: int = _flag(0, "synthetic: seed of the images", low=0, high=2**31 - 1)
     flips: bool = _flag(True, "mirror training images left-right and top-bottom at random")
@@ -135,8 +146,9 @@ class Config:
     discriminator_filters: int = _flag(32, "of the discriminator's first layer", low=1)
     batch_norm: str = _flag(
         "moving",
-        "statistics at inference: moving averages, or each image's own (as the authors' program)",
-        choices=("moving", "per_image"),
+        "statistics at inference: moving averages, each image's own (the authors' program's), or those of two kinds of "
+        "passes, for weights trained so",
+        choices=("moving", "per_image", "two_kinds"),
         of_run=False,
     )
 
@@ -237,6 +249,15 @@ class Config:
         Raises:
             UserError: names the flags.
         """
+        if self.mode == "train" and self.batch_norm == "two_kinds":
+            raise UserError(
+                "--batch_norm=two_kinds is for weights that were trained with two kinds of passes, which is not done "
+                "here: leave it out."
+            )
+        if self.mode == "train" and self.dataset == "synthetic" and not (self.num_train and self.num_validate):
+            raise UserError(
+                f"--num_train={self.num_train} --num_validate={self.num_validate}: training needs both of them."
+            )
         if self.mode == "predict" and not self.input:
             raise UserError("--mode=predict needs --input=<image file or folder>.")
         if self.dataset == "folders" and not self.data_dir and self.mode in ("train", "evaluate", "check_data"):
@@ -258,9 +279,14 @@ class Config:
                 f"--export_formats={self.export_formats} are written in float32: leave out "
                 f"--export_precision={self.export_precision}, and set the precision in the engine that runs them."
             )
-        if self.mode in ("evaluate", "predict", "export") and not self.run_dir:
-            raise UserError(f"--mode={self.mode} needs --run_dir=<folder of a trained run>, runs/quickstart for one.")
-        if self.mode in ("export", "serve") and self.backend != "tensorflow":
+        if self.mode in ("evaluate", "predict", "export", "publish") and not self.run_dir:
+            raise UserError(
+                f"--mode={self.mode} needs --run_dir=<folder of a trained run>, runs/quickstart for one"
+                + (f", or --checkpoint={PRETRAINED}/<name>." if self.mode != "publish" else ".")
+            )
+        if self.mode == "publish" and self.published:
+            raise UserError(f"--checkpoint={self.checkpoint} is published already; --mode=publish is for a run.")
+        if self.mode in ("export", "serve", "publish") and self.backend != "tensorflow":
             raise UserError(f"--mode={self.mode} needs TensorFlow: leave out --backend={self.backend}.")
         if self.mode == "serve" and not (self.export_dir or self.run_dir):
             raise UserError("--mode=serve needs --export_dir=<folder of version folders>, or --run_dir=<exported run>.")
@@ -298,9 +324,34 @@ class Config:
         return found
 
     @property
+    def published(self) -> Path | None:
+        """The folder of published weights that --checkpoint names, if it does."""
+        return published_folder(self.checkpoint)
+
+    @property
+    def trained_dir(self) -> Path:
+        """What says of what is trained with which flags, on which data, how well: a run, or published weights."""
+        return self.published or Path(self.run_dir)
+
+    @property
     def formats(self) -> tuple[str, ...]:
         """--export_formats, one by one."""
         return tuple(dict.fromkeys(name for name in self.export_formats.split(",") if name))
+
+
+def published_folder(name: str) -> Path | None:
+    """The folder of published weights of that name; None where the name means something else.
+
+    Raises:
+        UserError: it means one that is not there; lists what is.
+    """
+    folder = Path(name)
+    if (folder / PUBLISHED).is_file():
+        return folder
+    if folder.parent.name == PRETRAINED:
+        known = ", ".join(sorted(path.parent.name for path in folder.parent.glob(f"*/{PUBLISHED}")))
+        raise UserError(f"there are no weights in {folder}; {folder.parent} holds {known or 'none'}.")
+    return None
 
 
 def define_flags(flag_values=flags.FLAGS):
@@ -341,8 +392,8 @@ def define_flags(flag_values=flags.FLAGS):
 def parse(argv: Sequence[str]) -> Config:
     """Flags to Config.
 
-    `--mode=evaluate`, `predict`, `export` and `serve` start from the flags that the run folder was trained with, so
-    that naming the folder is enough.
+    `--mode=evaluate`, `predict`, `export`, `serve` and `publish` start from the flags of what was trained, so that
+    naming the run's folder is enough, or that of published weights, whose results go to runs/pretrained/<name>.
 
     Args:
         argv: program name, then flags.
@@ -351,7 +402,9 @@ def parse(argv: Sequence[str]) -> Config:
         UserError: an unknown flag, a value out of range, a combination that cannot be, another run's folder.
     """
     values = _parse(argv)
-    if values["mode"] in ("evaluate", "predict", "export", "serve") and values["run_dir"]:
+    if values["mode"] in _TRAINED_MODES and (published := published_folder(values["checkpoint"])):
+        return _of_published(argv, published, values["run_dir"] or str(Path("runs") / PRETRAINED / published.name))
+    if values["mode"] in _TRAINED_MODES and values["run_dir"]:
         saved = Path(values["run_dir"]) / RUN_FLAGS
         if saved.exists():
             backend = values["backend"]  # of this machine: a run is evaluated elsewhere than it was trained
@@ -365,6 +418,18 @@ def parse(argv: Sequence[str]) -> Config:
     if values["mode"] == "benchmark":
         values = _for_every_run(argv, values)
     return Config(**values)
+
+
+def _of_published(argv, published, run_dir):
+    """Flags of published weights, which may be shown other data than they were trained on."""
+    if (Path(run_dir) / RUN_FLAGS).exists():
+        raise UserError(
+            f"--run_dir={run_dir} is a run of its own: name another folder for what {published} makes of the data."
+        )
+    saved = published / RUN_FLAGS
+    config = Config(**{**_parse([argv[0], f"--flagfile={saved}", *argv[1:]]), "run_dir": run_dir})
+    check_run(config, saved, _OF_THE_DATA)
+    return config
 
 
 def _for_every_run(argv, values):
@@ -424,6 +489,18 @@ def flag_lines(config: Config) -> str:
     return "".join(f"--{name}={_text(value)}\n" for name, value in dataclasses.asdict(config).items() if name != "mode")
 
 
+def read_saved(saved: Path) -> Config:
+    """The configuration that a flagfile of a run, or of published weights, was written of."""
+    return Config(**_parse(["saved", f"--flagfile={saved}", "--mode=generate"]))
+
+
+def published_flag_lines(config: Config, unused: Collection[str] = ()) -> str:
+    """The flagfile of what a configuration trained, without the places, numbers and addresses of this machine."""
+    kept = {field.name for field in dataclasses.fields(Config) if field.metadata["flag"].of_run} - set(unused)
+    kept |= {"max_steps", "max_minutes", "batch_norm", "saliency"}
+    return "".join(line for line in flag_lines(config).splitlines(True) if line[2:].partition("=")[0] in kept)
+
+
 def with_precision(config: Config, saved: Path, fast_precision: Callable[[], str]) -> Config:
     """--precision=auto made definite: what the run began with, else what the hardware is fast in."""
     if saved.exists():
@@ -455,9 +532,10 @@ def check_run(config: Config, saved: Path, unused: Collection[str] = ()) -> None
         and before[field.name].value != getattr(config, field.name)
     ]
     if differing:
+        is_run = not (saved.parent / PUBLISHED).exists()
         raise UserError(
-            f"the run in --run_dir={saved.parent} was made with other settings: {'; '.join(differing)}. "
-            "Give the same settings, or name another folder."
+            f"{'the run in --run_dir=' if is_run else ''}{saved.parent} was made with other settings: "
+            f"{'; '.join(differing)}. Give the same settings, or name another folder."
         )
 
 

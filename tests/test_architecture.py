@@ -20,6 +20,7 @@ ALLOWED = {
     "training": {"types", "errors", "data", "models", "methods"},
     "evaluation": {"types", "errors", "files", "data"},
     "prediction": {"types", "errors", "files", "data", "evaluation"},
+    "pretrained": {"config", "errors", "evaluation", "methods", "types"},
     "benchmark": {"errors"},
     "main": {"config", "errors", "commands", "training"},
 }

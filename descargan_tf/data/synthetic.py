@@ -317,7 +317,7 @@ def _run(root: Path, settings: SyntheticSettings, num_workers: int) -> Iterator[
         total = 2 * settings.count(split)
         tasks += [(split, start, min(start + 32, total)) for start in range(0, total, 32)]
     done = 0
-    if num_workers == 1:
+    if min(num_workers, len(tasks)) == 1:  # a process of its own would take longer to start
         for split, start, stop in tasks:
             done += stop - start
             yield done, _write_range(root, settings, split, start, stop)

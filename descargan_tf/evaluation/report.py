@@ -42,7 +42,7 @@ _ABOUT_TITLES = {
     "wall_seconds": "Wall time, seconds",
     "command": "Command that reruns it",
 }
-_LIMITS = (
+LIMITS = (
     "Research software. It is not a medical device and must not guide the care of a patient.",
     "A map shows what this method would change to make an image look healthy; that need not be the disease.",
     "Intervals are 95 % bootstrap intervals over the images of this one split and this one trained model; they do not "
@@ -211,6 +211,8 @@ def threshold_sentences(result):
             sentences.append(f"{name}: {entry.get('reason', 'not available')}.")
             continue
         checksum = f", data checksum {entry['data_checksum']}" if entry.get("data_checksum") else ""
+        if entry.get("published_with"):
+            checksum += f", as published with {entry['published_with']}"
         sentences.append(
             f"{name}: {entry['value']:.5f}, the {entry['rule']}, over {entry['num_images']} images of the "
             f"{entry['split']} split{checksum}."
@@ -262,7 +264,7 @@ def _markdown(run_dir, result, figures, about):
         lines += [f"### {figure.title}", "", f"![{figure.alt}]({_relative(run_dir, figure.path)})", ""]
         lines += [figure.caption.replace("|", "\\|"), ""]
     lines += ["## How the threshold was chosen", "", *(f"- {text}" for text in threshold_sentences(result)), ""]
-    lines += ["## Limits", "", *(f"- {text}" for text in _LIMITS), ""]
+    lines += ["## Limits", "", *(f"- {text}" for text in LIMITS), ""]
     lines += ["## Run it again", "", "```sh", command, "```", "", *pages.markdown_table([["What", "Value"], *flat]), ""]
     for title, values in nested:
         rows = [["Name", "Value"], *([key, str(value)] for key, value in values.items())]
@@ -299,7 +301,7 @@ def _html(result, figures, about):
         "<h2>How the threshold was chosen</h2>",
         pages.bullets(threshold_sentences(result)),
         "<h2>Limits</h2>",
-        pages.bullets(_LIMITS),
+        pages.bullets(LIMITS),
         "<h2>Run it again</h2>",
         f"<pre><code>{esc(command)}</code></pre>",
         pages.facts(flat),

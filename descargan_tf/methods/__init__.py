@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Mapping
 
+from descargan_tf.methods import two_statistics
 from descargan_tf.methods.base import Method
 from descargan_tf.methods.dcls import DCls, DClsSettings
 from descargan_tf.methods.densenet169 import DenseNet169, DenseNet169Settings
@@ -10,6 +11,7 @@ from descargan_tf.methods.descargan import DeScarGAN, DeScarGANSettings
 from descargan_tf.methods.descargan_program import ProgramDeScarGAN
 from descargan_tf.methods.fpgan import FPGAN, FPGANSettings
 from descargan_tf.methods.stargan import StarGAN, StarGANSettings
+from descargan_tf.methods.two_statistics import TwoStatistics
 from descargan_tf.methods.vae import VAE, VAESettings
 from descargan_tf.methods.vagan import VAGAN, VAGANSettings
 
@@ -24,6 +26,8 @@ METHODS = {
 }
 # Of a method whose authors' program does otherwise than their paper, `--rules=program`.
 PROGRAM_RULES = {DeScarGAN: ProgramDeScarGAN}
+# Of a method of which there are weights with two kinds of statistics, `--batch_norm=two_kinds`.
+TWO_KINDS = {DeScarGAN: TwoStatistics}
 
 
 def setting_names(name: str) -> set[str]:
@@ -41,5 +45,7 @@ def build(name: str, values: Mapping) -> Method:
     kind, settings = METHODS[name]
     if values.get("rules") == "program":
         kind = PROGRAM_RULES.get(kind, kind)
+    if values.get("batch_norm") == two_statistics.NAME:
+        kind = TWO_KINDS[kind]
     names = setting_names(name)
     return kind(settings(**{key: value for key, value in values.items() if key in names}))

@@ -13,12 +13,16 @@ class Method(abc.ABC):
         averaged: name of the network that prediction uses with averaged weights.
         phases: the updates of one round, in order.
         sees: the classes whose images the updates use; the others' half of a batch is left alone.
+        training_only: beginnings of the names of weights that prediction does without (`pretrained.named_weights`).
+        classifying: beginnings of those that only class probabilities come from, and that rounding harms less.
     """
 
     networks: dict
     averaged: str
     phases: tuple[Phase, ...]
     sees: tuple[str, ...] = CLASS_NAMES
+    training_only: tuple[str, ...] = ()
+    classifying: tuple[str, ...] = ()
 
     @property
     def batches_per_round(self) -> int:

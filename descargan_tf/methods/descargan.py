@@ -61,6 +61,8 @@ class DeScarGAN(Method):
     """
 
     averaged = "generator"
+    training_only = ("discriminator/critic_",)
+    classifying = ("discriminator/",)
     critic_padding = 0  # zeros around the critics' last feature maps (Fig. 3)
 
     def __init__(self, settings: DeScarGANSettings):

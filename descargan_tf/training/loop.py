@@ -67,11 +67,14 @@ class Trainer:
         engine: what computes the rounds.
         settings: see `LoopSettings`.
         validate: from (predict, monitor, translate) of the averaged weights to a types.Validation.
+        facts: written into the description of every checkpoint, of the machine for one.
     """
 
-    def __init__(self, run_dir: Path, engine: Engine, settings: LoopSettings, validate: Callable):
+    def __init__(
+        self, run_dir: Path, engine: Engine, settings: LoopSettings, validate: Callable, facts: dict | None = None
+    ):
         self.run_dir, self.engine, self.settings = run_dir, engine, settings
-        self._validate = validate
+        self._validate, self._facts = validate, facts or {}
         self._schedule = Schedule(settings.max_steps, settings.warmup_steps, settings.decay_steps)
         self._length = 1.0  # expected rounds of this training by those that the schedule was made for
         self._fixed_at = None  # the round from which statistics are fixed
@@ -92,6 +95,7 @@ class Trainer:
             "fixed_statistics_at": self._fixed_at,
             "recoveries": self._recoveries,
             "trained_seconds": self._seconds(),
+            **self._facts,
             "written": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         }
         checkpoint.save(self.run_dir / "checkpoints" / name, self.engine.arrays(), about)
