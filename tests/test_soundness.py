@@ -9,12 +9,12 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from test_loop import SETTINGS, Toy, fake_rounds, lines, names_in, scripted, trainer
+from test_loop import SETTINGS, Toy, fake_rounds, lines, scripted, trainer
 
 from descargan_tf.errors import UserError
 from descargan_tf.methods import monitoring
 from descargan_tf.methods.descargan import DeScarGAN
-from descargan_tf.training import checkpoint, loop
+from descargan_tf.training import checkpoint, loop, soundness
 from descargan_tf.training.loop import Trainer
 from descargan_tf.training.soundness import Soundness
 from descargan_tf.training.step import TensorFlowEngine
@@ -30,13 +30,13 @@ def terms(real=1.0, fake=-1.0, generator=-1.0, penalty=0.1):
     }
 
 
-def see(count, soundness=None, noise=0.0, **values):
+def see(count, watch=None, noise=0.0, **values):
     """What is said of so many rounds, by the round it is said after."""
-    soundness = soundness or Soundness(monitoring.critic_scores)
+    watch = watch or Soundness(monitoring.critic_scores)
     rng = np.random.default_rng(0)
     said = {}
     for number in range(1, count + 1):
-        found = soundness.see(terms(**{name: value + noise * rng.normal() for name, value in values.items()}))
+        found = watch.see(terms(**{name: value + noise * rng.normal() for name, value in values.items()}))
         if found:
             said[number] = found
     return said
@@ -61,18 +61,21 @@ def test_a_penalty_that_stays_large():
     assert see(99, penalty=1.3) == {}
     assert see(100, penalty=1.3)[100] == "the gradient penalty stays at 1.3"
     assert see(200, penalty=1.0) == {}  # a critic that has no gradient yet
-    soundness = Soundness(monitoring.critic_scores)
-    assert see(50, soundness, penalty=5.0) == {}
-    assert soundness.is_doubted
-    assert see(100, soundness, penalty=0.1) == {}
-    assert not soundness.is_doubted
-    assert see(50, soundness, penalty=5.0) == {}  # not one after the other
+    watch = Soundness(monitoring.critic_scores)
+    assert see(50, watch, penalty=5.0) == {}
+    assert not watch.passed_a_window()
+    assert see(49, watch, penalty=0.1) == {}
+    assert not watch.passed_a_window()
+    assert see(1, watch, penalty=0.1) == {}
+    assert watch.passed_a_window()
+    assert not watch.passed_a_window()  # asked already
+    assert see(50, watch, penalty=5.0) == {}  # not one after the other
 
 
 def test_a_term_that_is_not_finite_is_told_at_once():
-    soundness = Soundness(lambda _: {})
-    assert soundness.see({"a/x": 1.0}) is None
-    assert soundness.see({"a/x": 1.0, "a/y": math.inf}) == "a/y is inf"
+    watch = Soundness(lambda _: {})
+    assert watch.see({"a/x": 1.0}) is None
+    assert watch.see({"a/x": 1.0, "a/y": math.inf}) == "a/y is inf"
 
 
 # ---- in the loop
@@ -85,8 +88,9 @@ class Critics(Toy):
         return {"real": 0.0, "fake": -1.0, "generator": terms["generator/match"]}
 
 
-def recovering(run_dir, values, monkeypatch, **changes):
+def recovering(run_dir, values, monkeypatch, window=2, **changes):
     monkeypatch.setattr(loop, "_SNAPSHOT_SECONDS", 0.0)
+    monkeypatch.setattr(soundness, "_WINDOW", window)
     changes = {"max_steps": 12, "recoveries": 2, "validate_every_steps": 100, "checkpoint_every_steps": 2, **changes}
     return fake_rounds(trainer(run_dir, scripted(1.0, 1.0), method=Critics, **changes), values)
 
@@ -110,16 +114,16 @@ def test_it_goes_back_to_a_sound_state_and_on_at_lower_rates(tmp_path, monkeypat
 
     training.engine.train_step.round = spy
     assert training.run() == 12
-    # Round 7 failed; the state two snapshots before it, after round 5, is the last that a later sound one vouches for.
-    assert [step for step, found in factors.items() if len(found) == 2] == [5, 6]
-    assert all(second == first for first, second in (seen[5], seen[6]))
+    # Round 7 failed. Windows of two rounds ended with 2, 4 and 6; of the last two states the earlier is gone back to.
+    assert [step for step, found in factors.items() if len(found) == 2] == [4, 5, 6]
+    assert all(second == first for first, second in (seen[4], seen[5], seen[6]))
     assert factors[6][0] == pytest.approx(1.0)
     assert factors[6][1] == pytest.approx(0.7)
     assert factors[9] == [pytest.approx(0.7)]
     assert [line["step"] for line in lines(tmp_path, "train")] == list(range(1, 13))
     log = (tmp_path / "train.log").read_text()
     assert (
-        "WARNING: generator/match is nan at step 7: the training has come apart. Back at step 5, with rates 0.70" in log
+        "WARNING: generator/match is nan at step 7: the training has come apart. Back at step 4, with rates 0.70" in log
     )
     about = json.loads((tmp_path / "checkpoints" / "12" / "checkpoint.json").read_text())
     assert about["recoveries"] == 1
@@ -143,9 +147,10 @@ def test_checkpoints_of_what_came_apart_are_gone(tmp_path, monkeypatch):
     """So that a run that is killed then does not go on from them."""
     training = recovering(
         tmp_path,
-        lambda step: {"generator/match": 5.0 if step > 50 and training._recoveries == 0 else -0.5},
+        lambda step: {"generator/match": 5.0 if step > 100 and training._recoveries == 0 else -0.5},
         monkeypatch,
-        max_steps=160,
+        max_steps=260,
+        window=50,
         validate_every_steps=1000,
         keep_checkpoints=100,
         checkpoint_every_steps=10,
@@ -154,9 +159,11 @@ def test_checkpoints_of_what_came_apart_are_gone(tmp_path, monkeypatch):
     training.run()
     assert training._recoveries == 1
     back = next(i for i, (a, b) in enumerate(itertools.pairwise(saved)) if int(b) < int(a))
-    assert saved[back] == "140"  # two windows of fifty, told at round 150
-    assert int(saved[back + 1]) <= 100  # in the first window nothing was doubted yet
-    assert names_in(tmp_path / "checkpoints").count("140") == 1  # the later one
+    assert saved[back : back + 2] == [
+        "190",
+        "50",
+    ]  # told after two bad windows; two before them had passed
+    assert checkpoint.describe(tmp_path / "checkpoints" / "190")["recoveries"] == 1  # the later one
 
 
 def spy_on(save, saved):
@@ -216,6 +223,7 @@ def test_fixed_statistics_survive_going_back(tmp_path, monkeypatch):
         monkeypatch,
         fixed_statistics_from=0.5,
     )
+    training.engine.train_step.trace_anew = lambda: None  # the rounds stay the scripted ones
     training.run()
     assert training._fixed_at == 6
     assert checkpoint.describe(tmp_path / "checkpoints" / "12")["fixed_statistics_at"] == 6

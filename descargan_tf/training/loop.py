@@ -79,7 +79,7 @@ class Trainer:
         self._length = 1.0  # expected rounds of this training by those that the schedule was made for
         self._fixed_at = None  # the round from which statistics are fixed
         self._recoveries = 0  # times that it went back, each at lower rates
-        self._sound = []  # (step, fixed_at, arrays): a state known to be sound and a later one that looks it
+        self._sound = []  # (step, fixed_at, arrays) at the ends of two windows that passed as sound, or at the start
         self._best = -math.inf
         self._stop_signal = None
         self._started = time.perf_counter()
@@ -201,11 +201,8 @@ class Trainer:
                     sums[name] = sums.get(name, 0.0) + value
             count += len(factors)
             bar.update(len(factors))
-            if compiles:
-                since, since_step = (
-                    time.perf_counter(),
-                    step,
-                )  # these rounds were compilation and say nothing of the pace
+            if compiles:  # which says nothing of the pace
+                since, since_step = time.perf_counter(), step
             elif untold and (step >= start + 6 or time.perf_counter() - since > _ESTIMATE_SECONDS):
                 self._say_duration((time.perf_counter() - since) / (step - since_step), s.max_steps - step)
                 untold = False
@@ -218,7 +215,7 @@ class Trainer:
                 since, since_step, sums, count = time.perf_counter(), step, {}, 0
             stopping = self._stop_signal is not None
             paused = time.perf_counter()
-            if s.recoveries and paused - snapped > _SNAPSHOT_SECONDS and not soundness.is_doubted:
+            if soundness.passed_a_window() and s.recoveries and paused - snapped > _SNAPSHOT_SECONDS:
                 self._sound, snapped = [self._sound[-1], self._snapshot()], paused
             if step % s.validate_every_steps == 0 or last:
                 self._validation(step, writer)

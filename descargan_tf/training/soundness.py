@@ -26,24 +26,29 @@ class Soundness:
         self._critic_scores = critic_scores
         self._above, self._margin, self._penalty = [], [], []
         self._standing = [0, 0]  # how many windows each sign stands for
+        self._rounds = 0
+        self._passed = False
 
-    @property
-    def is_doubted(self) -> bool:
-        """Whether a sign stands in the last window already."""
-        return any(self._standing)
+    def passed_a_window(self) -> bool:
+        """Whether, since this was last asked, a window ended in which no sign stood: the state now is a sound one."""
+        passed, self._passed = self._passed, False
+        return passed
 
     def see(self, terms: Mapping[str, float]) -> str | None:
         """Look at one round's terms; what is wrong, or None."""
         for name, value in terms.items():
             if not math.isfinite(value):
                 return f"{name} is {value}"
+        self._rounds += 1
+        ends = self._rounds % _WINDOW == 0
         scores = self._critic_scores(terms)
         if not scores:
+            self._passed |= ends
             return None
         self._above.append(scores["generator"] - scores["real"])
         self._margin.append(scores["real"] - scores["fake"])
         self._penalty.append(max((v for k, v in terms.items() if k.endswith("/gradient_penalty")), default=0.0))
-        if len(self._above) < _WINDOW:
+        if not ends:
             return None
         above, margin, penalty = (float(np.mean(values)) for values in (self._above, self._margin, self._penalty))
         noise = _STANDARD_ERRORS * float(np.std(self._above, ddof=1)) / math.sqrt(_WINDOW)
@@ -56,4 +61,5 @@ class Soundness:
         self._standing = [
             before + 1 if stands else 0 for before, stands in zip(self._standing, signs.values(), strict=True)
         ]
+        self._passed = not any(signs.values())
         return next((text for text, long in zip(signs, self._standing, strict=True) if long >= _WINDOWS), None)
