@@ -388,7 +388,7 @@ def test_one_that_fails_is_reported_and_the_other_is_there(ran, workplace):
     assert status == 1
     assert "good, seed 0: done" in out
     assert "FAILED: bad, seed 4: ended with status 2" in err
-    assert "the training has diverged and is stopped" in err
+    assert "the training has come apart and is stopped" in err
     text = (workplace / "bench" / "tables.md").read_text()
     assert "## What is missing" in text
     assert "bad, seed 4: failed, ended with status 2" in text

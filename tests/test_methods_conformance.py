@@ -209,7 +209,7 @@ def test_a_phase_moves_its_own_variables_alone(trained, method):
         for other, optimizer in step.optimizers.items():
             optimizer.learning_rate = rates[other] if other == phase.name else 0.0
         before = values(method.networks)
-        step.round(tensors(batches))
+        step.round(tensors(batches), tf.constant(1.0))
         moved = {key for key, value in values(method.networks).items() if not np.array_equal(value, before[key])}
 
         # Adam moves what has a momentum; there is none where no gradient ever was, as behind rectifiers that are dead.
@@ -324,7 +324,7 @@ def test_two_replicas_equal_one_on_the_same_global_batch(trained, name, two_repl
         second = two.round(tuple(Batch(*map(share, batch)) for batch in batches))
     finally:
         tf.config.run_functions_eagerly(False)
-    first = one.round(tensors(batches))
+    first = one.round(tensors(batches), tf.constant(1.0))
     # Rounding makes maxima of poolings and signs before rectifiers change places, and with them parts of a gradient.
     for key, value in first.items():
         tolerance = 0.03 if key.endswith("gradient_norm") else 1e-3
