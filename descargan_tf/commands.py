@@ -115,7 +115,7 @@ def train(config: Config) -> int:
     _print_networks(engine.method)
     names = {field.name for field in dataclasses.fields(LoopSettings)}
     settings = LoopSettings(**{name: value for name, value in dataclasses.asdict(config).items() if name in names})
-    facts = {"machine": describe_machine(), "git_commit": _git_commit()}
+    facts = {"machine": describe_machine(config.backend), "git_commit": _git_commit()}
     Trainer(run_dir, engine, settings, validation, facts).run()
     print(f"trained: {run_dir}\nTensorBoard:  {_tensorboard(run_dir)}")
     return 0

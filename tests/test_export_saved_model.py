@@ -27,7 +27,7 @@ OPERATIONS = """
     Abs AddV2 All Any Assert BiasAdd BroadcastTo Cast ConcatV2 Const Conv2D Conv2DBackpropInput DecodeJpeg
     DecodePng DecodeRaw EncodePng EnsureShape Equal ExpandDims Fill FloorDiv FloorMod Greater GreaterEqual
     Identity If IsFinite Less LessEqual LogicalAnd LogicalNot LogicalOr MatMul Max MaxPool Maximum Mean
-    MergeV2Checkpoints Min Minimum Mul NoOp NotEqual OneHot Pack Pad PartitionedCall Placeholder RealDiv Relu
+    MergeV2Checkpoints Min Minimum Mul NoOp NotEqual Pack Pad PartitionedCall Placeholder RealDiv Relu
     Reshape RestoreV2 ReverseV2 Round SaveV2 ScaleAndTranslate Select SelectV2 Shape ShardedFilename Size Softmax
     Squeeze
     StatefulPartitionedCall StatelessIf StatelessWhile StaticRegexFullMatch StridedSlice StringJoin StringLength

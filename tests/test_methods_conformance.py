@@ -190,7 +190,10 @@ def test_every_term_is_finite_and_weighed(trained, method):
             assert line[f"{phase.name}/total"] == pytest.approx(total, rel=1e-3, abs=1e-4)
             assert line[f"{phase.name}/gradient_norm"] > 0
         terms = {f"{p.name}/{t}" for p in method.phases for t in (*method.weights(p), "total", "gradient_norm")}
-        assert set(line) - timings == terms
+        scores = method.critic_scores(line)
+        assert set(scores) in (set(), {"real", "fake", "generator"})
+        assert {name: line[f"critics/{name}"] for name in scores} == scores
+        assert set(line) - timings == terms | {f"critics/{name}" for name in scores}
         assert all(math.isfinite(line[term]) for term in terms)
 
 

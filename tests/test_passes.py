@@ -66,6 +66,23 @@ def test_the_cycle_passes_as_many_healthy_looking_as_diseased_looking_images(met
     np.testing.assert_allclose(passes[1][0], np.concatenate([a_p, a_h]), atol=1e-5)
 
 
+def test_averages_leave_the_cycles_pass_out(method):
+    """It is over translated images, which inference never sees."""
+    generator = method.networks["generator"]
+    layers = normalisations(generator)
+    for layer in layers:
+        layer.momentum = 0.0  # so that the last pass that counts is all that is left
+    found = []
+    for run in (
+        lambda: method.losses(method.phases[1], batch(), draws(method, method.phases[1]), input_gradient),
+        lambda: method._both(tf.concat(batch(), 0)),
+    ):
+        run()
+        found.append([np.asarray(v) for layer in layers for v in (layer.moving_mean, layer.moving_variance)])
+    for of_update, of_real_images in zip(*found, strict=True):
+        np.testing.assert_allclose(of_update, of_real_images, rtol=1e-5, atol=1e-6)
+
+
 def test_inference_passes_what_training_passes(method, passes):
     method.predict(batch().healthy)
     method.translate(batch().healthy)

@@ -207,7 +207,7 @@ class DeScarGAN(Method):
         g_h, g_p = self._both(ops.concatenate(batch))
         (i_h, a_h), (a_p, i_p) = _halves(g_h), _halves(g_p)
         s_h, s_p, *logits = self._criticise(a_h, a_p, self._keep(draws, 2 * half), classify=half)
-        with left_out_of_averages(self.networks["generator"]):
+        with left_out_of_averages():
             c_h, c_p = self._both(ops.concatenate([a_p, a_h]))  # looks half diseased, half healthy too
         cycled = _halves(c_h)[0], _halves(c_p)[1]
         return self._generator_terms(batch, (s_h, s_p), logits, (i_h, i_p), cycled)

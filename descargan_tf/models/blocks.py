@@ -1,6 +1,7 @@
 """Layers that the networks share, on any Keras backend; what is faster on one of them where the result is the same."""
 
 import contextlib
+import threading
 
 import keras
 import numpy as np
@@ -20,11 +21,9 @@ class BatchNormalization(keras.layers.Layer):
 
     Attributes:
         fixed: training uses what inference uses, too, and changes no moving average (`fix_statistics`).
-        averages: whether a pass in training goes into the moving averages (`left_out_of_averages`).
     """
 
     fixed = False
-    averages = True
     _num_estimates = None  # while moving averages are estimated anew: the passes so far
 
     def __init__(self, inference_statistics="moving", momentum=0.99, epsilon=1e-5, initial_scale=1.0, **kwargs):
@@ -65,7 +64,7 @@ class BatchNormalization(keras.layers.Layer):
         return ops.cast(outputs, inputs.dtype)
 
     def _update_moving_averages(self, mean, variance):
-        if not self.averages:
+        if getattr(_thread, "leaves_out", False):
             return
         momentum = self.momentum
         if self._num_estimates is not None:  # the mean over all passes so far
@@ -120,17 +119,17 @@ def normalisations(network):
     return list(found.values())
 
 
+_thread = threading.local()  # TensorFlow traces replicas in threads that take turns, on the same layers
+
+
 @contextlib.contextmanager
-def left_out_of_averages(network):
+def left_out_of_averages():
     """Passes in training that are none of inference's kind, as over translated images: no moving average sees them."""
-    layers = normalisations(network)
-    for layer in layers:
-        layer.averages = False
+    _thread.leaves_out = True
     try:
         yield
     finally:
-        for layer in layers:
-            layer.averages = True
+        _thread.leaves_out = False
 
 
 def estimate_statistics(network, run_passes):
