@@ -191,7 +191,8 @@ def trained_on_blobs(kind, rounds=250, half=8):
     images, rng = blobs(400, seed=1), np.random.default_rng(0)
     for number in range(rounds):
         taken = Batch(*(tf.constant(x[rng.integers(0, 400, half)]) for x in images[:2]))
-        step.round((taken,), tf.constant(1 - number / rounds, tf.float32))
+        # At the end without learning, so that averages are of the final weights: what is left is the kind of pass.
+        step.round((taken,), tf.constant(max(1 - 1.25 * number / rounds, 0.0), tf.float32))
     return method, Batch(*images[:2]), half
 
 
@@ -211,7 +212,7 @@ def test_averages_are_what_inference_would_measure(kind, fits):
 
     (dice, *squares), _ = measure(), estimate_statistics(method.networks["generator"], passes)
     again, *squares_again = measure()
-    assert dice > 0.3  # it does translate
+    assert dice > 0.25  # it does translate
     kept = abs(again - dice) < 0.02 and np.allclose(squares_again, squares, rtol=0.1)
     assert kept == fits, (dice, again, squares, squares_again)
 
