@@ -212,7 +212,7 @@ def test_averages_are_what_inference_would_measure(kind, fits):
 
     (dice, *squares), _ = measure(), estimate_statistics(method.networks["generator"], passes)
     again, *squares_again = measure()
-    assert dice > 0.25  # it does translate
+    assert dice > 0.3  # it does translate
     kept = abs(again - dice) < 0.02 and np.allclose(squares_again, squares, rtol=0.1)
     assert kept == fits, (dice, again, squares, squares_again)
 
