@@ -769,14 +769,14 @@ def _engine_maker(config):
         )
     import tensorflow as tf
 
-    from descargan_tf.training.step import TensorFlowEngine, refuse_uneven_shares
+    from descargan_tf.training import step
 
     if config.threads_per_op:  # must come before TensorFlow's first operation
         tf.config.threading.set_intra_op_parallelism_threads(config.threads_per_op)
     leave_activations_unfused()
-    strategy = tf.distribute.MirroredStrategy()
-    refuse_uneven_shares(config.batch_size, strategy)
-    return lambda own, split: TensorFlowEngine(lambda: _begun(own)[0], strategy, split, **_engine_settings(own))
+    strategy = step.all_devices()
+    step.refuse_uneven_shares(config.batch_size, strategy)
+    return lambda own, split: step.TensorFlowEngine(lambda: _begun(own)[0], strategy, split, **_engine_settings(own))
 
 
 def _engine_settings(config):

@@ -13,6 +13,7 @@ def pytest_sessionstart(session):
     if not hands_out_tests:  # to other processes; it needs no TensorFlow, whose messages would end what it prints
         import tensorflow as tf
 
+        tf.config.set_visible_devices([], "GPU")
         tf.config.set_logical_device_configuration(
             tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
         )
@@ -20,10 +21,19 @@ def pytest_sessionstart(session):
 
 @pytest.fixture(scope="session")
 def two_replicas():
-    """One strategy for all tests: a second one would reuse the first one's collective keys in this process."""
+    from descargan_tf.training.step import all_devices
+
+    return all_devices()
+
+
+@pytest.fixture(scope="module")
+def one_replica(two_replicas):  # which must be there before its maker is replaced
+    """The program's own strategy has one replica: quicker, where distribution is not what is tested."""
     import tensorflow as tf
 
-    return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("descargan_tf.training.step.all_devices", tf.distribute.get_strategy)
+        yield
 
 
 @pytest.fixture

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tensorflow as tf
 from step_cases import COMPILED_QUICKLY
 
 from descargan_tf.main import main
@@ -42,10 +41,7 @@ FLAGS = """# A DeScarGAN of a few thousand weights
 """
 
 
-@pytest.fixture(autouse=True)
-def one_strategy(monkeypatch):
-    """A second MirroredStrategy in this process would reuse the collective keys of the first (see conftest)."""
-    monkeypatch.setattr(tf.distribute, "MirroredStrategy", tf.distribute.get_strategy)
+pytestmark = pytest.mark.usefixtures("one_replica")
 
 
 def in_jax(folder, *commands):

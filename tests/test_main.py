@@ -52,10 +52,7 @@ ENDLESS = 240  # seconds after which a process is taken to hang
 NAMES = ("dice", "auroc_pixel", "mse_d_gt", "ssim", "mse_healthy", "accuracy", "kappa", "auroc_image")
 
 
-@pytest.fixture(autouse=True)
-def one_strategy(monkeypatch):
-    """A second MirroredStrategy in this process would reuse the collective keys of the first (see conftest)."""
-    monkeypatch.setattr(tf.distribute, "MirroredStrategy", tf.distribute.get_strategy)
+pytestmark = pytest.mark.usefixtures("one_replica")
 
 
 def start(folder, *arguments):
@@ -369,7 +366,7 @@ def test_a_folder_without_a_run_cannot_be_used(refused, mode):
 
 
 def test_a_batch_that_cannot_be_split_is_refused_before_there_is_a_run(refused, monkeypatch, two_replicas):
-    monkeypatch.setattr(tf.distribute, "MirroredStrategy", lambda: two_replicas)
+    monkeypatch.setattr("descargan_tf.training.step.all_devices", lambda: two_replicas)
     message = refused("--flagfile=tiny.flags", "--run_dir=runs/new", "--batch_size=6")
     assert "--batch_size=6 cannot be split over 2 devices" in message
 

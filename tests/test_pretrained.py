@@ -57,10 +57,7 @@ def statistics_of(network):
     return [layer for layer in network._flatten_layers() if isinstance(layer, BatchNormalization)]
 
 
-@pytest.fixture(autouse=True)
-def one_strategy(monkeypatch):
-    """A second MirroredStrategy in this process would reuse the collective keys of the first (see conftest)."""
-    monkeypatch.setattr(tf.distribute, "MirroredStrategy", tf.distribute.get_strategy)
+pytestmark = pytest.mark.usefixtures("one_replica")
 
 
 @pytest.fixture(scope="module")

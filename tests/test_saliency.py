@@ -324,9 +324,8 @@ FLAGS = """--dataset=synthetic
 """
 
 
+@pytest.mark.usefixtures("one_replica")
 def test_a_classifier_goes_the_whole_way(tmp_path, monkeypatch):
-    # A second MirroredStrategy in this process would reuse the collective keys of the first (see conftest).
-    monkeypatch.setattr(tf.distribute, "MirroredStrategy", tf.distribute.get_strategy)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "tiny.flags").write_text(FLAGS)
     assert main(["main", "--flagfile=tiny.flags"]) == 0

@@ -4,6 +4,7 @@ Gradients are computed in the replicas, added up and applied outside of them, so
 graph. Every reduction over examples and replicas is here and nowhere else.
 """
 
+import functools
 import itertools
 
 import keras
@@ -17,6 +18,16 @@ from descargan_tf.models.blocks import estimate_statistics, fix_statistics
 from descargan_tf.training.draws import seed_of
 from descargan_tf.training.engine import STATISTICS_PASSES, Engine, assign_state, state_arrays
 from descargan_tf.types import Batch, Split
+
+
+@functools.cache
+def all_devices():
+    """One strategy over every device of this machine, the same for the whole process.
+
+    Each strategy of TensorFlow's counts its collective operations from the same number. A second one in a process can
+    meet what is left of the first one's: "Shape mismatch in the collective instance".
+    """
+    return tf.distribute.MirroredStrategy()
 
 
 class Adam(keras.optimizers.Adam):
