@@ -2,13 +2,15 @@
 
 The map of the package:
 
-    main.py        flags -> one function per --mode         commands.py   those functions: puts the packages together
-    config.py      every flag -> one frozen Config          errors.py     what a user caused and can mend
-    types.py       the nouns that pass between packages     files.py      files that are whole or not there
-    data/          draw, read, check and batch images       models/       the networks, one file each
-    losses.py      the paper's equations                    methods/      networks + losses = a method
-    training/      steps, loop, checkpoints, writer         evaluation/   metrics, figures, report
-    prediction.py  image files -> maps on disk              pretrained.py published weights: written, loaded, begun with
+    main.py        flags -> one of commands/              commands/      one module per --mode: puts packages together
+    config.py      every flag -> one frozen Config        run_folder.py  what a run folder holds, and how it is read
+    types.py       the nouns that pass between packages   errors.py      what a user caused and can mend
+    hardware.py, provenance.py   machine, versions, commit   files.py    files that are whole or not there
+    data/          draw, read, check and batch images     models/        the networks, one file each
+    losses.py      the paper's equations                  methods/       networks + losses = a method
+    training/      steps, loop, checkpoints, writer       evaluation/    metrics, figures, report
+    prediction.py  image files -> maps on disk            benchmark/     a grid of runs and its tables
+    pretrained.py  published weights: written, loaded, begun with
 
 Letters in shapes: B batch, N images of a split, H height, W width, C channels, K classes. Images are float32 in
 [-1, 1]; label 0 is healthy, 1 diseased. r is a real image, a an artificial one, d = a_h - r the signed anomaly map.

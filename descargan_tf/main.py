@@ -22,11 +22,11 @@ def main(argv=None) -> int:
         config = parse(argv or sys.argv)
         choose_backend(config.backend)
         with held_back_unless_it_fails(2):
-            from descargan_tf import commands
+            from descargan_tf.commands import COMMANDS
             from descargan_tf.training.loop import Interrupted
 
         try:
-            return getattr(commands, config.mode)(config)
+            return COMMANDS[config.mode](config)
         except Interrupted as stop:
             print(stop, file=sys.stderr)
             return stop.status

@@ -14,6 +14,7 @@ from descargan_tf.evaluation.evaluator import predict_split
 from descargan_tf.evaluation.figures import SCALE, overlay
 from descargan_tf.types import CLASS_NAMES, DISEASED
 
+BATCH_SIZE = 16
 _CHUNK = 64  # images in memory at a time
 
 

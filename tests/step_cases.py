@@ -30,8 +30,8 @@ CASES = {
 
 def build(name, **changes):
     """The method of one case, tiny, float32."""
-    kind, settings = METHODS[name]
-    return kind(settings(**{**CASES[name], **changes}))
+    entry = METHODS[name]
+    return entry.method(entry.settings(**{**CASES[name], **changes}))
 
 
 def critic_in_bfloat16(given, input_gradient):

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from descargan_tf import benchmark
-from descargan_tf.benchmark import Grid, Run, alone_in, time_left
+from descargan_tf.benchmark.grid import Grid, Run, alone_in, time_left
 from descargan_tf.config import parse
 from descargan_tf.errors import UserError
 from descargan_tf.main import main

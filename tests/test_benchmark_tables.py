@@ -11,9 +11,9 @@ import pytest
 from sklearn.metrics import cohen_kappa_score, roc_auc_score
 from test_report import Page
 
-from descargan_tf.errors import UserError
-from descargan_tf.evaluation import benchmark_report, benchmark_tables, evaluator, figures, report
-from descargan_tf.evaluation.benchmark_tables import (
+from descargan_tf.benchmark import report as benchmark_report
+from descargan_tf.benchmark import tables as benchmark_tables
+from descargan_tf.benchmark.tables import (
     TABLE_1,
     TABLE_2,
     make_tables,
@@ -21,6 +21,8 @@ from descargan_tf.evaluation.benchmark_tables import (
     read_run,
     resample,
 )
+from descargan_tf.errors import UserError
+from descargan_tf.evaluation import evaluator, figures, report
 from descargan_tf.evaluation.paper import PAPER
 from descargan_tf.types import Prediction, Split
 

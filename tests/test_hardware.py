@@ -6,7 +6,7 @@ import jax
 import pytest
 import tensorflow as tf
 
-from descargan_tf.training import hardware
+from descargan_tf import hardware
 
 
 def test_processor_flags_are_read_from_the_first_processor(tmp_path):

@@ -23,8 +23,10 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from descargan_tf import commands
+from descargan_tf import run_folder
+from descargan_tf.commands import COMMANDS
 from descargan_tf.config import Config, parse
+from descargan_tf.data.dataset import Dataset
 from descargan_tf.data.images import Scaling
 from descargan_tf.main import main
 from descargan_tf.methods import METHODS
@@ -77,7 +79,7 @@ def end(process):
 
 def tiny_method(generator_filters=2, **changes):
     small = {"image_size": 64, "generator_filters": generator_filters, "discriminator_filters": 2, "critic_updates": 1}
-    return commands._build_method(Config(mode="generate", dataset="synthetic", **small, **changes))
+    return run_folder.build_method(Config(mode="generate", dataset="synthetic", **small, **changes))
 
 
 def listing(folder):
@@ -286,7 +288,7 @@ def test_dry_run_says_how_large_it_is_and_writes_nothing(inside, capsys):
 @pytest.mark.parametrize("name", METHODS)
 def test_every_setting_of_a_method_is_a_flag(name):
     flags = {field.name for field in dataclasses.fields(Config)}
-    assert {field.name for field in dataclasses.fields(METHODS[name][1])} <= flags
+    assert {field.name for field in dataclasses.fields(METHODS[name].settings)} <= flags
 
 
 def test_batch_norm_changes_what_is_predicted():
@@ -436,15 +438,15 @@ def test_own_data_are_scaled_as_the_run_was(tmp_path):
             np.save(folder / "0.npy", np.random.default_rng(number).uniform(0, 1, (64, 64)).astype("f"))
     config = Config(mode="check_data", dataset="folders", data_dir=str(tmp_path), image_size=64)
     splits = ("validate", "test")
-    assert commands._checked_data(config, splits).scaling == (0, 1)
-    assert commands._checked_data(config, splits, Scaling(-1.0, 1.0)).scaling == (-1, 1)
+    assert Dataset(config).check(splits).scaling == (0, 1)
+    assert Dataset(config).check(splits, Scaling(-1.0, 1.0)).scaling == (-1, 1)
 
 
 def test_an_empty_folder_is_generated_into(tmp_path):
     (tmp_path / "d").mkdir()
     counts = {"num_train": 2, "num_validate": 2, "num_test": 2}
     config = Config(mode="check_data", dataset="synthetic", data_dir=str(tmp_path / "d"), image_size=64, **counts)
-    assert commands._checked_data(config).scaling == (-1, 1)
+    assert Dataset(config).check().scaling == (-1, 1)
     assert (tmp_path / "d" / "manifest.json").exists()
 
 
@@ -452,7 +454,7 @@ def test_ctrl_c_before_training_is_one_line(monkeypatch, inside, capsys):
     def interrupt(config):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(commands, "check_data", interrupt)
+    monkeypatch.setitem(COMMANDS, "check_data", interrupt)
     assert main(["main", "--mode=check_data", "--flagfile=tiny.flags"]) == 130
     assert capsys.readouterr().err.splitlines()[-1] == "stopped by Ctrl-C"
 

@@ -23,7 +23,7 @@ import tensorflow as tf
 from descargan_tf.config import Config, parse
 from descargan_tf.data.images import Scaling
 from descargan_tf.evaluation.validation import validate
-from descargan_tf.methods import METHODS
+from descargan_tf.methods import METHODS, Entry
 from descargan_tf.training import checkpoint
 from descargan_tf.training.loop import LoopSettings, Trainer
 from descargan_tf.training.step import TensorFlowEngine, TrainStep
@@ -41,7 +41,7 @@ def method_of_the_readme():
     module = types.ModuleType("method_of_the_readme")
     sys.modules[module.__name__] = module  # dataclasses look there
     exec(compile(code, "README.md", "exec"), module.__dict__)
-    return module.Autoencoder, module.AutoencoderSettings
+    return Entry(method=module.Autoencoder, settings=module.AutoencoderSettings)
 
 
 ROWS = {**METHODS, "of the README": method_of_the_readme()}
@@ -58,7 +58,7 @@ LOOP = LoopSettings(
 
 def tiny(name):
     """The method's settings with little in them: what is small is found by the names of its fields."""
-    settings = ROWS[name][1]
+    settings = ROWS[name].settings
     changes = {"image_size": 64}
     for field in dataclasses.fields(settings):
         if field.name.endswith(("filters", "units")):
@@ -73,7 +73,7 @@ def tiny(name):
 
 
 def build(name):
-    return ROWS[name][0](tiny(name))
+    return ROWS[name].method(tiny(name))
 
 
 def make_split():
@@ -151,7 +151,7 @@ def spied(layer, called):
 
 def test_settings_are_flags(name):
     flags = {field.name: field for field in dataclasses.fields(Config)}
-    for field in dataclasses.fields(ROWS[name][1]):
+    for field in dataclasses.fields(ROWS[name].settings):
         assert field.name in flags, "a setting without a flag cannot be set"
         assert type(field.default) is type(flags[field.name].default), field.name
 
@@ -258,7 +258,7 @@ def test_a_resumed_training_equals_an_uninterrupted_one_in_every_array(trained, 
     assert trainer.engine.train_step.round.experimental_get_tracing_count() == 1
 
 
-PENALISED = [row for row, (_, settings) in METHODS.items() if hasattr(settings, "lambda_gp")]
+PENALISED = [row for row, entry in METHODS.items() if hasattr(entry.settings, "lambda_gp")]
 
 
 @pytest.mark.parametrize("replicas", ["one", "two"])
@@ -289,7 +289,7 @@ def test_the_penalised_critic_is_float32_whatever_the_precision(row, replicas, t
     for precision in ("float32", "bfloat16"):
         keras.utils.set_random_seed(0)
         with strategy.scope():
-            method = METHODS[row][0](dataclasses.replace(tiny(row), precision=precision))
+            method = METHODS[row].method(dataclasses.replace(tiny(row), precision=precision))
         answer = strategy.run(scores_and_gradients, args=(method,))
         answers[precision] = [a for v in tf.nest.flatten(answer) for a in strategy.experimental_local_results(v)]
     assert len(answers["float32"]) > 10

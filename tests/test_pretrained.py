@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from descargan_tf import commands, pretrained
+from descargan_tf import pretrained, run_folder
 from descargan_tf.config import flag_lines, parse
 from descargan_tf.data import synthetic
 from descargan_tf.evaluation import pages
@@ -34,7 +34,7 @@ NAME = "pretrained/tiny"
 def make_run(folder, *flags):
     """A run folder as training leaves it, of weights that no initialiser draws."""
     config = parse(["main", "--mode=generate", *TINY, *SPLITS, f"--run_dir={folder}", *flags])
-    method = commands._build_method(config)
+    method = run_folder.build_method(config)
     source = exports.lively_method()
     for name, network in method.networks.items():
         network.set_weights(source.networks.get(name, source.networks["generator"]).get_weights())
@@ -138,7 +138,7 @@ def test_weights_have_the_same_names_in_every_process(name):
     """Which begin counting their layers at different numbers."""
     small = {"image_size": 64, "generator_filters": 2, "discriminator_filters": 2, "dense_blocks": "1,1,1,1"}
     config = parse(["main", "--mode=generate", f"--method={name}", *(f"--{k}={v}" for k, v in small.items())])
-    first, second = (commands._build_method(config).networks for _ in range(2))
+    first, second = (run_folder.build_method(config).networks for _ in range(2))
     named = pretrained.named_weights(first)
     assert list(named) == list(pretrained.named_weights(second))
     every = [id(weight) for network in first.values() for weight in network.weights]
@@ -181,7 +181,7 @@ def test_what_rounding_changes_is_measured(inside):
     ]
     images = tf.constant(np.stack([np.load(file) for file in files])[..., None])
     live, published = (
-        commands._restore(parse(["main", "--mode=evaluate", where]))[0].predict(images)
+        run_folder.restore(parse(["main", "--mode=evaluate", where]))[0].predict(images)
         for where in ("--run_dir=runs/tiny", f"--checkpoint={NAME}")
     )
     changes = json.loads(Path(NAME, "published.json").read_text())["largest_change"]
@@ -264,7 +264,7 @@ def test_serving_published_weights_exports_them_once_and_anew_when_they_are_othe
     assert main(flags) == 0
     assert [path.name for path in base.iterdir()] == ["1"]
     exported = []
-    monkeypatch.setattr(commands, "export", exported.append)
+    monkeypatch.setattr("descargan_tf.commands.serve.export", exported.append)
     assert main(flags) == 0
     assert exported == []
     facts = json.loads((base / "1" / "assets.extra" / "model.json").read_text())
@@ -378,7 +378,7 @@ def test_a_training_begins_with_published_weights(inside, capsys):
     assert "classifier" not in out.partition("all but")[2].partition("\n")[0]
     arrays, weights = first_state("runs/further"), pretrained.load(Path(NAME))
     config = parse(["main", "--mode=generate", *TINY])
-    for network_name, network in commands._build_method(config).networks.items():
+    for network_name, network in run_folder.build_method(config).networks.items():
         for i, weight in enumerate(network.weights):
             weight.assign(arrays[f"networks/{network_name}/{i:03d}"])
         found = pretrained.named_weights({network_name: network})
@@ -389,7 +389,7 @@ def test_a_training_begins_with_published_weights(inside, capsys):
 
 def test_at_another_size_the_dense_layers_begin_anew(inside, capsys):
     config = parse(["main", *TINY, *SPLITS, "--image_size=128", "--init_from=pretrained/tiny", "--run_dir=runs/larger"])
-    method, fresh = commands._begun(config)
+    method, fresh = run_folder.begun(config)
     assert {name for name in fresh if "critic" not in name} == {
         "discriminator/classifier/02_Dense",
         "discriminator/classifier/03_Dense",
@@ -421,10 +421,8 @@ def test_there_are_weights_in_the_repository():
 def test_shipped_weights_are_whole_and_fit_their_networks(path):
     folder = path.parent
     config = parse(["main", "--mode=evaluate", f"--checkpoint={folder}", "--run_dir=runs/none"])
-    method, _, about = commands._restore(config)
-    assert {name: commands._num_parameters(network) for name, network in method.networks.items()} == (
-        about["num_parameters"]
-    )
+    method, _, about = run_folder.restore(config)
+    assert method.num_parameters == (about["num_parameters"])
     assert about["bytes"] <= 24e6
     assert about["largest_change"]["class_probabilities"] <= 0.01
 

@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 from keras import ops
 
-from descargan_tf import commands
+from descargan_tf import run_folder
 from descargan_tf.config import Config, parse
 from descargan_tf.data.images import write_npy
 from descargan_tf.errors import UserError
@@ -293,16 +293,16 @@ def test_figures_and_report_say_what_a_saliency_is(splits, tmp_path):
 @pytest.mark.parametrize("name", METHODS)
 def test_methods_with_maps_of_their_own_are_refused(name):
     config = Config(mode="generate", method=name, image_size=64, saliency="gradcam", dense_blocks="1,1,1,1")
-    if issubclass(METHODS[name][0], Classifier):
+    if issubclass(METHODS[name].method, Classifier):
         if name == "dcls":
-            assert commands._build_method(config).predict(images(1)).anomaly_map is None
+            assert run_folder.build_method(config).predict(images(1)).anomaly_map is None
         return
     expected = (
         "--saliency=gradcam is for methods that only classify (densenet169, dcls); "
         f"--method={name} has maps of its own: leave it out."
     )
     with pytest.raises(UserError, match=f"^{re.escape(expected)}$"):
-        commands._build_method(config)
+        run_folder.build_method(config)
 
 
 def test_an_unknown_kind_is_refused():

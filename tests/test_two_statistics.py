@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from descargan_tf import commands
+from descargan_tf import run_folder
 from descargan_tf.config import parse
 from descargan_tf.errors import UserError
 from descargan_tf.methods.two_statistics import KEEPING, TwoStatistics, of_one_kind
@@ -57,9 +57,9 @@ def test_they_are_not_trained():
 
 def test_they_are_of_one_method():
     config = parse(["main", "--mode=generate", "--method=stargan", "--batch_norm=two_kinds", "--image_size=64"])
-    assert isinstance(commands._build_method(dataclasses.replace(config, method="descargan")), TwoStatistics)
+    assert isinstance(run_folder.build_method(dataclasses.replace(config, method="descargan")), TwoStatistics)
     with pytest.raises(UserError, match="--method=stargan has no such weights"):
-        commands._build_method(config)
+        run_folder.build_method(config)
 
 
 def test_statistics_to_train_on_are_those_of_both_kinds_together():

@@ -1,8 +1,9 @@
-"""The methods by name: a plain dict, one file each."""
+"""The methods by name, one file each."""
 
 import dataclasses
 from collections.abc import Mapping
 
+from descargan_tf.errors import UserError
 from descargan_tf.methods import two_statistics
 from descargan_tf.methods.base import Method
 from descargan_tf.methods.dcls import DCls, DClsSettings
@@ -15,24 +16,47 @@ from descargan_tf.methods.two_statistics import TwoStatistics
 from descargan_tf.methods.vae import VAE, VAESettings
 from descargan_tf.methods.vagan import VAGAN, VAGANSettings
 
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One --method."""
+
+    method: type[Method]
+    settings: type  # a dataclass whose fields are flags, with the method's own defaults
+    program: type[Method] | None = None  # `--rules=program`, where the authors' program does otherwise than their text
+    two_kinds: type[Method] | None = None  # `--batch_norm=two_kinds`, where there are weights with such statistics
+
+    @property
+    def setting_names(self) -> set[str]:
+        """The flags that the method uses."""
+        return {field.name for field in dataclasses.fields(self.settings)}
+
+
 METHODS = {
-    "descargan": (DeScarGAN, DeScarGANSettings),
-    "stargan": (StarGAN, StarGANSettings),
-    "fpgan": (FPGAN, FPGANSettings),
-    "vagan": (VAGAN, VAGANSettings),
-    "vae": (VAE, VAESettings),
-    "densenet169": (DenseNet169, DenseNet169Settings),
-    "dcls": (DCls, DClsSettings),
+    "descargan": Entry(method=DeScarGAN, settings=DeScarGANSettings, program=ProgramDeScarGAN, two_kinds=TwoStatistics),
+    "stargan": Entry(method=StarGAN, settings=StarGANSettings),
+    "fpgan": Entry(method=FPGAN, settings=FPGANSettings),
+    "vagan": Entry(method=VAGAN, settings=VAGANSettings),
+    "vae": Entry(method=VAE, settings=VAESettings),
+    "densenet169": Entry(method=DenseNet169, settings=DenseNet169Settings),
+    "dcls": Entry(method=DCls, settings=DClsSettings),
 }
-# Of a method whose authors' program does otherwise than their paper, `--rules=program`.
-PROGRAM_RULES = {DeScarGAN: ProgramDeScarGAN}
-# Of a method of which there are weights with two kinds of statistics, `--batch_norm=two_kinds`.
-TWO_KINDS = {DeScarGAN: TwoStatistics}
 
 
-def setting_names(name: str) -> set[str]:
-    """The flags that the method of a name uses."""
-    return {field.name for field in dataclasses.fields(METHODS[name][1])}
+def entry(name: str) -> Entry:
+    """The method of a name.
+
+    Raises:
+        UserError: there is none.
+    """
+    if name not in METHODS:
+        raise UserError(f"--method={name} is not known; known are {', '.join(METHODS)}.")
+    return METHODS[name]
+
+
+def unused_settings(name: str) -> set[str]:
+    """Settings of other methods alone: a flagfile that this one's builds on may change them."""
+    return set().union(*(other.setting_names for other in METHODS.values())) - entry(name).setting_names
 
 
 def build(name: str, values: Mapping) -> Method:
@@ -41,11 +65,22 @@ def build(name: str, values: Mapping) -> Method:
     Args:
         name: a key of METHODS.
         values: flags by name; those that are no setting of the method are left alone.
+
+    Raises:
+        UserError: there is no such method, or it has not what else `values` ask for.
     """
-    kind, settings = METHODS[name]
+    chosen = entry(name)
+    kind = chosen.method
+    if values.get("saliency", "none") != "none" and not kind.only_classifies:
+        classifiers = ", ".join(name for name, other in METHODS.items() if other.method.only_classifies)
+        raise UserError(
+            f"--saliency={values['saliency']} is for methods that only classify ({classifiers}); --method={name} has "
+            "maps of its own: leave it out."
+        )
     if values.get("rules") == "program":
-        kind = PROGRAM_RULES.get(kind, kind)
+        kind = chosen.program or kind
     if values.get("batch_norm") == two_statistics.NAME:
-        kind = TWO_KINDS[kind]
-    names = setting_names(name)
-    return kind(settings(**{key: value for key, value in values.items() if key in names}))
+        if chosen.two_kinds is None:
+            raise UserError(f"--batch_norm={two_statistics.NAME}: --method={name} has no such weights.")
+        kind = chosen.two_kinds
+    return kind(chosen.settings(**{key: value for key, value in values.items() if key in chosen.setting_names}))

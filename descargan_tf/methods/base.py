@@ -1,6 +1,7 @@
 """The contract between a method and everything else: trainer, evaluator, exporter."""
 
 import abc
+import math
 
 from descargan_tf.types import CLASS_NAMES, Batch, Phase, Prediction
 
@@ -14,6 +15,7 @@ class Method(abc.ABC):
         phases: the updates of one round, in order.
         sees: the classes whose images the updates use; the others' half of a batch is left alone.
         training_only: beginnings of the names of weights that prediction does without (`pretrained.named_weights`).
+        only_classifies: whether it has no map of its own; `saliency.explained` gives it one.
         classifying: beginnings of those that only class probabilities come from, and that rounding harms less.
     """
 
@@ -22,7 +24,16 @@ class Method(abc.ABC):
     phases: tuple[Phase, ...]
     sees: tuple[str, ...] = CLASS_NAMES
     training_only: tuple[str, ...] = ()
+    only_classifies: bool = False
     classifying: tuple[str, ...] = ()
+
+    @property
+    def num_parameters(self) -> dict[str, int]:
+        """Trainable parameters of each network."""
+        return {
+            name: sum(math.prod(variable.shape) for variable in network.trainable_variables)
+            for name, network in self.networks.items()
+        }
 
     @property
     def batches_per_round(self) -> int:

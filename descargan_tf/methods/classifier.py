@@ -22,6 +22,7 @@ class Classifier(Method):
     """
 
     averaged = "classifier"
+    only_classifies = True
     explain = None
 
     @property

@@ -154,7 +154,7 @@ class Grid:
         with open(job.run.log, "ab") as log:
             log.write(f"$ {' '.join(command[1:])}\n".encode())
             log.flush()
-            path = [str(Path(__file__).resolve().parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
+            path = [str(Path(__file__).resolve().parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]
             job.process = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,

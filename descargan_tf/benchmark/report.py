@@ -1,4 +1,4 @@
-"""A benchmark's tables.md, tables.tex, tables.csv, tables.json and report.html, from what `benchmark_tables` gives."""
+"""A benchmark's tables.md, tables.tex, tables.csv, tables.json and report.html, from what `tables` gives."""
 
 import csv
 import html
@@ -6,8 +6,8 @@ import io
 from pathlib import Path
 from typing import NamedTuple
 
+from descargan_tf.benchmark.tables import SIGNIFICANT, TABLE_1, TABLE_2
 from descargan_tf.evaluation import pages
-from descargan_tf.evaluation.benchmark_tables import SIGNIFICANT, TABLE_1, TABLE_2
 from descargan_tf.evaluation.paper import PAPER
 from descargan_tf.evaluation.report import threshold_sentences
 from descargan_tf.files import write_atomically
@@ -63,7 +63,7 @@ class Row(NamedTuple):
     saliency: str | None  # the kind, where its map is one
     seeds: tuple[int, ...]  # with results
     missing: dict[int, str]  # seed -> why it has none
-    budget: dict | None  # of `benchmark_tables.budget`; None without results
+    budget: dict | None  # of `tables.budget`; None without results
 
     @property
     def title(self):
@@ -95,7 +95,7 @@ def write(folder: Path, rows: list[Row], tables: dict, figures: list, about: dic
     Args:
         folder: of the benchmark.
         rows: in the order of the tables, those without results too.
-        tables: of `benchmark_tables.make_tables`.
+        tables: of `tables.make_tables`.
         figures: of `figures.draw_comparison`; linked from tables.md, held by report.html.
         about: `title`, `command`, `threshold` (of a report), and whatever else is to be known: `facts`, a dict.
     """

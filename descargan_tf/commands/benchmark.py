@@ -1,0 +1,170 @@
+"""--mode=benchmark."""
+
+import dataclasses
+import functools
+import itertools
+import shlex
+import sys
+from pathlib import Path
+
+from tqdm import tqdm
+
+from descargan_tf import config as config_module
+from descargan_tf import run_folder
+from descargan_tf.benchmark import report, tables
+from descargan_tf.benchmark.grid import Grid, alone_in
+from descargan_tf.benchmark.plan import make_plans
+from descargan_tf.config import Config
+from descargan_tf.data.dataset import Dataset
+from descargan_tf.errors import UserError
+from descargan_tf.evaluation import figures
+from descargan_tf.hardware import fast_precision
+from descargan_tf.provenance import versions
+from descargan_tf.training.backends import engine_maker, time_rounds
+from descargan_tf.types import CLASS_NAMES
+
+
+def benchmark(config: Config) -> int:
+    """A grid of runs, and the paper's two tables of them."""
+    folder = Path(config.run_dir)
+    plans = make_plans(config)
+    if config.dry_run:
+        return _dry_run(config, plans)
+    if (folder / config_module.RUN_FLAGS).exists():
+        raise UserError(f"--run_dir={folder} is a run: name another folder for a benchmark.")
+    # The first seed of every row comes first, so that the tables are soon complete if rough.
+    turns = itertools.zip_longest(*(plan.runs for plan in plans))
+    runs = [run for turn in turns for run in turn if run is not None]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--run_dir={folder} cannot be written: {error.strerror or error}.") from error
+    with alone_in(folder) as held:
+        if config.benchmark_tables_only:
+            _write(config, plans, {}, say=True)
+            return 0
+        Dataset(plans[0].config).check()  # drawn once, not by several runs at the same time
+
+        def redraw(_):
+            try:
+                _write(config, plans, work.failures)
+            except UserError as error:  # at the end it counts; now the other runs do
+                tqdm.write(f"the tables are not up to date: {error}")
+
+        work = Grid(runs, config.benchmark_jobs, redraw, held)
+        work.work()
+        _write(config, plans, work.failures, say=True)
+    for run, (how, lines) in work.failures.items():
+        print(f"FAILED: {run}: {how}\n{lines}", file=sys.stderr)
+    if work.stop_signal is not None:
+        print("stopped: run the same command to go on", file=sys.stderr)
+        return 128 + work.stop_signal
+    return 1 if work.failures else 0
+
+
+def _dry_run(config, plans):
+    """What would be done and how long it would take; a few rounds of each row are timed."""
+    make_engine = engine_maker(plans[0].config, run_folder.build_method)
+    total = 0.0
+    for plan in plans:
+        run, left = plan.runs[0], sum(not run.is_finished for run in plan.runs)
+        saved = run.run_dir / config_module.RUN_FLAGS
+        precise = config_module.with_precision(plan.config, saved, functools.partial(fast_precision, config.backend))
+        _, seconds = time_rounds(precise, make_engine)
+        total += seconds * run.rounds * left
+        parameters = " + ".join(f"{count:,} {name}" for name, count in plan.num_parameters.items())
+        print(
+            f"{plan.name}: {len(plan.runs)} runs, {left} to do; {run.rounds} rounds of {run.images_per_round} images, "
+            f"{parameters} parameters, {seconds:.3f} s a round, {seconds * run.rounds / 60:.0f} minutes a run\n"
+            f"  python -m descargan_tf.main {shlex.join(run.flags)} --run_dir={run.run_dir}",
+            flush=True,
+        )
+    hours = total / config.benchmark_jobs / 3600
+    print(f"about {hours:.1f} hours with {config.benchmark_jobs} at a time, if each is as fast as one alone just now")
+    return 0
+
+
+def _write(config, plans, failures, say=False):
+    """Tables and report of the runs that are finished; what is missing is said in them."""
+    folder = Path(config.run_dir)
+    rows, found, columns, samples = [], {}, {}, None
+    for plan in plans:
+        done = [run for run in plan.runs if run.is_finished]
+        found[plan.name] = [tables.read_run(run.run_dir, run.seed) for run in done]
+        saliency = plan.runs[0].saliency
+        row = report.Row(
+            plan.name,
+            plan.config.method,
+            plan.flagfile,
+            None if saliency == "none" else saliency,
+            tuple(run.seed for run in done),
+            {run.seed: _why_missing(run, failures) for run in plan.runs if run not in done},
+            tables.budget(found[plan.name]) if done else None,
+        )
+        rows.append(row)
+        if done:
+            columns[row.label], samples = figures.read_samples(done[0].run_dir / "figures" / "samples.npz")
+    made = tables.make_tables(found, plans[0].config.data_seed)
+    # That of |GT| is the same for all; a saliency map's own is beside it.
+    thresholds = [run.report["threshold"] for runs in found.values() for run in runs]
+    about = {
+        "title": f"Benchmark: {folder.name}",
+        "command": _command(config),
+        "threshold": min(thresholds, key=lambda found: "map_value" in found["image_units"]) if thresholds else None,
+        "facts": _facts(config, plans, found),
+    }
+    pictures = figures.draw_comparison(folder / "figures", columns, samples) if samples else []
+    written = report.write(folder, rows, made, pictures, about)
+    if say:
+        print("\n".join(map(str, written)))
+
+
+def _why_missing(run, failures):
+    if run in failures:
+        how, lines = failures[run]
+        return f"failed, {how}: {lines.splitlines()[-1] if lines else 'it said nothing'}"
+    return f"not finished: round {run.rounds_done} of {run.rounds}"
+
+
+def _command(config):
+    flags = {
+        field.name: getattr(config, field.name)
+        for field in dataclasses.fields(Config)
+        if field.name.startswith("benchmark_") or field.name in ("run_dir", "saliency")
+    }
+    del flags["benchmark_tables_only"]
+    return "python -m descargan_tf.main --mode=benchmark " + " ".join(
+        shlex.quote(f"--{name}={value}") for name, value in flags.items() if value != ""
+    )
+
+
+def _facts(config, plans, found):
+    """What is to be known of all runs together; `found`: evaluated runs by row."""
+    one = plans[0].config
+    reports = [run.report for runs in found.values() for run in runs]
+    saliency = [
+        f"{name}, seed {run.seed}: {run.report['threshold']['image_units']['map_value']:.3f}"
+        for name, runs in found.items()
+        for run in runs
+        if run.report["threshold"]["image_units"].get("map_value") is not None
+    ]
+    alone = [plan.name for plan in plans if len(plan.sees) < len(CLASS_NAMES)]
+    counted = "images of both classes that pass through updates, each batch counted once however many updates use it"
+    if alone:
+        counted += f"; of {', '.join(alone)} the one class alone that it is trained on"
+    splits = {(report["split"]["num_healthy"], report["split"]["num_diseased"]) for report in reports}
+    return {
+        "Budget of every run": f"at most {config.benchmark_images:,} training images: {counted}",
+        "Validations of a run": config.benchmark_validations,
+        "Runs at a time": config.benchmark_jobs,
+        "Flags for every run": config.benchmark_flags or "none beside the flagfiles",
+        "Flagfiles": ", ".join(plan.flagfile for plan in plans),
+        "Images": f"{one.dataset}, {one.image_size}x{one.image_size}, {one.num_train} of each class to train on",
+        "Test images": ", ".join(f"{healthy} healthy + {diseased} diseased" for healthy, diseased in sorted(splits)),
+        "Precision": ", ".join(sorted({report["config"]["precision"] for report in reports})),
+        "Thresholds of saliency maps": "; ".join(saliency) or "no saliency maps",
+        "Data manifest digest": ", ".join(sorted({report["data_digest"] for report in reports})),
+        "Code of the runs": ", ".join(sorted({str(report["git_commit"]) for report in reports})),
+        "Machine": ", ".join(sorted({report["machine"] for report in reports})),
+        "Versions": ", ".join(f"{name} {version}" for name, version in versions().items()),
+    }

@@ -1,0 +1,103 @@
+"""--mode=evaluate."""
+
+import dataclasses
+import json
+import shlex
+import time
+from pathlib import Path
+
+from tqdm import tqdm
+
+from descargan_tf import config as config_module
+from descargan_tf import run_folder
+from descargan_tf.config import Config
+from descargan_tf.data.dataset import Dataset
+from descargan_tf.errors import UserError
+from descargan_tf.evaluation import evaluator, figures, report
+from descargan_tf.hardware import describe_machine
+from descargan_tf.prediction import BATCH_SIZE
+from descargan_tf.provenance import git_commit, versions
+from descargan_tf.training.backends import compiled_predict
+
+
+def evaluate(config: Config) -> int:
+    """Tables 1 and 2 on the test split, with figures."""
+    started = time.perf_counter()
+    run_dir = Path(config.run_dir)
+    method, folder, about = run_folder.restore(config)
+    splits = ("test",) if _takes_published_thresholds(config) else ("validate", "test")
+    data, summary = run_folder.prepare(config, splits)
+    answer = compiled_predict(config, method)
+    thresholds = _thresholds(config, answer, data, summary.scaling)
+    test = data.load("test", summary.scaling)
+    with tqdm(total=len(test.images), unit="image", disable=None, desc="predict") as bar:
+        prediction = evaluator.predict_split(
+            answer, test.images, min(BATCH_SIZE, len(test.images)), lambda done, _: bar.update(done - bar.n)
+        )
+    result = evaluator.evaluate_split(prediction, test, thresholds, config.seed)
+    try:
+        pictures = figures.draw_all(run_dir / "figures", prediction, test, thresholds["image_units"]["value"])
+        figures.write_samples(run_dir / "figures" / "samples.npz", prediction, test)
+        report.write_report(
+            run_dir,
+            result,
+            pictures,
+            {
+                "method": config.method,
+                "config": dataclasses.asdict(config),
+                "versions": versions(),
+                "git_commit": git_commit(),
+                "checkpoint": f"{folder} (step {about['step']})",
+                "checkpoint_step": about["step"],
+                "data_digest": data.digest(),
+                "batch_norm_inference": config.batch_norm,
+                "saliency": config.saliency,
+                "num_parameters": method.num_parameters,
+                "training": run_folder.training_facts(config, method),
+                "machine": describe_machine(config.backend),
+                "command": _command(config),
+                "wall_seconds": time.perf_counter() - started,
+            },
+        )
+    except OSError as error:
+        raise UserError(
+            f"--run_dir={run_dir} cannot be written: {error.strerror or error}: {error.filename}."
+        ) from error
+    print(report.format_table(result))
+    print(f"\nreport:       {run_dir / 'report.html'} (also report.md, report.json, per_image.csv)")
+    print(f"figures:      {run_dir / 'figures'}\nTensorBoard:  {run_folder.tensorboard_command(run_dir)}")
+    return 0
+
+
+def _takes_published_thresholds(config):
+    """Whether thresholds are those that came with published weights: where the data have no validation split."""
+    return config.published is not None and not Dataset(config).has_split("validate")
+
+
+def _thresholds(config, answer, data, scaling):
+    """Of the validation split, or as published."""
+    if _takes_published_thresholds(config):
+        found = json.loads((config.published / run_folder.REPORT).read_text())
+        if found["saliency"] != config.saliency:
+            raise UserError(
+                f"--data_dir={config.data_dir} has no validation split, and the threshold of {config.published} is for "
+                f"--saliency={found['saliency']}."
+            )
+        print(f"no validation split: thresholds are those of {config.published}")
+        return {name: {**entry, "published_with": str(config.published)} for name, entry in found["threshold"].items()}
+    split = data.load("validate", scaling)
+    thresholds = evaluator.calibrate(split, data_checksum=data.digest())
+    if config.saliency != "none":
+        found = evaluator.predict_split(answer, split.images, BATCH_SIZE)
+        thresholds = evaluator.calibrate_saliency(thresholds, found, split)
+    return thresholds
+
+
+def _command(config):
+    given = ["run_dir", "checkpoint", "batch_norm", "saliency"]
+    if config.published:  # whose flags may be of other data
+        theirs = config_module.read_saved(config.published / config_module.RUN_FLAGS)
+        names = ("dataset", "data_dir", "num_train", "num_validate", "num_test", "data_seed")
+        given += [name for name in names if getattr(config, name) != getattr(theirs, name)]
+    flags = (f"--{name}={getattr(config, name)}" for name in given)
+    return f"python -m descargan_tf.main --mode=evaluate {shlex.join(flags)}"

@@ -1,0 +1,86 @@
+"""--mode=export."""
+
+import dataclasses
+from pathlib import Path
+
+from descargan_tf import run_folder
+from descargan_tf.config import Config
+from descargan_tf.data.dataset import Dataset
+from descargan_tf.errors import UserError
+from descargan_tf.evaluation import evaluator
+from descargan_tf.prediction import BATCH_SIZE
+from descargan_tf.provenance import git_commit, versions
+
+
+def export(config: Config) -> int:
+    """A version for TensorFlow Serving, verified before it is published."""
+    from export import exporter
+    from export.bytes_input import FileRule
+    from export.formats import check_formats
+    from export.publish import refuse_version
+
+    check_formats(config.formats)
+    base = export_base(config)
+    refuse_version(base, config.export_version)
+    facts = run_folder.data_facts(config.trained_dir)
+    rule = FileRule(facts["scaling"], facts["dtype"])
+    live, checkpoint_folder, about = run_folder.restore(dataclasses.replace(config, precision=config.export_precision))
+    live_float32 = run_folder.restore(dataclasses.replace(config, precision="float32")).method
+    found, reason = run_folder.report_of(config, about["step"])
+
+    def describe(predictor):
+        return {
+            "report": found,
+            "no_report": reason,
+            "other_precision": _measured_again(config, predictor, found),
+            "checkpoint": f"{checkpoint_folder} (step {about['step']})",
+            "weights_sha256": about.get("sha256"),
+            "batch_norm": config.batch_norm,
+            "saliency": config.saliency,
+            "versions": versions(),
+            "git_commit": git_commit(),
+        }
+
+    what = exporter.Export(
+        config.method,
+        live,
+        live_float32,
+        config.image_size,
+        rule,
+        config.export_precision,
+        config.formats,
+        config.export_largest_batch,
+    )
+    folder = exporter.export_version(base, config.export_version, what, describe)
+    print(f"exported:     {folder} (model card: {folder / 'assets.extra' / 'README.md'})")
+    print(
+        f"serve:        tensorflow_model_server --rest_api_port=8501 --model_name={config.method} "
+        f"--model_base_path={base.resolve()}"
+    )
+    return 0
+
+
+def export_base(config: Config) -> Path:
+    """The folder of the numbered versions."""
+    return Path(config.export_dir or Path(config.run_dir) / "export")
+
+
+def _measured_again(config, predictor, found):
+    """The metrics of an export that computes in another precision than the evaluation did; None where it does not."""
+    evaluated = found and found["config"]["precision"]
+    if evaluated in (None, config.export_precision):
+        return None
+    print(f"the evaluation was in {evaluated}: measuring again in {config.export_precision}", flush=True)
+    data = Dataset(config)
+    try:
+        if not Path(config.data_dir).exists() or data.digest() != found["data_digest"]:
+            raise UserError(f"--data_dir={config.data_dir} does not hold what was evaluated.")
+        summary = data.check(("test",), run_folder.data_facts(config.trained_dir)["scaling"])
+        split = data.load("test", summary.scaling)
+    except UserError as error:
+        return {"evaluated": evaluated, "not_measured": str(error)}
+    prediction = evaluator.predict_split(predictor, split.images, BATCH_SIZE)
+    result = evaluator.evaluate_split(prediction, split, found["threshold"], config.seed)
+    before, now = (scores["metrics"]["image_units"] for scores in (found, result))
+    pairs = {name: [before[name]["mean"], now[name]["mean"]] for name in now if name in before}
+    return {"evaluated": evaluated, "metrics": {name: pair for name, pair in pairs.items() if None not in pair}}

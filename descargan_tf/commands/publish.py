@@ -1,0 +1,63 @@
+"""--mode=publish."""
+
+import dataclasses
+from pathlib import Path
+
+from descargan_tf import config as config_module
+from descargan_tf import methods, pretrained, run_folder
+from descargan_tf.config import Config
+from descargan_tf.errors import UserError
+from descargan_tf.evaluation import pages
+
+
+def publish(config: Config) -> int:
+    """A run's weights, rounded, and what is known of them, for --checkpoint and --init_from."""
+    import tensorflow as tf
+
+    folder = Path(config.publish_dir or Path(config_module.PRETRAINED) / Path(config.run_dir).resolve().name)
+    pretrained.refuse_existing(folder)
+    method, _, about = run_folder.restore(dataclasses.replace(config, saliency="none"))
+    found, reason = run_folder.report_of(config, about["step"])
+    if found is None:
+        raise UserError(f"weights are published with what was measured of them: {reason}")
+    data, summary = run_folder.prepare(config, ("validate",))
+    stored, facts = pretrained.rounded(method, data.load("validate", summary.scaling).images, tf.function)
+    if len(facts["in_eight_bits"]) < len(method.classifying):
+        print(f"eight bits change a probability by more than {pretrained.MAX_CHANGE}: sixteen for all kernels")
+    files = {
+        config_module.RUN_FLAGS: config_module.published_flag_lines(config, methods.unused_settings(config.method)),
+        run_folder.DATA_FACTS: (config.trained_dir / run_folder.DATA_FACTS).read_text(),
+        run_folder.REPORT: pages.json_text(_report(found, f"{folder} (step {about['step']})")),
+    }
+    pretrained.write(folder, stored, {**_about(config, folder, method, about), **facts}, files)
+    size = (folder / pretrained.WEIGHTS).stat().st_size / 1e6
+    print(f"published:    {folder} ({size:.1f} MB; model card: {folder / pretrained.CARD})")
+    return 0
+
+
+def _about(config, folder, method, about):
+    """Where the weights come from."""
+    own_data = "" if config.dataset == "synthetic" else " --data_dir=<root>"
+    return {
+        "name": folder.name,
+        "method": config.method,
+        "image_size": config.image_size,
+        "data": "images of one's own" if own_data else "synthetic data",
+        "note": config.publish_note,
+        "step": about["step"],
+        "trained_seconds": about.get("trained_seconds"),
+        "machine": about.get("machine"),
+        "git_commit": about.get("git_commit"),
+        "command": about.get("command")
+        or f"python -m descargan_tf.main --flagfile={folder / config_module.RUN_FLAGS}{own_data} --run_dir=runs/again",
+        "num_parameters": method.num_parameters,
+    }
+
+
+def _report(found, name):
+    """The run's report without the places of this machine."""
+    of_run = [field.name for field in dataclasses.fields(Config) if field.metadata["flag"].of_run]
+    left_out = ("figures", "command", "wall_seconds", "machine")
+    kept = {key: value for key, value in found.items() if key not in left_out}
+    config = {key: value for key, value in found["config"].items() if key in of_run}
+    return {**kept, "checkpoint": name, "config": config}

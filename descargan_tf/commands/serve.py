@@ -1,0 +1,39 @@
+"""--mode=serve."""
+
+import json
+
+from descargan_tf import pretrained
+from descargan_tf.commands.export import export, export_base
+from descargan_tf.config import Config
+
+
+def serve(config: Config) -> int:
+    """What was exported, over TensorFlow Serving's REST API, on this machine.
+
+    Published weights are exported first where that has not been done.
+    """
+    from export import server
+
+    base = export_base(config)
+    if config.published and not _is_exported(config):
+        export(config)
+    # Our exports' rows are independent. Batches bound the memory as well: so many images at a time on each core.
+    batches = server.BatchingParameters(config.export_largest_batch, enable_large_batch_splitting=True)
+    models = [server.ModelConfig(config.method, base)]
+    http = server.HttpSettings(rest_api_enable_cors_support=config.rest_api_enable_cors_support)
+    return server.serve(
+        server.ServerSettings(models, config.host, config.rest_api_port, config.grpc_port, http, batching=batches)
+    )
+
+
+def _is_exported(config):
+    """Whether the newest version is of the published weights."""
+    from export import card
+    from export.publish import versions
+
+    base = export_base(config)
+    try:
+        facts = json.loads((base / str(versions(base)[-1]) / card.JSON).read_text())
+    except (OSError, ValueError, IndexError):  # there is none, or it is of another program
+        return False
+    return facts.get("weights_sha256") == pretrained.describe(config.published)["sha256"]

@@ -1,0 +1,69 @@
+"""--mode=train."""
+
+import dataclasses
+from pathlib import Path
+
+from descargan_tf import config as config_module
+from descargan_tf import run_folder
+from descargan_tf.config import Config
+from descargan_tf.data.dataset import Dataset
+from descargan_tf.evaluation import evaluator
+from descargan_tf.evaluation.validation import validate
+from descargan_tf.hardware import describe_machine, keep_freed_memory
+from descargan_tf.methods.base import Method
+from descargan_tf.prediction import BATCH_SIZE
+from descargan_tf.provenance import git_commit
+from descargan_tf.training.backends import engine_maker, seed_initial_weights, time_rounds
+from descargan_tf.training.loop import LoopSettings, Trainer
+from descargan_tf.types import CLASS_NAMES, DISEASED, HEALTHY, SPLITS
+
+
+def train(config: Config) -> int:
+    """Start a run, or take it up where it stopped."""
+    config = run_folder.check(config)
+    keep_freed_memory()
+    make_engine = engine_maker(config, lambda own: run_folder.begun(own)[0])
+    if config.dry_run:
+        return _dry_run(config, make_engine)
+    data = Dataset(config)
+    summary = data.check()
+    facts = {"scaling": summary.scaling, "dtype": summary.dtype, "digest": data.digest()}
+    run_folder.check_same_data(config, facts)
+    splits = {name: data.load(name, summary.scaling) for name in ("train", "validate")}
+    if run_folder.begins_with_published(config):  # its refusals must come before there is a run
+        print(f"begins with {config.init_from}, all but {', '.join(run_folder.begun(config)[1]) or 'nothing'}")
+    run_folder.begin(config, facts)
+    threshold = evaluator.calibrate(splits["validate"])["image_units"]["value"]
+
+    def validation(predict, monitor, translate):
+        return validate(predict, monitor, translate, splits["validate"], threshold, BATCH_SIZE)
+
+    seed_initial_weights(config)
+    engine = make_engine(config, splits["train"])
+    _print_networks(engine.method)
+    names = {field.name for field in dataclasses.fields(LoopSettings)}
+    settings = LoopSettings(**{name: value for name, value in dataclasses.asdict(config).items() if name in names})
+    facts = {"machine": describe_machine(config.backend), "git_commit": git_commit()}
+    run_dir = Path(config.run_dir)
+    Trainer(run_dir, engine, settings, validation, facts).run()
+    print(f"trained: {run_dir}\nTensorBoard:  {run_folder.tensorboard_command(run_dir)}")
+    return 0
+
+
+def _dry_run(config, make_engine):
+    print(config_module.flag_lines(config), end="")
+    data = Dataset(config)
+    for split in SPLITS:
+        counts = data.counts(split)
+        print(
+            f"{split}: {HEALTHY}={CLASS_NAMES[HEALTHY]} n={counts[0]}, {DISEASED}={CLASS_NAMES[DISEASED]} n={counts[1]}"
+        )
+    method, seconds = time_rounds(config, make_engine)
+    _print_networks(method)
+    print(f"{seconds:.2f} s a round: {config.max_steps} rounds in about {seconds * config.max_steps / 3600:.1f} hours")
+    return 0
+
+
+def _print_networks(method: Method):
+    for name, count in method.num_parameters.items():
+        print(f"{name}: {count:,} trainable parameters")

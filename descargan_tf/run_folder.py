@@ -1,0 +1,245 @@
+"""What a run folder, or a folder of published weights, holds of a training, and how it is read."""
+
+import dataclasses
+import functools
+import json
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+from descargan_tf import config as config_module
+from descargan_tf import methods, pretrained
+from descargan_tf.config import RUN_FLAGS, Config
+from descargan_tf.data.dataset import Dataset
+from descargan_tf.data.folders import DataSummary
+from descargan_tf.data.images import Scaling
+from descargan_tf.errors import UserError
+from descargan_tf.files import write_atomically
+from descargan_tf.hardware import fast_precision
+from descargan_tf.methods import two_statistics
+from descargan_tf.methods.base import Method
+from descargan_tf.methods.saliency import explained
+from descargan_tf.training import checkpoint
+from descargan_tf.training.backends import input_gradient
+
+DATA_FACTS = "data.json"  # what prediction must know of the training data
+REPORT = "report.json"
+CHECKPOINTS = "checkpoints"
+# What --init_from must find as it is: all else that shapes a network follows the images' size.
+_SHAPING = (
+    "generator_filters",
+    "discriminator_filters",
+    "discriminator_max_filters",
+    "skip_connections",
+    "generator_branches",
+    "critic_branches",
+    "output",
+)
+
+
+# ---- flags and data
+
+
+def check(config: Config) -> Config:
+    """The Config that a run is begun or taken up with, its precision made definite.
+
+    Raises:
+        UserError: --run_dir is something else, or a run with other settings; there is no such method.
+    """
+    methods.entry(config.method)
+    run_dir = Path(config.run_dir)
+    saved = run_dir / RUN_FLAGS
+    config = config_module.with_precision(config, saved, functools.partial(fast_precision, config.backend))
+    if saved.exists():
+        config_module.check_run(config, saved, methods.unused_settings(config.method))
+    elif run_dir.exists() and (not run_dir.is_dir() or any(run_dir.iterdir())):
+        raise UserError(f"--run_dir={run_dir} holds something that is not a run: name another folder.")
+    return config
+
+
+def begin(config: Config, facts: dict) -> None:
+    """Make the folder, with what names the run.
+
+    Args:
+        config: with which the program repeats it.
+        facts: of the data, as `data_facts` gives them.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    run_dir = Path(config.run_dir)
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--run_dir={run_dir} cannot be written: {error.strerror or error}.") from error
+    write_atomically(run_dir / RUN_FLAGS, config_module.flag_lines(config).encode())
+    write_atomically(run_dir / DATA_FACTS, (json.dumps(facts, indent=1) + "\n").encode())
+
+
+def data_facts(folder: Path) -> dict:
+    """What training wrote down of its data: "scaling", "dtype", "digest"."""
+    try:
+        facts = json.loads((folder / DATA_FACTS).read_text())
+        return {**facts, "scaling": Scaling(*facts["scaling"]), "dtype": facts["dtype"]}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{folder / DATA_FACTS} cannot be read ({error}): it holds the training data's scaling."
+        ) from error
+
+
+def check_same_data(config: Config, facts: dict) -> None:
+    """Refuse to go on with a run on other data: its scaling, and what was learned, are the old one's.
+
+    Raises:
+        UserError: names what differs.
+    """
+    if not (Path(config.run_dir) / DATA_FACTS).exists():
+        return
+    before = data_facts(Path(config.run_dir))
+    differing = [
+        f"{name} is {before.get(name)} there and {now} here" for name, now in facts.items() if before.get(name) != now
+    ]
+    if differing:
+        raise UserError(
+            f"the run in --run_dir={config.run_dir} was trained on other data than --data_dir={config.data_dir} holds: "
+            f"{'; '.join(differing)}. Give the same data, or name another folder for the run."
+        )
+
+
+# ---- weights
+
+
+def build_method(config: Config) -> Method:
+    """A new method with a Config's settings.
+
+    Raises:
+        UserError: there is none of that name, or it has not what else the Config asks for.
+    """
+    return methods.build(config.method, dataclasses.asdict(config))
+
+
+class Restored(NamedTuple):
+    """A method that answers, and where its weights come from."""
+
+    method: Method
+    folder: Path  # of the checkpoint, or of published weights
+    about: dict  # what is written down there: "step" and more
+
+
+def restore(config: Config) -> Restored:
+    """A method with a checkpoint's averaged weights or published ones, and with --saliency its maps.
+
+    Raises:
+        UserError: there is no such checkpoint, or it is of other networks.
+    """
+    method = build_method(config)
+    if config.published:
+        folder, about = config.published, pretrained.describe(config.published)
+        pretrained.assign(pretrained.weights_of(method), pretrained.load(folder), folder)
+    else:
+        folder = checkpoint.find(Path(config.run_dir), config.checkpoint)
+        arrays, about = checkpoint.load(folder)
+        for name, network in method.networks.items():
+            stored = "averaged" if name == method.averaged else f"networks/{name}"
+            checkpoint.assign(stored, network.weights, arrays, folder)
+    if config.saliency != "none":
+        method = explained(method, config.saliency, input_gradient(config))
+    return Restored(method, folder, about)
+
+
+def begins_with_published(config: Config) -> bool:
+    """Whether --init_from counts: in a run that has trained it is past."""
+    return bool(config.init_from) and not checkpoint.steps(Path(config.run_dir) / CHECKPOINTS)
+
+
+def begun(config: Config) -> tuple[Method, list[str]]:
+    """A new method, and the layers of it that begin anew with --init_from, where all others have published weights.
+
+    Raises:
+        UserError: there are no such weights, or of another method.
+    """
+    method = build_method(config)
+    if not begins_with_published(config):
+        return method, []
+    folder = config_module.published_folder(config.init_from)
+    if folder is None:
+        raise UserError(f"--init_from={config.init_from} holds no {config_module.PUBLISHED}: name published weights.")
+    theirs, weights = config_module.read_saved(folder / RUN_FLAGS), pretrained.load(folder)
+    if theirs.method != config.method:
+        raise UserError(f"--init_from={folder} is of --method={theirs.method}, this is {config.method}.")
+    if theirs.batch_norm == two_statistics.NAME:
+        weights = two_statistics.of_one_kind(weights)
+    differing = [
+        f"--{name} is {getattr(theirs, name)} there and {getattr(config, name)} here"
+        for name in _SHAPING
+        if getattr(theirs, name) != getattr(config, name)
+    ]
+    return method, pretrained.begin_with(pretrained.named_weights(method.networks), weights, differing)
+
+
+def training_facts(config: Config, method: Method) -> dict:
+    """How long the run has trained; the best checkpoint is one on the way there."""
+    if config.published:
+        about = pretrained.describe(config.published)
+    else:
+        checkpoints = Path(config.run_dir) / CHECKPOINTS
+        latest = [checkpoints / str(step) for step in checkpoint.steps(checkpoints)[-1:]]
+        about = checkpoint.describe(latest[0] if latest else checkpoint.find(Path(config.run_dir), config.checkpoint))
+    images = method.images_per_round(config.batch_size)
+    return {
+        "rounds": about["step"],
+        "images_per_round": images,
+        "images": about["step"] * images,
+        "seconds": about.get("trained_seconds"),
+        "recoveries": about.get("recoveries", 0),
+        "fixed_statistics_at": about.get("fixed_statistics_at"),
+    }
+
+
+# ---- results
+
+
+def report_of(config: Config, step: int) -> tuple[dict | None, str]:
+    """The run's report where it is of this checkpoint, and why there is none."""
+    path = config.trained_dir / REPORT
+    evaluate = f"python -m descargan_tf.main --mode=evaluate --run_dir={config.run_dir} --checkpoint={step}"
+    again = f"then {'publish' if config.mode == 'publish' else 'export'} again"
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError):
+        done = "published" if config.mode == "publish" else "exported"
+        return None, f"not evaluated when it was {done}. `{evaluate}` does it; {again}."
+    if _step_of(found) != step:
+        return None, f"{path} is of {found.get('checkpoint')}, this is step {step}. `{evaluate}`; {again}."
+    for name, used in (("batch_norm_inference", config.batch_norm), ("saliency", config.saliency)):
+        if found.get(name, used) != used:
+            return None, f"{path} was made with {name} {found[name]}, this with {used}."
+    return found, ""
+
+
+def _step_of(report):
+    """Of the checkpoint that a report is of; reports of older versions have it at the end of a sentence alone."""
+    if "checkpoint_step" in report:
+        return report["checkpoint_step"]
+    *_, last = str(report.get("checkpoint")).split("(step ")
+    return int(last[:-1]) if last[:-1].isdigit() else None
+
+
+def tensorboard_command(run_dir: Path) -> str:
+    """What shows a run, with the environment's own program where it is not on the PATH."""
+    program = "tensorboard"
+    if not shutil.which(program):
+        program = os.path.relpath(Path(sys.executable).parent / program)
+    return f"{program} --logdir {run_dir}"
+
+
+def prepare(config: Config, splits: tuple[str, ...]) -> tuple[Dataset, DataSummary]:
+    """The data that a run, or published weights, are shown: checked with the scaling of the training.
+
+    Returns:
+        The data set, and what was found in it.
+    """
+    data = Dataset(config)
+    return data, data.check(splits, data_facts(config.trained_dir)["scaling"])
