@@ -8,7 +8,7 @@ The map of the package:
     data/          draw, read, check and batch images       models/       the networks, one file each
     losses.py      the paper's equations                    methods/      networks + losses = a method
     training/      steps, loop, checkpoints, writer         evaluation/   metrics, figures, report
-    prediction.py  image files -> maps on disk              pretrained.py published weights: written, loaded, begun with
+    prediction/    splits, files -> maps, table, overlays   pretrained.py published weights: written, loaded, begun with
 
 Letters in shapes: B batch, N images of a split, H height, W width, C channels, K classes. Images are float32 in
 [-1, 1]; label 0 is healthy, 1 diseased. r is a real image, a an artificial one, d = a_h - r the signed anomaly map.

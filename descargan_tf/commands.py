@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import hashlib
 import importlib.metadata
 import itertools
 import json
@@ -24,8 +23,10 @@ from descargan_tf import config as config_module
 from descargan_tf import methods, pretrained
 from descargan_tf.benchmark import Grid, Run, alone_in
 from descargan_tf.config import Config
-from descargan_tf.data import folders, synthetic
+from descargan_tf.data import folders, generation, synthetic
+from descargan_tf.data.digest import data_digest
 from descargan_tf.data.images import IMAGE_SUFFIXES, Scaling
+from descargan_tf.data.listing import list_images
 from descargan_tf.errors import UserError
 from descargan_tf.evaluation import benchmark_report, benchmark_tables, evaluator, figures, pages, report
 from descargan_tf.evaluation.validation import validate
@@ -33,7 +34,8 @@ from descargan_tf.files import write_atomically
 from descargan_tf.methods import METHODS, two_statistics
 from descargan_tf.methods.classifier import Classifier
 from descargan_tf.methods.saliency import explained
-from descargan_tf.prediction import find_inputs, predict_files
+from descargan_tf.prediction.files import find_inputs, predict_files
+from descargan_tf.prediction.splits import predict_split
 from descargan_tf.training import checkpoint
 from descargan_tf.training.hardware import (
     describe_machine,
@@ -70,9 +72,9 @@ def generate(config: Config) -> int:
 def check_data(config: Config) -> int:
     """--mode=check_data: read everything, say what is there."""
     _checked_data(config)
-    manifest = synthetic.read_manifest(config.data_dir)
+    manifest = generation.read_manifest(config.data_dir)
     if manifest:
-        synthetic.verify_checksums(config.data_dir, manifest)
+        generation.verify_checksums(config.data_dir, manifest)
         print(f"all {len(manifest['sha256'])} files are as they were generated")
     return 0
 
@@ -93,7 +95,7 @@ def train(config: Config) -> int:
     if config.dry_run:
         return _dry_run(config, make_engine)
     summary = _checked_data(config)
-    facts = {"scaling": summary.scaling, "dtype": summary.dtype, "digest": _digest(config)}
+    facts = {"scaling": summary.scaling, "dtype": summary.dtype, "digest": data_digest(config.data_dir)}
     if (run_dir / _DATA_FACTS).exists():
         _check_same_data(config, facts)
     splits = {name: _load(config, name, summary.scaling) for name in ("train", "validate")}
@@ -130,9 +132,9 @@ def evaluate(config: Config) -> int:
     summary = _checked_data(config, names, _data_facts(config.trained_dir)["scaling"])
     answer = _compiled_predict(config, method)
     thresholds = _thresholds(config, answer, summary.scaling)
-    test, digest = _load(config, "test", summary.scaling), _digest(config)
+    test, digest = _load(config, "test", summary.scaling), data_digest(config.data_dir)
     with tqdm(total=len(test.images), unit="image", disable=None, desc="predict") as bar:
-        prediction = evaluator.predict_split(
+        prediction = predict_split(
             answer,
             test.images,
             min(_PREDICTION_BATCH, len(test.images)),
@@ -175,7 +177,7 @@ def evaluate(config: Config) -> int:
 def predict(config: Config) -> int:
     """--mode=predict: maps and a CSV for image files."""
     files = find_inputs(config.input)
-    ignored = folders.list_images(config.input)[1] if Path(config.input).is_dir() else 0
+    ignored = list_images(config.input)[1] if Path(config.input).is_dir() else 0
     method, _, _ = _restore(config)
     facts = _data_facts(config.trained_dir)
     output_dir = Path(config.output_dir or Path(config.run_dir) / "predictions")
@@ -600,9 +602,9 @@ def _thresholds(config, answer, scaling):
         print(f"no validation split: thresholds are those of {config.published}")
         return {name: {**entry, "published_with": str(config.published)} for name, entry in found["threshold"].items()}
     split = _load(config, "validate", scaling)
-    thresholds = evaluator.calibrate(split, data_checksum=_digest(config))
+    thresholds = evaluator.calibrate(split, data_checksum=data_digest(config.data_dir))
     if config.saliency != "none":
-        found = evaluator.predict_split(answer, split.images, _PREDICTION_BATCH)
+        found = predict_split(answer, split.images, _PREDICTION_BATCH)
         thresholds = evaluator.calibrate_saliency(thresholds, found, split)
     return thresholds
 
@@ -674,13 +676,13 @@ def _measured_again(config, predictor, found):
         return None
     print(f"the evaluation was in {evaluated}: measuring again in {config.export_precision}", flush=True)
     try:
-        if not Path(config.data_dir).exists() or _digest(config) != found["data_digest"]:
+        if not Path(config.data_dir).exists() or data_digest(config.data_dir) != found["data_digest"]:
             raise UserError(f"--data_dir={config.data_dir} does not hold what was evaluated.")
         summary = _checked_data(config, ("test",), _data_facts(config.trained_dir)["scaling"])
         split = _load(config, "test", summary.scaling)
     except UserError as error:
         return {"evaluated": evaluated, "not_measured": str(error)}
-    prediction = evaluator.predict_split(predictor, split.images, _PREDICTION_BATCH)
+    prediction = predict_split(predictor, split.images, _PREDICTION_BATCH)
     result = evaluator.evaluate_split(prediction, split, found["threshold"], config.seed)
     before, now = (scores["metrics"]["image_units"] for scores in (found, result))
     pairs = {name: [before[name]["mean"], now[name]["mean"]] for name in now if name in before}
@@ -702,7 +704,7 @@ def _generate(config):
     total = 2 * sum(settings.count(split) for split in SPLITS)
     started = time.perf_counter()
     with tqdm(total=total, unit="image", disable=None, desc="generate") as bar:
-        manifest = synthetic.generate(config.data_dir, settings, progress=lambda done, _: bar.update(done - bar.n))
+        manifest = generation.generate(config.data_dir, settings, progress=lambda done, _: bar.update(done - bar.n))
     print(f"{config.data_dir}: {total} images, {len(manifest['sha256'])} files, {time.perf_counter() - started:.0f} s")
 
 
@@ -714,13 +716,13 @@ def _checked_data(config, splits=SPLITS, scaling=None):
         data_dir = Path(config.data_dir)
         if not data_dir.exists() or (data_dir.is_dir() and not any(data_dir.iterdir())):
             _generate(config)
-        manifest = synthetic.read_manifest(config.data_dir)
+        manifest = generation.read_manifest(config.data_dir)
         if manifest is None:
             raise UserError(
-                f"--data_dir={config.data_dir} exists and was not generated here (no {synthetic.MANIFEST}): "
+                f"--data_dir={config.data_dir} exists and was not generated here (no {generation.MANIFEST}): "
                 "name a folder that does not exist, or pass --dataset=folders to use it as it is."
             )
-        synthetic.check_settings(config.data_dir, manifest, _synthetic_settings(config))
+        generation.check_settings(config.data_dir, manifest, _synthetic_settings(config))
     summary = folders.check_data(config.data_dir, config.image_size, value_range, splits)
     print("\n".join(summary.lines()), flush=True)
     return summary
@@ -728,15 +730,6 @@ def _checked_data(config, splits=SPLITS, scaling=None):
 
 def _load(config, split, scaling):
     return folders.load_split(config.data_dir, split, config.image_size, scaling)
-
-
-def _digest(config):
-    """What names the data: the manifest's bytes, or names and sizes of the files."""
-    manifest = Path(config.data_dir) / synthetic.MANIFEST
-    if manifest.exists():
-        return hashlib.sha256(manifest.read_bytes()).hexdigest()
-    names = sorted((str(p.relative_to(config.data_dir)), p.stat().st_size) for p in Path(config.data_dir).rglob("*.*"))
-    return hashlib.sha256(json.dumps(names).encode()).hexdigest()
 
 
 def _settings_of_other_methods(name):
@@ -889,7 +882,7 @@ def _dry_run(config, make_engine):
             counts = [_synthetic_settings(config).count(split)] * 2
         else:
             paths = [Path(config.data_dir) / split / name for name in CLASS_NAMES]
-            counts = [len(folders.list_images(path)[0]) if path.is_dir() else 0 for path in paths]
+            counts = [len(list_images(path)[0]) if path.is_dir() else 0 for path in paths]
         print(
             f"{split}: {HEALTHY}={CLASS_NAMES[HEALTHY]} n={counts[0]}, {DISEASED}={CLASS_NAMES[DISEASED]} n={counts[1]}"
         )

@@ -18,9 +18,9 @@ ALLOWED = {
     "models": {"types"},
     "methods": {"types", "models", "losses"},
     "training": {"types", "errors", "data", "models", "methods"},
-    "evaluation": {"types", "errors", "files", "data"},
-    "prediction": {"types", "errors", "files", "data", "evaluation"},
-    "pretrained": {"config", "errors", "evaluation", "methods", "types"},
+    "prediction": {"types", "errors", "files", "data"},
+    "evaluation": {"types", "errors", "files", "data", "prediction"},
+    "pretrained": {"config", "errors", "evaluation", "methods", "prediction", "types"},
     "benchmark": {"errors"},
     "main": {"config", "errors", "commands", "training"},
 }
