@@ -9,7 +9,7 @@ The map of the package:
     data/          draw, read, check and batch images     models/        the networks, one file each
     losses.py      the paper's equations                  methods/       networks + losses = a method
     training/      steps, loop, checkpoints, writer       evaluation/    metrics, figures, report
-    prediction.py  image files -> maps on disk            benchmark/     a grid of runs and its tables
+    prediction/    splits, files -> maps, table, overlays benchmark/     a grid of runs and its tables
     pretrained.py  published weights: written, loaded, begun with
 
 Letters in shapes: B batch, N images of a split, H height, W width, C channels, K classes. Images are float32 in

@@ -21,8 +21,9 @@ import numpy as np
 
 from descargan_tf.config import PUBLISHED
 from descargan_tf.errors import UserError
-from descargan_tf.evaluation import evaluator, pages, report
+from descargan_tf.evaluation import pages, report
 from descargan_tf.methods.base import Method
+from descargan_tf.prediction.splits import predict_split
 from descargan_tf.types import Prediction
 
 WEIGHTS, ABOUT, CARD = "weights.npz", PUBLISHED, "README.md"
@@ -127,7 +128,7 @@ def rounded(method: Method, images: np.ndarray, compiled: Callable) -> tuple[dic
     ]
 
     def answers():
-        found = [evaluator.predict_split(ask, x, min(_NUM_MAPS, len(x))) for ask, x in asked]
+        found = [predict_split(ask, x, min(_NUM_MAPS, len(x))) for ask, x in asked]
         return found[0].class_probabilities, found[1].anomaly_map
 
     def change(in_eight_bits):

@@ -3,8 +3,8 @@
 import json
 from pathlib import Path
 
-from descargan_tf.evaluation.figures import NEGATIVE_COLOUR, POSITIVE_COLOUR, SCALE
 from descargan_tf.evaluation.report import TABLE_1, TABLE_2
+from descargan_tf.prediction.overlay import NEGATIVE_COLOUR, POSITIVE_COLOUR, SCALE
 from descargan_tf.types import CLASS_NAMES, DISEASED
 from export.bytes_input import MAX_PIXELS, FileRule
 from export.saved_model import BYTES_SIGNATURE, DECISION, FLOAT_SIGNATURE

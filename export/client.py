@@ -26,11 +26,11 @@ import numpy as np
 import urllib3
 from tqdm import tqdm
 
-from descargan_tf.data.folders import list_images
 from descargan_tf.data.images import write_npy
-from descargan_tf.data.predictions import TABLE, output_names, table_row, write_table
+from descargan_tf.data.listing import list_images
 from descargan_tf.errors import UserError
 from descargan_tf.files import write_atomically
+from descargan_tf.prediction.table import TABLE, output_names, table_row, write_table
 from descargan_tf.types import CLASS_NAMES
 
 SIGNATURE = "serving_bytes"

@@ -11,8 +11,8 @@ import numpy as np
 import tensorflow as tf
 
 from descargan_tf.errors import UserError
-from descargan_tf.evaluation.evaluator import predict_split
 from descargan_tf.methods.base import Method
+from descargan_tf.prediction.splits import predict_split
 from descargan_tf.types import DISEASED, Prediction
 from export.reference import drawn_images, tolerance
 

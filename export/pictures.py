@@ -1,8 +1,8 @@
-"""Maps as PNG pictures, drawn inside the graph: the colours and the fixed scale of `evaluation.figures.overlay`."""
+"""Maps as PNG pictures, drawn inside the graph: the colours and the fixed scale of `prediction.overlay`."""
 
 import tensorflow as tf
 
-from descargan_tf.evaluation.figures import NEGATIVE_COLOUR, POSITIVE_COLOUR, SCALE
+from descargan_tf.prediction.overlay import NEGATIVE_COLOUR, POSITIVE_COLOUR, SCALE
 
 
 def overlay_png(image, anomaly_map):

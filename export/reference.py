@@ -12,9 +12,9 @@ import tensorflow as tf
 from PIL import Image
 
 from descargan_tf.data.images import scale_pixels, unscale_pixels
-from descargan_tf.evaluation.evaluator import predict_split
-from descargan_tf.evaluation.figures import overlay
 from descargan_tf.methods.base import Method
+from descargan_tf.prediction.overlay import overlay
+from descargan_tf.prediction.splits import predict_split
 from descargan_tf.types import DISEASED
 from export.bytes_input import FileRule
 from export.folding import uses_own_statistics

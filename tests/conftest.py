@@ -65,11 +65,12 @@ def tiny_settings():
 @pytest.fixture(scope="session")
 def synthetic_data(tmp_path_factory):
     """A generated data set of 64x64 images, 12 / 6 / 6 per class, and its settings."""
-    from descargan_tf.data import synthetic
+    from descargan_tf.data import generation
+    from descargan_tf.data.synthetic import SyntheticSettings
 
-    settings = synthetic.SyntheticSettings(seed=3, image_size=64, num_train=12, num_validate=6, num_test=6)
+    settings = SyntheticSettings(seed=3, image_size=64, num_train=12, num_validate=6, num_test=6)
     folder = tmp_path_factory.mktemp("data") / "synthetic_64"
-    synthetic.generate(folder, settings, num_workers=1)
+    generation.generate(folder, settings, num_workers=1)
     return folder, settings
 
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from descargan_tf.evaluation.figures import overlay
+from descargan_tf.prediction.overlay import overlay
 
 VIEWER = Path(__file__).parents[1] / "export" / "viewer.html"
 

@@ -20,9 +20,9 @@ ALLOWED = {
     "models": {"types"},
     "methods": {"types", "errors", "models", "losses"},
     "training": {"types", "errors", "config", "hardware", "data", "models", "methods"},
-    "evaluation": {"types", "errors", "files", "data"},
-    "prediction": {"types", "errors", "files", "data", "evaluation"},
-    "pretrained": {"config", "errors", "evaluation", "methods", "types"},
+    "prediction": {"types", "errors", "files", "data"},
+    "evaluation": {"types", "errors", "files", "data", "prediction"},
+    "pretrained": {"config", "errors", "evaluation", "methods", "prediction", "types"},
     "run_folder": {"config", "errors", "files", "hardware", "data", "methods", "training", "pretrained"},
     "benchmark": {
         *("types", "errors", "files", "config"),

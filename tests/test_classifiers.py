@@ -18,7 +18,8 @@ from descargan_tf.methods.dcls import DCls, DClsSettings
 from descargan_tf.methods.densenet169 import DenseNet169, DenseNet169Settings
 from descargan_tf.models.densenet import build_densenet
 from descargan_tf.models.discriminator import build_discriminator
-from descargan_tf.prediction import predict_files
+from descargan_tf.prediction.files import predict_files
+from descargan_tf.prediction.splits import predict_split
 from descargan_tf.training.step import TrainStep, input_gradient
 from descargan_tf.types import Batch, Split
 
@@ -229,7 +230,7 @@ def test_the_best_checkpoint_is_chosen_by_the_auroc(densenet):
 def test_a_method_without_maps_is_evaluated_and_reported(trained, tmp_path):
     predictor, _ = trained
     split = make_split(seed=5)
-    prediction = evaluator.predict_split(predictor.predict, split.images, 5)
+    prediction = predict_split(predictor.predict, split.images, 5)
     thresholds = evaluator.calibrate(split)
     result = evaluator.evaluate_split(prediction, split, thresholds, seed=0)
     scores = result["metrics"]["image_units"]

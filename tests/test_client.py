@@ -20,7 +20,7 @@ from scripted_server import Reply, ScriptedServer, error, outputs_of
 
 from descargan_tf.data.images import Scaling, write_png
 from descargan_tf.errors import UserError
-from descargan_tf.prediction import predict_files as predict_files_locally
+from descargan_tf.prediction.files import predict_files as predict_files_locally
 from descargan_tf.types import Prediction
 from export import client as client_module
 from export.client import Backoff, Client, RequestError, find_inputs, main, predict_files

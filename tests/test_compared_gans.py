@@ -18,7 +18,8 @@ from descargan_tf.methods.fpgan import FPGAN, FPGANSettings
 from descargan_tf.methods.stargan import StarGAN, StarGANSettings
 from descargan_tf.methods.vagan import VAGAN, VAGANSettings
 from descargan_tf.models import stargan, vagan
-from descargan_tf.prediction import predict_files
+from descargan_tf.prediction.files import predict_files
+from descargan_tf.prediction.splits import predict_split
 from descargan_tf.training.step import TrainStep
 from descargan_tf.types import CLASS_NAMES, DISEASED, HEALTHY, Batch, Split
 
@@ -445,7 +446,7 @@ def test_a_method_without_classes_is_chosen_by_the_contrast_of_its_maps(methods,
 
 
 def test_a_method_without_classes_is_evaluated_and_reported(methods, split, tmp_path):
-    prediction = evaluator.predict_split(methods["vagan"].predict, split.images, 4)
+    prediction = predict_split(methods["vagan"].predict, split.images, 4)
     result = evaluator.evaluate_split(prediction, split, evaluator.calibrate(split), seed=0)
     scores = result["metrics"]["image_units"]
     for name in ("accuracy", "kappa", "auroc_image"):

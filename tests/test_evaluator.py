@@ -212,24 +212,3 @@ def test_wrong_answers_are_refused_by_name(test, thresholds, noisy):
         evaluator.evaluate_split(noisy._replace(healthy_image=noisy.healthy_image[:15]), test, thresholds, 0)
     with pytest.raises(UserError, match=r"found \[2\]"):
         evaluator.evaluate_split(noisy, test._replace(labels=test.labels * 2), thresholds, 0)
-
-
-@pytest.mark.parametrize("batch_size", [1, 5, 16, 40])
-def test_batches_change_nothing_and_have_one_shape(test, batch_size):
-    shapes, done = set(), []
-
-    def predict(images):
-        shapes.add(images.shape)
-        return Prediction(images * 2, -images, images.mean((1, 2, 3)), None)
-
-    answer = evaluator.predict_split(predict, test.images, batch_size, lambda *pair: done.append(pair))
-    assert shapes == {(batch_size, 64, 64, 1)}
-    assert done[-1] == (16, 16)
-    np.testing.assert_array_equal(answer.anomaly_map, test.images * 2)
-    np.testing.assert_allclose(answer.anomaly_score, test.images.mean((1, 2, 3)))
-    assert answer.class_probabilities is None
-
-
-def test_nothing_to_predict_is_refused(test):
-    with pytest.raises(UserError, match="0 images in batches of 4"):
-        evaluator.predict_split(lambda images: images, test.images[:0], 4)

@@ -13,9 +13,9 @@ from exports import SIZE, UINT8, encoded, lively_method, write_export
 
 from descargan_tf.data.images import Scaling
 from descargan_tf.errors import UserError
-from descargan_tf.evaluation.figures import overlay
 from descargan_tf.methods.base import Method
-from descargan_tf.prediction import predict_files
+from descargan_tf.prediction.files import predict_files
+from descargan_tf.prediction.overlay import overlay
 from descargan_tf.types import Prediction
 from export import reference, saved_model, verify, warmup
 from export.bytes_input import FileRule

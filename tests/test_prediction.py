@@ -8,8 +8,8 @@ from PIL import Image
 
 from descargan_tf.data.images import Scaling, write_npy, write_png
 from descargan_tf.errors import UserError
-from descargan_tf.evaluation.figures import POSITIVE_COLOUR
-from descargan_tf.prediction import find_inputs, predict_files
+from descargan_tf.prediction.files import find_inputs, predict_files
+from descargan_tf.prediction.overlay import POSITIVE_COLOUR
 from descargan_tf.types import Prediction
 
 SIZE = 64

@@ -16,7 +16,8 @@ from hypothesis.extra import numpy as hnp
 
 from descargan_tf import pretrained, run_folder
 from descargan_tf.config import flag_lines, parse
-from descargan_tf.data import synthetic
+from descargan_tf.data import generation
+from descargan_tf.data.synthetic import SyntheticSettings
 from descargan_tf.evaluation import pages
 from descargan_tf.main import main
 from descargan_tf.methods import METHODS
@@ -67,8 +68,8 @@ def workplace(tmp_path_factory):
     before = Path.cwd()
     os.chdir(folder)
     try:
-        settings = synthetic.SyntheticSettings(image_size=64, num_train=4, num_validate=3, num_test=3)
-        synthetic.generate("data/synthetic_64", settings, num_workers=1)
+        settings = SyntheticSettings(image_size=64, num_train=4, num_validate=3, num_test=3)
+        generation.generate("data/synthetic_64", settings, num_workers=1)
         for name, kind in (("tiny", "two_kinds"), ("plain", "moving")):
             make_run(Path("runs") / name, f"--batch_norm={kind}", "--lambda_id=3")
             assert main(["main", "--mode=evaluate", f"--run_dir=runs/{name}"]) == 0

@@ -213,29 +213,6 @@ def test_a_classifier_has_no_map_figures(tmp_path, split, prediction):
     assert [figure.path.name for figure in drawn] == ["roc.png", "dataset.png"]
 
 
-def test_overlay_by_hand():
-    image = np.array([[-1.0, 0.0, 1.0, 0.2]])
-    np.testing.assert_array_equal(
-        figures.overlay(image, np.zeros_like(image)), np.rint((image + 1) * 127.5)[..., None].repeat(3, -1)
-    )
-    shown = figures.overlay(image, np.array([[1.0, -1.0, 0.5, 7.0]]), scale=1.0)
-    assert shown.dtype == np.uint8
-    np.testing.assert_array_equal(shown[0, 0], figures.POSITIVE_COLOUR)
-    np.testing.assert_array_equal(shown[0, 1], figures.NEGATIVE_COLOUR)
-    np.testing.assert_array_equal(shown[0, 2], np.rint((np.array(figures.POSITIVE_COLOUR) + 255) / 2))
-    np.testing.assert_array_equal(shown[0, 3], figures.POSITIVE_COLOUR)
-    red, blue = figures.overlay(np.zeros((1, 2)), np.array([[0.3, -0.3]]))[0].astype(int)
-    assert red[0] > red[2]
-    assert blue[2] > blue[0]
-
-
-def test_overlay_refuses_what_it_cannot_draw():
-    with pytest.raises(ValueError, match="two arrays"):
-        figures.overlay(np.zeros((4, 4)), np.zeros((4, 4, 1)))
-    with pytest.raises(ValueError, match="scale must be positive, got 0"):
-        figures.overlay(np.zeros((4, 4)), np.zeros((4, 4)), scale=0)
-
-
 def test_figures_show_colour_repeat_and_share_one_scale(tmp_path, split, prediction):
     first = figures.figure_samples(tmp_path / "a.png", prediction, split, num_samples=2)
     again = figures.figure_samples(tmp_path / "b.png", prediction, split, num_samples=2)

@@ -12,6 +12,7 @@ from descargan_tf.evaluation.validation import validate
 from descargan_tf.methods.vae import VAE, VAESettings
 from descargan_tf.models.blocks import BatchNormalization
 from descargan_tf.models.vae import build_vae
+from descargan_tf.prediction.splits import predict_split
 from descargan_tf.training.step import TrainStep, input_gradient
 from descargan_tf.types import Batch, Split
 
@@ -275,7 +276,7 @@ def test_the_best_checkpoint_is_chosen_by_the_contrast_of_its_maps(method, split
 
 
 def test_what_it_does_not_say_is_not_available_in_the_report(method, split):
-    prediction = evaluator.predict_split(method.predict, split.images, 4)
+    prediction = predict_split(method.predict, split.images, 4)
     result = evaluator.evaluate_split(prediction, split, evaluator.calibrate(split), seed=0)
     scores = result["metrics"]["image_units"]
     for name in ("accuracy", "kappa", "auroc_image"):

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from descargan_tf.evaluation.figures import NEGATIVE_COLOUR, POSITIVE_COLOUR, overlay
 from descargan_tf.evaluation.validation import validate
+from descargan_tf.prediction.overlay import NEGATIVE_COLOUR, POSITIVE_COLOUR, overlay
 from descargan_tf.types import DISEASED, HEALTHY, Prediction, Split
 
 SIZE = 16

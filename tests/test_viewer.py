@@ -21,7 +21,7 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
 
 from descargan_tf.data.images import write_png
-from descargan_tf.evaluation import figures
+from descargan_tf.prediction.overlay import NEGATIVE_COLOUR, POSITIVE_COLOUR, SCALE, overlay
 
 SIZE = 16
 ARGUMENTS = (
@@ -213,8 +213,8 @@ def check_pictures(page, outputs):
     gray = [np.clip((values + 1) * 127.5, 0, 255)[..., None].repeat(3, -1) for values in (image, healthy)]
     assert np.abs(page.pixels("input") - gray[0]).max() <= 0.6  # rounding, here and there
     assert np.abs(page.pixels("healthy") - gray[1]).max() <= 0.6
-    assert np.abs(page.pixels("map") - figures.overlay(np.ones_like(image), signed)).max() <= 1
-    assert np.abs(page.pixels("overlay") - figures.overlay(image, signed)).max() <= 1
+    assert np.abs(page.pixels("map") - overlay(np.ones_like(image), signed)).max() <= 1
+    assert np.abs(page.pixels("overlay") - overlay(image, signed)).max() <= 1
 
 
 def test_the_four_pictures_are_the_servers_floats(page, image):
@@ -230,16 +230,16 @@ def test_the_opacity_slider_lays_the_map_on_and_off_by_keyboard(page, image):
     np.testing.assert_array_equal(page.pixels("overlay"), page.pixels("input"))
     slider.send_keys(*[Keys.ARROW_RIGHT] * 10)
     assert page.text("opacity-value") == "50 %"
-    full = figures.overlay(*as_arrays(outputs_of(image.read_bytes()))[::2])
+    full = overlay(*as_arrays(outputs_of(image.read_bytes()))[::2])
     assert np.abs(page.pixels("overlay") - (page.pixels("input") + full) / 2).max() <= 1
 
 
 def test_the_legend_has_the_scale_and_colours_of_the_reports(page, image):
     page.drop(image)
     gradient = page.find("colours").value_of_css_property("background-image")
-    ends = [f"rgb({', '.join(map(str, colour))})" for colour in (figures.NEGATIVE_COLOUR, figures.POSITIVE_COLOUR)]
+    ends = [f"rgb({', '.join(map(str, colour))})" for colour in (NEGATIVE_COLOUR, POSITIVE_COLOUR)]
     assert gradient == f"linear-gradient(to right, {ends[0]}, rgb(255, 255, 255), {ends[1]})"
-    assert (page.text("lowest"), page.text("highest")) == (f"−{figures.SCALE:g}", f"+{figures.SCALE:g}")
+    assert (page.text("lowest"), page.text("highest")) == (f"−{SCALE:g}", f"+{SCALE:g}")
 
 
 @pytest.mark.parametrize(("value", "name"), [(0, "healthy"), (255, "diseased")])
@@ -318,7 +318,7 @@ def test_a_map_without_a_twin_lies_over_the_file(page, image, server):
     assert not page.find("healthy").is_displayed()
     assert page.text("map-words") == "Where the model sees disease: at most 0.50 (bottom left)."
     gray = np.asarray(Image.open(image)) / 127.5 - 1
-    assert np.abs(page.pixels("overlay") - figures.overlay(gray, saliency[..., 0])).max() <= 1
+    assert np.abs(page.pixels("overlay") - overlay(gray, saliency[..., 0])).max() <= 1
 
 
 # ---- several files

@@ -1,15 +1,15 @@
 """--mode=check_data."""
 
 from descargan_tf.config import Config
-from descargan_tf.data import synthetic
+from descargan_tf.data import generation
 from descargan_tf.data.dataset import Dataset
 
 
 def check_data(config: Config) -> int:
     """Read everything, say what is there."""
     Dataset(config).check()
-    manifest = synthetic.read_manifest(config.data_dir)
+    manifest = generation.read_manifest(config.data_dir)
     if manifest:
-        synthetic.verify_checksums(config.data_dir, manifest)
+        generation.verify_checksums(config.data_dir, manifest)
         print(f"all {len(manifest['sha256'])} files are as they were generated")
     return 0

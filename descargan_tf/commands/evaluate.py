@@ -15,7 +15,7 @@ from descargan_tf.data.dataset import Dataset
 from descargan_tf.errors import UserError
 from descargan_tf.evaluation import evaluator, figures, report
 from descargan_tf.hardware import describe_machine
-from descargan_tf.prediction import BATCH_SIZE
+from descargan_tf.prediction.splits import BATCH_SIZE, predict_split
 from descargan_tf.provenance import git_commit, versions
 from descargan_tf.training.backends import compiled_predict
 
@@ -31,7 +31,7 @@ def evaluate(config: Config) -> int:
     thresholds = _thresholds(config, answer, data, summary.scaling)
     test = data.load("test", summary.scaling)
     with tqdm(total=len(test.images), unit="image", disable=None, desc="predict") as bar:
-        prediction = evaluator.predict_split(
+        prediction = predict_split(
             answer, test.images, min(BATCH_SIZE, len(test.images)), lambda done, _: bar.update(done - bar.n)
         )
     result = evaluator.evaluate_split(prediction, test, thresholds, config.seed)
@@ -88,7 +88,7 @@ def _thresholds(config, answer, data, scaling):
     split = data.load("validate", scaling)
     thresholds = evaluator.calibrate(split, data_checksum=data.digest())
     if config.saliency != "none":
-        found = evaluator.predict_split(answer, split.images, BATCH_SIZE)
+        found = predict_split(answer, split.images, BATCH_SIZE)
         thresholds = evaluator.calibrate_saliency(thresholds, found, split)
     return thresholds
 

@@ -8,7 +8,7 @@ from descargan_tf.config import Config
 from descargan_tf.data.dataset import Dataset
 from descargan_tf.errors import UserError
 from descargan_tf.evaluation import evaluator
-from descargan_tf.prediction import BATCH_SIZE
+from descargan_tf.prediction.splits import BATCH_SIZE, predict_split
 from descargan_tf.provenance import git_commit, versions
 
 
@@ -79,7 +79,7 @@ def _measured_again(config, predictor, found):
         split = data.load("test", summary.scaling)
     except UserError as error:
         return {"evaluated": evaluated, "not_measured": str(error)}
-    prediction = evaluator.predict_split(predictor, split.images, BATCH_SIZE)
+    prediction = predict_split(predictor, split.images, BATCH_SIZE)
     result = evaluator.evaluate_split(prediction, split, found["threshold"], config.seed)
     before, now = (scores["metrics"]["image_units"] for scores in (found, result))
     pairs = {name: [before[name]["mean"], now[name]["mean"]] for name in now if name in before}

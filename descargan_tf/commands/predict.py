@@ -7,17 +7,18 @@ from tqdm import tqdm
 
 from descargan_tf import run_folder
 from descargan_tf.config import Config
-from descargan_tf.data import folders
 from descargan_tf.data.images import IMAGE_SUFFIXES
+from descargan_tf.data.listing import list_images
 from descargan_tf.errors import UserError
-from descargan_tf.prediction import BATCH_SIZE, find_inputs, predict_files
+from descargan_tf.prediction.files import find_inputs, predict_files
+from descargan_tf.prediction.splits import BATCH_SIZE
 from descargan_tf.training.backends import compiled_predict
 
 
 def predict(config: Config) -> int:
     """Maps and a CSV for image files."""
     files = find_inputs(config.input)
-    ignored = folders.list_images(config.input)[1] if Path(config.input).is_dir() else 0
+    ignored = list_images(config.input)[1] if Path(config.input).is_dir() else 0
     method = run_folder.restore(config).method
     facts = run_folder.data_facts(config.trained_dir)
     output_dir = Path(config.output_dir or Path(config.run_dir) / "predictions")

@@ -11,7 +11,7 @@ from descargan_tf.evaluation import evaluator
 from descargan_tf.evaluation.validation import validate
 from descargan_tf.hardware import describe_machine, keep_freed_memory
 from descargan_tf.methods.base import Method
-from descargan_tf.prediction import BATCH_SIZE
+from descargan_tf.prediction.splits import BATCH_SIZE
 from descargan_tf.provenance import git_commit
 from descargan_tf.training.backends import engine_maker, seed_initial_weights, time_rounds
 from descargan_tf.training.loop import LoopSettings, Trainer

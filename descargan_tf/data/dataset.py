@@ -1,15 +1,16 @@
 """The data that a Config names: generated where they are missing, checked, loaded."""
 
-import hashlib
-import json
 import time
 from pathlib import Path
 
 from tqdm import tqdm
 
 from descargan_tf.config import Config
-from descargan_tf.data import folders, synthetic
+from descargan_tf.data import folders, generation
+from descargan_tf.data.digest import data_digest
 from descargan_tf.data.images import Scaling
+from descargan_tf.data.listing import list_images
+from descargan_tf.data.synthetic import SyntheticSettings
 from descargan_tf.errors import UserError
 from descargan_tf.types import CLASS_NAMES, SPLITS, Split
 
@@ -22,7 +23,7 @@ class Dataset:
         self._image_size = config.image_size
         self._value_range = config.value_range
         self.is_synthetic = config.dataset == "synthetic"
-        self._drawn = synthetic.SyntheticSettings(
+        self._drawn = SyntheticSettings(
             seed=config.data_seed,
             image_size=config.image_size,
             num_train=config.num_train,
@@ -39,7 +40,7 @@ class Dataset:
         total = 2 * sum(self._drawn.count(split) for split in SPLITS)
         started = time.perf_counter()
         with tqdm(total=total, unit="image", disable=None, desc="generate") as bar:
-            manifest = synthetic.generate(self._folder, self._drawn, progress=lambda done, _: bar.update(done - bar.n))
+            manifest = generation.generate(self._folder, self._drawn, progress=lambda done, _: bar.update(done - bar.n))
         seconds = time.perf_counter() - started
         print(f"{self._folder}: {total} images, {len(manifest['sha256'])} files, {seconds:.0f} s")
 
@@ -65,13 +66,13 @@ class Dataset:
         folder = Path(self._folder)
         if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
             self.generate()
-        manifest = synthetic.read_manifest(self._folder)
+        manifest = generation.read_manifest(self._folder)
         if manifest is None:
             raise UserError(
-                f"--data_dir={self._folder} exists and was not generated here (no {synthetic.MANIFEST}): "
+                f"--data_dir={self._folder} exists and was not generated here (no {generation.MANIFEST}): "
                 "name a folder that does not exist, or pass --dataset=folders to use it as it is."
             )
-        synthetic.check_settings(self._folder, manifest, self._drawn)
+        generation.check_settings(self._folder, manifest, self._drawn)
 
     def load(self, split: str, scaling: Scaling) -> Split:
         """One split in memory."""
@@ -86,13 +87,9 @@ class Dataset:
         if self.is_synthetic:
             return (self._drawn.count(split),) * 2
         paths = [Path(self._folder) / split / name for name in CLASS_NAMES]
-        healthy, diseased = (len(folders.list_images(path)[0]) if path.is_dir() else 0 for path in paths)
+        healthy, diseased = (len(list_images(path)[0]) if path.is_dir() else 0 for path in paths)
         return healthy, diseased
 
     def digest(self) -> str:
-        """What names the data: the manifest's bytes, or names and sizes of the files."""
-        manifest = Path(self._folder) / synthetic.MANIFEST
-        if manifest.exists():
-            return hashlib.sha256(manifest.read_bytes()).hexdigest()
-        names = sorted((str(p.relative_to(self._folder)), p.stat().st_size) for p in Path(self._folder).rglob("*.*"))
-        return hashlib.sha256(json.dumps(names).encode()).hexdigest()
+        """What names the data."""
+        return data_digest(self._folder)

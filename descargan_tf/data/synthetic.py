@@ -1,4 +1,4 @@
-"""The paper's synthetic data (sect. 3 and Table 1 of the supplement), drawn as a formula and written to disk.
+"""The paper's synthetic data (sect. 3 and Table 1 of the supplement), drawn as a formula.
 
 Two ellipse contours e1 (small) and e2 (large) lie over two systems of circular waves c1 and c2. In a diseased image
 the space around e1 is deformed by the gradient of a Gaussian, so that e1 and the waves around it shrink. An image is
@@ -31,28 +31,14 @@ Images smaller than 256 are drawn at a multiple of their size, at least 256, and
 """
 
 import dataclasses
-import hashlib
-import json
 import math
-import multiprocessing
-import os
-import shutil
-import signal
-import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from descargan_tf.data.folders import GROUND_TRUTH_FOLDER
-from descargan_tf.data.images import npy_bytes
-from descargan_tf.errors import UserError
-from descargan_tf.types import CLASS_NAMES, DISEASED, HEALTHY, SPLITS
+from descargan_tf.types import DISEASED, HEALTHY, SPLITS
 
 VERSION = 1  # raise it when the same settings give other bytes
-MANIFEST = "manifest.json"
 
 _EXTENT = 256  # the supplement's coordinates run from 0 to 255
 _SIGMA = 0.19  # of the Gaussian, in [-1, 1] units
@@ -221,192 +207,3 @@ def draw_example(seed: int, split: str, index: int, image_size: int) -> tuple[np
         return healthy, HEALTHY, np.zeros_like(healthy)
     diseased = draw_image(geometry, image_size, diseased=True)
     return diseased, DISEASED, healthy - diseased
-
-
-def _write_range(root: Path, settings: SyntheticSettings, split: str, start: int, stop: int) -> dict[str, str]:
-    checksums = {}
-    for index in range(start, stop):
-        image, label, ground_truth = draw_example(settings.seed, split, index, settings.image_size)
-        arrays = {CLASS_NAMES[label]: image}
-        if label == DISEASED:
-            arrays[GROUND_TRUTH_FOLDER] = ground_truth
-        for folder, array in arrays.items():
-            name = f"{split}/{folder}/{index:05d}.npy"
-            (root / name).write_bytes(npy_bytes(array))
-            # Over the pixels, not the file: the header belongs to numpy.
-            checksums[name] = hashlib.sha256(array.tobytes()).hexdigest()
-    return checksums
-
-
-def generate(
-    data_dir: str | os.PathLike,
-    settings: SyntheticSettings,
-    num_workers: int | None = None,
-    progress: Callable[[int, int], None] | None = None,
-) -> dict:
-    """Write the whole data set and its manifest; the folder appears only when it is complete.
-
-    Args:
-        data_dir: must not exist, or be empty.
-        settings: what to draw.
-        num_workers: processes; all cores by default. Any number gives the same bytes.
-        progress: called with (images done, images in all).
-
-    Returns:
-        The manifest.
-
-    Raises:
-        UserError: `data_dir` holds something, or cannot be written.
-    """
-    data_dir = Path(data_dir)
-    if data_dir.exists() and (not data_dir.is_dir() or any(data_dir.iterdir())):
-        raise UserError(
-            f"--data_dir={data_dir} already holds something, and nothing is written over: "
-            "name a folder that does not exist, or remove this one."
-        )
-    absolute = data_dir.absolute()  # "." has no name to put .partial behind
-    partial = absolute.with_name(absolute.name + ".partial")
-    try:
-        _remove_leftover(partial)
-        for split in SPLITS:
-            for folder in (*CLASS_NAMES, GROUND_TRUTH_FOLDER):
-                (partial / split / folder).mkdir(parents=True)
-        (partial / "pid").write_text(str(os.getpid()))
-        checksums = {}
-        for done, part in _run(partial, settings, num_workers or os.cpu_count() or 1):
-            checksums.update(part)
-            if progress:
-                progress(done, 2 * sum(settings.count(split) for split in SPLITS))
-        manifest = {
-            "generator": "descargan_tf synthetic",
-            "version": VERSION,
-            **dataclasses.asdict(settings),
-            "sha256": dict(sorted(checksums.items())),
-        }
-        (partial / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
-        (partial / "pid").unlink()
-        if data_dir.exists():
-            data_dir.rmdir()
-        partial.rename(data_dir)
-    except OSError as error:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise UserError(
-            f"the data set could not be written to --data_dir={data_dir}: {error.strerror or error}. "
-            "Nothing was left behind; free space or name another folder."
-        ) from error
-    return manifest
-
-
-def _remove_leftover(partial: Path) -> None:
-    """Clear what a killed generation left; refuse to disturb one that is still at work."""
-    pid = partial / "pid"
-    if pid.exists() and pid.read_text().isdigit() and int(pid.read_text()) != os.getpid():
-        try:
-            os.kill(int(pid.read_text()), 0)
-        except ProcessLookupError:
-            pass  # it is dead: what it left is ours to clear
-        else:
-            raise UserError(f"process {pid.read_text()} is generating {partial}: wait for it, or end it first.")
-    if partial.exists():
-        shutil.rmtree(partial)
-
-
-def _run(root: Path, settings: SyntheticSettings, num_workers: int) -> Iterator[tuple[int, dict[str, str]]]:
-    tasks = []
-    for split in SPLITS:
-        total = 2 * settings.count(split)
-        tasks += [(split, start, min(start + 32, total)) for start in range(0, total, 32)]
-    done = 0
-    if min(num_workers, len(tasks)) == 1:  # a process of its own would take longer to start
-        for split, start, stop in tasks:
-            done += stop - start
-            yield done, _write_range(root, settings, split, start, stop)
-        return
-    # spawn: the caller may hold TensorFlow's threads, which a fork would not copy.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(num_workers, len(tasks)), mp_context=context, initializer=_end_with_parent) as pool:
-        futures = [pool.submit(_write_range, root, settings, *task) for task in tasks]
-        try:
-            for future, (_, start, stop) in zip(futures, tasks, strict=True):
-                done += stop - start
-                yield done, future.result()
-        finally:
-            for future in futures:
-                future.cancel()
-
-
-def _end_with_parent() -> None:
-    """In a worker: end when the program that started it has ended, even by SIGKILL; Ctrl-C is for that program.
-
-    A worker that went on would write into the folder of the next generation.
-    """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-
-    def wait():
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=wait, daemon=True).start()
-
-
-def read_manifest(data_dir: str | os.PathLike) -> dict | None:
-    """The manifest of a generated data set, or None for a folder without one.
-
-    Raises:
-        UserError: the file is there and is not a manifest.
-    """
-    path = Path(data_dir) / MANIFEST
-    if not path.exists():
-        return None
-    try:
-        manifest = json.loads(path.read_text())
-        SyntheticSettings(**{field.name: int(manifest[field.name]) for field in dataclasses.fields(SyntheticSettings)})
-        manifest["version"], manifest["sha256"].items()
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path} is not a manifest of generated data ({error!r}): generate the data again.") from error
-    return manifest
-
-
-def check_settings(data_dir: str | os.PathLike, manifest: dict, settings: SyntheticSettings) -> None:
-    """Refuse a data set that was generated with other settings.
-
-    Raises:
-        UserError: names each setting that differs, or the files that are missing.
-    """
-    wanted = {"version": VERSION, **dataclasses.asdict(settings)}
-    spoken = {"version": "generator version", "seed": "--data_seed"}  # --seed is that of a run
-    differing = [
-        f"{spoken.get(name, '--' + name)} is {manifest[name]} there and {value} here"
-        for name, value in wanted.items()
-        if manifest[name] != value
-    ]
-    if differing:
-        raise UserError(
-            f"the data in --data_dir={data_dir} was generated with other settings: {'; '.join(differing)}. "
-            "Give the same settings, or name another folder."
-        )
-    missing = [name for name in manifest["sha256"] if not (Path(data_dir) / name).exists()]
-    if missing:
-        raise UserError(
-            f"--data_dir={data_dir} lacks {len(missing)} of its {len(manifest['sha256'])} files, {missing[0]} first: "
-            "remove the folder and generate it again."
-        )
-
-
-def verify_checksums(data_dir: str | os.PathLike, manifest: dict) -> None:
-    """Compare every file with the manifest.
-
-    Raises:
-        UserError: names up to five files that differ.
-    """
-    damaged = []
-    for name, expected in manifest["sha256"].items():
-        array = np.load(Path(data_dir) / name, allow_pickle=False)
-        if hashlib.sha256(array.tobytes()).hexdigest() != expected:
-            damaged.append(name)
-    if damaged:
-        raise UserError(
-            f"{len(damaged)} files of --data_dir={data_dir} are not what was generated: {', '.join(damaged[:5])}. "
-            "Remove the folder and generate it again."
-        )

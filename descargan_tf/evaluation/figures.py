@@ -1,4 +1,4 @@
-"""Pictures of a report and of single predictions.
+"""Pictures of a report.
 
 Colour scales are constants, the same for every row, image and run: scaling each map by its own extremes makes healthy
 images look sick. Samples are the first of the split in its order, never picked.
@@ -16,12 +16,10 @@ from sklearn.metrics import roc_auc_score, roc_curve
 
 from descargan_tf.errors import UserError
 from descargan_tf.files import write_atomically
+from descargan_tf.prediction.overlay import SCALE
 from descargan_tf.types import CLASS_NAMES, DISEASED, HEALTHY, Prediction, Split
 
-SCALE = 1.0  # |d| and |GT| at which a colour is full; the paper's colour bars end there too (Figures 4 and 5)
-POSITIVE_COLOUR = (202, 0, 32)  # the healthy image is brighter than the input
-NEGATIVE_COLOUR = (5, 113, 176)  # the healthy image is darker
-_SIGNED_MAP = "RdBu_r"  # the same two hues
+_SIGNED_MAP = "RdBu_r"  # the two hues of the overlays
 _DPI = 110
 
 
@@ -32,28 +30,6 @@ class FigureFile(NamedTuple):
     title: str
     caption: str
     alt: str
-
-
-def overlay(image, anomaly_map, scale=SCALE):
-    """Lay a signed map in colour over a gray image; the colour is opaque from |map| = scale on.
-
-    Args:
-        image: [H, W] in [-1, 1].
-        anomaly_map: [H, W] signed, healthy - input.
-        scale: positive, in the map's units.
-
-    Returns:
-        [H, W, 3] uint8; red where healthy is brighter, blue where it is darker, the gray image where the map is 0.
-    """
-    image, anomaly_map = np.asarray(image, np.float64), np.asarray(anomaly_map, np.float64)
-    if image.ndim != 2 or image.shape != anomaly_map.shape:
-        raise ValueError(f"expected two arrays [H, W] of one shape, got {image.shape} and {anomaly_map.shape}")
-    if not scale > 0:
-        raise ValueError(f"scale must be positive, got {scale}")
-    gray = np.clip((image + 1) * 127.5, 0, 255)[..., None]
-    opacity = np.clip(np.abs(anomaly_map) / scale, 0, 1)[..., None]
-    colour = np.where(anomaly_map[..., None] > 0, POSITIVE_COLOUR, NEGATIVE_COLOUR)
-    return np.rint(gray + opacity * (colour - gray)).astype(np.uint8)
 
 
 def draw_all(folder, prediction, split, threshold=None, num_samples=4):

@@ -20,8 +20,8 @@ one validation of a run at which the classifier had collapsed: accuracy 0.50, su
 import numpy as np
 
 from descargan_tf.evaluation import metrics
-from descargan_tf.evaluation.evaluator import predict_split
-from descargan_tf.evaluation.figures import SCALE, overlay
+from descargan_tf.prediction.overlay import SCALE, overlay
+from descargan_tf.prediction.splits import predict_split
 from descargan_tf.types import DISEASED, HEALTHY, Batch, Split, Validation
 
 _MIN_LABEL_EFFECT = 0.005  # mean |G_p - G_h| in image units below which the label is ignored

@@ -6,15 +6,14 @@ from pathlib import Path
 
 import numpy as np
 
-from descargan_tf.data.folders import list_images
 from descargan_tf.data.images import Scaling, read_image, scale_pixels, write_npy, write_png
-from descargan_tf.data.predictions import output_names, table_row, write_table
+from descargan_tf.data.listing import list_images
 from descargan_tf.errors import UserError
-from descargan_tf.evaluation.evaluator import predict_split
-from descargan_tf.evaluation.figures import SCALE, overlay
+from descargan_tf.prediction.overlay import SCALE, overlay
+from descargan_tf.prediction.splits import predict_split
+from descargan_tf.prediction.table import output_names, table_row, write_table
 from descargan_tf.types import CLASS_NAMES, DISEASED
 
-BATCH_SIZE = 16
 _CHUNK = 64  # images in memory at a time
 
 

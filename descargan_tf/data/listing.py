@@ -1,0 +1,153 @@
+"""Which files of a data folder are read, and as what: found by name, before any is opened.
+
+    <root>/{train,validate,test}/{healthy,diseased}/*.{npy,png,jpg,jpeg,tif,tiff}
+    <root>/{train,validate,test}/ground_truth/<stem of the diseased image>.{npy,png,tif,tiff}     (optional)
+
+The label is the folder's name, whatever the alphabetical order.
+"""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from descargan_tf.data.images import IMAGE_SUFFIXES
+from descargan_tf.errors import UserError
+from descargan_tf.types import CLASS_NAMES, DISEASED, SPLITS
+
+GROUND_TRUTH_FOLDER = "ground_truth"
+_MAX_NAMED = 5  # files named in a message
+
+_GROUND_TRUTH_SUFFIXES = (".npy", ".png", ".tif", ".tiff")  # not JPEG, which blurs the border of a mask
+
+
+class File(NamedTuple):
+    """One image of a data set, and where its ground truth lies."""
+
+    path: Path
+    name: str  # relative to the root
+    split: str
+    label: int
+    ground_truth: Path | None
+
+
+class Listing(NamedTuple):
+    """What a data folder holds by its names, and what is wrong with them."""
+
+    files: list[File]  # by split, healthy first, by file name
+    num_ignored: dict[tuple[str, int], int]
+    problems: list[str]
+    warnings: list[str]
+
+
+def list_images(folder: str | Path) -> tuple[list[Path], int]:
+    """Find the image files directly in a folder, sorted by name, and count what else lies there."""
+    entries = sorted(Path(folder).iterdir(), key=lambda path: path.name)
+    images = [
+        path
+        for path in entries
+        if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and not path.is_dir()
+    ]
+    return images, len(entries) - len(images)
+
+
+def list_data_set(root: Path, splits: Sequence[str]) -> Listing:
+    """Find the files of some splits; UserError if the folder itself is not there."""
+    if not root.is_dir():
+        raise UserError(f"--data_dir={root} {'is not a folder' if root.exists() else 'does not exist'}")
+    listing = Listing([], {}, [], [])
+    missing = [split for split in splits if not (root / split).is_dir()]
+    if missing:
+        listing.problems.append(
+            f"split folder{'s' if len(missing) > 1 else ''} {', '.join(missing)} missing in {root}; "
+            f"found: {_found(root)}{_level_hint(root)}{_spelling_hint(root, missing)}"
+        )
+    for split in splits:
+        if split not in missing:
+            _list_one_split(root, split, listing)
+    return listing
+
+
+def name_some(names: Iterable[str], limit: int = _MAX_NAMED) -> str:
+    """The first names of many, and how many more there are."""
+    names = list(names)
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more
+
+
+def _level_hint(root: Path) -> str:
+    root = root.resolve()  # "." has no name
+    found = _subfolders(root)
+    if set(found) & set(CLASS_NAMES):
+        if root.name in SPLITS:
+            return f"; the folder is one level too low, try --data_dir={root.parent}"
+        return f"; it holds classes but no splits: move them into {root}/{{{','.join(SPLITS)}}}"
+    if root.name in CLASS_NAMES:
+        return f"; the folder is two levels too low, try --data_dir={root.parent.parent}"
+    for name in found:
+        if set(_subfolders(root / name)) & set(SPLITS):
+            return f"; the folder is one level too high, try --data_dir={root / name}"
+    return ""
+
+
+def _spelling_hint(folder: Path, missing: Sequence[str]) -> str:
+    hints = []
+    for name in missing:
+        # "val", "valid", "validation" for "validate"; "Healthy" for "healthy"; "testing" for "test".
+        likely = [found for found in _subfolders(folder) if found.lower()[:3] == name[:3]]
+        hints += [f"rename {found} to {name}" for found in likely[:1]]
+    return f"; names are exact and case-sensitive: {', '.join(hints)}" if hints else ""
+
+
+def _list_one_split(root: Path, split: str, listing: Listing) -> None:
+    folder = root / split
+    missing = [name for name in CLASS_NAMES if not (folder / name).is_dir()]
+    if missing:
+        listing.problems.append(
+            f"class folder{'s' if len(missing) > 1 else ''} {', '.join(missing)} missing in {folder}; found: "
+            f"{_found(folder)}; expected {split}/healthy and {split}/diseased{_spelling_hint(folder, missing)}"
+        )
+    truths = _list_ground_truths(folder / GROUND_TRUTH_FOLDER, root, listing)
+    diseased_stems = set()
+    for label, class_name in enumerate(CLASS_NAMES):
+        if class_name in missing:
+            continue
+        paths, listing.num_ignored[split, label] = list_images(folder / class_name)
+        if not paths:
+            deeper = _subfolders(folder / class_name)
+            listing.problems.append(
+                f"no image in {folder / class_name}; expected files ending in {' '.join(IMAGE_SUFFIXES)}"
+                + (f", directly in it and not in its subfolders ({', '.join(deeper[:_MAX_NAMED])})" if deeper else "")
+            )
+        for path in paths:
+            truth = truths.get(path.stem) if label == DISEASED else None
+            if truth and path.stem in diseased_stems:
+                listing.problems.append(f"{truth.name} is the ground truth of several images: {split}/*/{path.stem}.*")
+            if label == DISEASED:
+                diseased_stems.add(path.stem)
+            listing.files.append(File(path, path.relative_to(root).as_posix(), split, label, truth))
+    orphans = [path.relative_to(root).as_posix() for stem, path in truths.items() if stem not in diseased_stems]
+    if orphans and "diseased" not in missing:
+        listing.warnings.append(f"{name_some(orphans)}: ground truth of no diseased image, ignored")
+
+
+def _list_ground_truths(folder: Path, root: Path, listing: Listing) -> dict[str, Path]:
+    truths: dict[str, Path] = {}
+    if not folder.is_dir():
+        return truths
+    for path in list_images(folder)[0]:
+        name = path.relative_to(root).as_posix()
+        if path.suffix.lower() not in _GROUND_TRUTH_SUFFIXES:
+            listing.warnings.append(f"{name}: ignored, a ground truth ends in {' '.join(_GROUND_TRUTH_SUFFIXES)}")
+        elif path.stem in truths:
+            listing.problems.append(f"{truths[path.stem].name} and {path.name} in {folder} are for the same image")
+        else:
+            truths[path.stem] = path
+    return truths
+
+
+def _subfolders(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+
+
+def _found(folder: Path) -> str:
+    return ", ".join(_subfolders(folder)[:20]) or "no folder"
