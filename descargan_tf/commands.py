@@ -204,10 +204,10 @@ def predict(config: Config) -> int:
 
 def export(config: Config) -> int:
     """--mode=export: a version for TensorFlow Serving, verified before it is published."""
-    from export import exporter
-    from export.bytes_input import FileRule
-    from export.formats import check_formats
-    from export.publish import refuse_version
+    from descargan_tf.export import exporter
+    from descargan_tf.export.bytes_input import FileRule
+    from descargan_tf.export.formats import check_formats
+    from descargan_tf.export.publish import refuse_version
 
     check_formats(config.formats)
     base = _export_base(config)
@@ -255,7 +255,7 @@ def serve(config: Config) -> int:
 
     Published weights are exported first where that has not been done.
     """
-    from export import server
+    from descargan_tf.export.embedded import server
 
     base = _export_base(config)
     if config.published and not _is_exported(config):
@@ -569,8 +569,8 @@ def _export_base(config):
 
 def _is_exported(config):
     """Whether the newest version is of the published weights."""
-    from export import card
-    from export.publish import versions
+    from descargan_tf.export import card
+    from descargan_tf.export.publish import versions
 
     base = _export_base(config)
     try:
