@@ -78,9 +78,8 @@ def make_export(folder, size, filters, seed=0):
     from descargan_tf.main import held_back_unless_it_fails
 
     with held_back_unless_it_fails(2):
+        from descargan_tf.export.saved_model import Predictor, write_saved_model
         from exports import UINT8, lively_method
-
-        from export.saved_model import Predictor, write_saved_model
 
     method = lively_method(seed, image_size=size, generator_filters=filters, discriminator_filters=filters)
     write_saved_model(folder, Predictor(method, size), UINT8)
@@ -92,7 +91,7 @@ def embedded_server(model_name, base_path, *flags):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "export.server", f"--model_name={model_name}", f"--rest_api_port={port}"]
+    command = [sys.executable, "-m", "export.embedded", f"--model_name={model_name}", f"--rest_api_port={port}"]
     process = subprocess.Popen(
         [*command, f"--model_base_path={Path(base_path).resolve()}", *flags],
         cwd=ROOT,

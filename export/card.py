@@ -6,8 +6,9 @@ from pathlib import Path
 from descargan_tf.evaluation.report import TABLE_1, TABLE_2
 from descargan_tf.prediction.overlay import NEGATIVE_COLOUR, POSITIVE_COLOUR, SCALE
 from descargan_tf.types import CLASS_NAMES, DISEASED
-from export.bytes_input import MAX_PIXELS, FileRule
-from export.saved_model import BYTES_SIGNATURE, DECISION, FLOAT_SIGNATURE
+
+from .bytes_input import MAX_PIXELS, FileRule
+from .saved_model import BYTES_SIGNATURE, DECISION, FLOAT_SIGNATURE
 
 JSON, CARD = Path("assets.extra") / "model.json", Path("assets.extra") / "README.md"
 SCHEMA = 1

@@ -1,7 +1,7 @@
 """Ask a model server about image files: python -m export.client --url http://127.0.0.1:8501 FILES...
 
-It speaks TensorFlow Serving's REST API, so the server is TensorFlow Serving or `export.server`, and sends each file as
-it is (PNG or JPEG, signature `serving_bytes`). It needs neither TensorFlow nor Keras. From a program:
+It speaks TensorFlow Serving's REST API, so the server is TensorFlow Serving or `export.embedded`, and sends each file
+as it is (PNG or JPEG, signature `serving_bytes`). It needs neither TensorFlow nor Keras. From a program:
 
     from export.client import Client
 

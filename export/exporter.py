@@ -8,16 +8,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+import descargan_tf
 from descargan_tf.errors import UserError
 from descargan_tf.methods.base import Method
-from export import verify
-from export.bytes_input import FileRule
-from export.card import description, write_card
-from export.formats import FOLDER, write_formats
-from export.publish import publish
-from export.reference import drawn_images, encode, write_reference
-from export.saved_model import BYTES_SIGNATURE, FLOAT_SIGNATURE, Predictor, write_saved_model
-from export.warmup import Request, write_requests
+
+from .bytes_input import FileRule
+from .card import description, write_card
+from .formats import FOLDER, write_formats
+from .publish import publish
+from .reference import drawn_images, encode, write_reference
+from .saved_model import BYTES_SIGNATURE, FLOAT_SIGNATURE, Predictor, write_saved_model
+from .warmup import Request, write_requests
 
 
 class Export(NamedTuple):
@@ -97,10 +98,10 @@ def verify_apart(folder: Path) -> dict:
     Raises:
         UserError: it found a difference, or ended otherwise than it should.
     """
-    root = str(Path(verify.__file__).resolve().parents[1])
+    root = str(Path(descargan_tf.__file__).resolve().parents[1])
     path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
     done = subprocess.run(
-        [sys.executable, "-m", "export.verify", "--json", str(folder)],
+        [sys.executable, "-P", "-m", "descargan_tf.export.verify", "--json", str(folder)],
         env={**os.environ, "PYTHONPATH": path},
         capture_output=True,
         text=True,

@@ -14,7 +14,8 @@ from descargan_tf.errors import UserError
 from descargan_tf.methods.base import Method
 from descargan_tf.prediction.splits import predict_split
 from descargan_tf.types import DISEASED, Prediction
-from export.reference import drawn_images, tolerance
+
+from .reference import drawn_images, tolerance
 
 FOLDER = "formats"
 NUM_IMAGES = 32

@@ -16,10 +16,11 @@ from descargan_tf.methods.base import Method
 from descargan_tf.prediction.overlay import overlay
 from descargan_tf.prediction.splits import predict_split
 from descargan_tf.types import DISEASED
-from export.bytes_input import FileRule
-from export.folding import uses_own_statistics
-from export.saved_model import BYTES_SIGNATURE, DECISION, FLOAT_SIGNATURE
-from export.verify import LARGEST, REFERENCE, ROOT_MEAN_SQUARE
+
+from .bytes_input import FileRule
+from .folding import uses_own_statistics
+from .saved_model import BYTES_SIGNATURE, DECISION, FLOAT_SIGNATURE
+from .verify import LARGEST, REFERENCE, ROOT_MEAN_SQUARE
 
 _BOUND = 1e-4  # largest difference of a pixel in float32
 # Statistics of the image itself divide by standard deviations that may be small, and with them what rounding left:

@@ -11,9 +11,10 @@ from tensorflow.python.framework.convert_to_constants import convert_variables_t
 from descargan_tf.errors import UserError
 from descargan_tf.methods.base import Method
 from descargan_tf.types import DISEASED, Prediction
-from export.bytes_input import FileRule, decode_images
-from export.folding import fold_method
-from export.pictures import map_png, overlay_png
+
+from .bytes_input import FileRule, decode_images
+from .folding import fold_method
+from .pictures import map_png, overlay_png
 
 FLOAT_SIGNATURE, BYTES_SIGNATURE = "serving_default", "serving_bytes"
 DECISION = 0.5  # disease probability above which `predicted_class` is 1

@@ -17,7 +17,8 @@ import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
 from descargan_tf.errors import UserError
-from export import warmup
+
+from . import warmup
 
 REFERENCE = Path("assets.extra") / "reference.npz"
 LARGEST, ROOT_MEAN_SQUARE = "largest", "root mean square"

@@ -15,7 +15,7 @@ from PIL import Image
 
 from descargan_tf.prediction.overlay import overlay
 
-VIEWER = Path(__file__).parents[1] / "export" / "viewer.html"
+VIEWER = Path(__file__).parents[1] / "export" / "embedded" / "viewer.html"
 
 
 class Reply(NamedTuple):

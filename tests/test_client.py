@@ -15,15 +15,15 @@ import numpy as np
 import pytest
 import served_model
 import tensorflow as tf
+from descargan_tf.export.client import Backoff, Client, RequestError, find_inputs, main, predict_files
 from PIL import Image
 from scripted_server import Reply, ScriptedServer, error, outputs_of
 
 from descargan_tf.data.images import Scaling, write_png
 from descargan_tf.errors import UserError
+from descargan_tf.export import client as client_module
 from descargan_tf.prediction.files import predict_files as predict_files_locally
 from descargan_tf.types import Prediction
-from export import client as client_module
-from export.client import Backoff, Client, RequestError, find_inputs, main, predict_files
 
 SIZE = 16
 
@@ -426,5 +426,5 @@ def test_impossible_numbers_are_refused(flag, message, capsys):
 
 
 def test_neither_tensorflow_nor_keras_is_imported():
-    code = "import sys, export.client; print(sorted({'tensorflow', 'keras'} & set(sys.modules)))"
+    code = "import sys, descargan_tf.export.client; print(sorted({'tensorflow', 'keras'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

@@ -9,16 +9,16 @@ import sys
 import numpy as np
 import pytest
 import tensorflow as tf
+from descargan_tf.export.bytes_input import FileRule
 from exports import SIZE, UINT8, encoded, lively_method, write_export
 
 from descargan_tf.data.images import Scaling
 from descargan_tf.errors import UserError
+from descargan_tf.export import reference, saved_model, verify, warmup
 from descargan_tf.methods.base import Method
 from descargan_tf.prediction.files import predict_files
 from descargan_tf.prediction.overlay import overlay
 from descargan_tf.types import Prediction
-from export import reference, saved_model, verify, warmup
-from export.bytes_input import FileRule
 
 STATISTICS = ("moving", "per_image")
 FLOAT_OUTPUTS = {"anomaly_map", "healthy_image", "anomaly_score", "disease_probability", "predicted_class"}
@@ -236,7 +236,8 @@ def test_the_operations_are_those_of_every_server(exported):
 
 def test_a_server_loads_and_runs_it_without_complaint(moving):
     """TensorFlow's optimisers say on standard error what they cannot do with a graph; then it runs unoptimised."""
-    code = "import sys, pathlib; from export.servable import Servable; Servable('m', 1, pathlib.Path(sys.argv[1]))"
+    code = "import sys, pathlib; from descargan_tf.export.embedded.servable import Servable as S; "
+    code += "S('m', 1, pathlib.Path(sys.argv[1]))"
     environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run(
         [sys.executable, "-c", code, moving[1]], env=environment, capture_output=True, text=True, check=False

@@ -258,7 +258,7 @@ def test_predicting_with_published_weights(inside):
 
 def test_serving_published_weights_exports_them_once_and_anew_when_they_are_others(inside, monkeypatch):
     served = []
-    monkeypatch.setattr("export.server.serve", lambda settings: served.append(settings) or 0)
+    monkeypatch.setattr("descargan_tf.export.embedded.server.serve", lambda settings: served.append(settings) or 0)
     shutil.copytree(NAME, "pretrained/served")
     flags = ["main", "--mode=serve", "--checkpoint=pretrained/served", "--export_largest_batch=1"]
     base = Path("runs/pretrained/served/export")

@@ -6,12 +6,8 @@ import json
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from hypothesis.extra import numpy as hnp
-
-from export.rest_api import unpack
-from export.rest_contract import (
+from descargan_tf.export.embedded.rest_api import unpack
+from descargan_tf.export.embedded.rest_contract import (
     TensorSpec,
     check_shape,
     parse_json,
@@ -21,7 +17,10 @@ from export.rest_contract import (
     write_error,
     write_prediction,
 )
-from export.status import Code, ServingError
+from descargan_tf.export.embedded.status import Code, ServingError
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 
 
 def read(text, dtype="float", name="x"):

@@ -19,6 +19,13 @@ import grpc
 import numpy as np
 import pytest
 import tensorflow as tf
+from descargan_tf.export.embedded import grpc_service, http_app
+from descargan_tf.export.embedded.batching import Batcher, BatchingParameters, read_parameters
+from descargan_tf.export.embedded.http_app import HttpSettings
+from descargan_tf.export.embedded.models import LoadSettings, ModelConfig, read_configs
+from descargan_tf.export.embedded.server import EmbeddedServer, ServerSettings, main, settings_from_flags
+from descargan_tf.export.embedded.status import Code, ServingError
+from descargan_tf.export.embedded.text_protos import parse_file
 from serving_http import Server
 from tensorflow_serving.apis import (
     get_model_metadata_pb2,
@@ -29,13 +36,7 @@ from tensorflow_serving.apis import (
 )
 
 from descargan_tf.errors import UserError
-from export import grpc_service, http_app, warmup
-from export.batching import Batcher, BatchingParameters, read_parameters
-from export.http_app import HttpSettings
-from export.models import LoadSettings, ModelConfig, read_configs
-from export.server import EmbeddedServer, ServerSettings, main, settings_from_flags
-from export.status import Code, ServingError
-from export.text_protos import parse_file
+from descargan_tf.export import warmup
 
 ROOT = Path(__file__).resolve().parent.parent
 PLAIN = "/v1/models/half_plus_two:predict"
@@ -367,7 +368,7 @@ def test_an_emptied_folder_leaves_what_is_loaded(one_model):
 
 def test_a_version_in_use_is_freed_after_its_last_request(one_model, monkeypatch):
     base, source = one_model
-    from export.servable import Servable
+    from descargan_tf.export.embedded.servable import Servable
 
     entered, go, closed = threading.Event(), threading.Event(), []
     run, close = Servable.run, Servable.close
@@ -491,7 +492,7 @@ def test_too_many_requests_are_asked_to_come_back(serving_config):
 
 def test_a_defect_is_an_internal_error_and_no_end(serving_config, monkeypatch, caplog):
     with serving(serving_config) as server:
-        monkeypatch.setattr("export.rest_contract.read_tensors", lambda *_: 1 / 0)
+        monkeypatch.setattr("descargan_tf.export.embedded.rest_contract.read_tensors", lambda *_: 1 / 0)
         reply = server.post(PLAIN, {"instances": [1.0]})
         assert (reply.status, reply.json) == (500, {"error": "Internal error; see the server's log"})
         assert "ZeroDivisionError" in caplog.text
@@ -710,7 +711,7 @@ def test_mode_serve_serves_the_export_folder(tmp_path, monkeypatch, capsys):
     from descargan_tf import main as program
 
     seen = []
-    monkeypatch.setattr("export.server.serve", lambda settings: seen.append(settings) or 0)
+    monkeypatch.setattr("descargan_tf.export.embedded.server.serve", lambda settings: seen.append(settings) or 0)
     assert program.main(["main", "--mode=serve", f"--export_dir={tmp_path}", "--rest_api_port=9000"]) == 0
     batches = BatchingParameters(4, enable_large_batch_splitting=True)
     expected = ServerSettings([ModelConfig("descargan", tmp_path)], rest_api_port=9000, batching=batches)
@@ -725,7 +726,7 @@ def test_mode_serve_serves_the_export_folder(tmp_path, monkeypatch, capsys):
 def test_sigterm_answers_what_is_at_work(serving_config):
     port = free_port()
     process = subprocess.Popen(
-        [sys.executable, "-m", "export.server", f"--model_config_file={serving_config}", f"--rest_api_port={port}"],
+        [sys.executable, "-m", "export.embedded", f"--model_config_file={serving_config}", f"--rest_api_port={port}"],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

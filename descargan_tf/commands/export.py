@@ -14,10 +14,10 @@ from descargan_tf.provenance import git_commit, versions
 
 def export(config: Config) -> int:
     """A version for TensorFlow Serving, verified before it is published."""
-    from export import exporter
-    from export.bytes_input import FileRule
-    from export.formats import check_formats
-    from export.publish import refuse_version
+    from descargan_tf.export import exporter
+    from descargan_tf.export.bytes_input import FileRule
+    from descargan_tf.export.formats import check_formats
+    from descargan_tf.export.publish import refuse_version
 
     check_formats(config.formats)
     base = export_base(config)

@@ -12,7 +12,7 @@ def serve(config: Config) -> int:
 
     Published weights are exported first where that has not been done.
     """
-    from export import server
+    from descargan_tf.export.embedded import server
 
     base = export_base(config)
     if config.published and not _is_exported(config):
@@ -28,8 +28,8 @@ def serve(config: Config) -> int:
 
 def _is_exported(config):
     """Whether the newest version is of the published weights."""
-    from export import card
-    from export.publish import versions
+    from descargan_tf.export import card
+    from descargan_tf.export.publish import versions
 
     base = export_base(config)
     try:

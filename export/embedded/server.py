@@ -1,4 +1,4 @@
-"""The embedded model server: python -m export.server --model_base_path=exports/descargan --rest_api_port=8501
+"""The embedded model server: python -m export.embedded --model_base_path=exports/descargan --rest_api_port=8501
 
 For local use, tests and small installations: one process that speaks TensorFlow Serving's REST contract (and its gRPC
 Predict where tensorflow-serving-api is installed) and shows a viewer page at /. Production is TensorFlow Serving itself
@@ -9,7 +9,6 @@ Serving's names. Unlike it, this server listens on 127.0.0.1 unless told otherwi
 import contextlib
 import dataclasses
 import logging
-import os
 import signal
 import socket
 import sys
@@ -27,12 +26,12 @@ with held_back_unless_it_fails(2):
 
 import uvicorn
 
-from export import batching, models, monitoring
-from export.batching import Batcher, BatchingParameters
-from export.http_app import HttpSettings, RestEndpoint, build_app
-from export.models import LoadSettings, ModelConfig, ModelManager
-from export.monitoring import Metrics
-from export.rest_api import RestApi
+from . import batching, models, monitoring
+from .batching import Batcher, BatchingParameters
+from .http_app import HttpSettings, RestEndpoint, build_app
+from .models import LoadSettings, ModelConfig, ModelManager
+from .monitoring import Metrics
+from .rest_api import RestApi
 
 HOST = "127.0.0.1"
 REST_PORT = 8501
@@ -99,7 +98,7 @@ class EmbeddedServer:
             run = batcher.run
         timeout_seconds = http.rest_api_timeout_in_ms / 1000
         if settings.port:
-            from export.grpc_service import GrpcServer
+            from .grpc_service import GrpcServer
 
             self._grpc = GrpcServer(
                 f"{settings.host}:{settings.port}",
@@ -300,8 +299,3 @@ def _bind(host, port):
 
 def _taken(host, port, error):
     return UserError(f"cannot listen on {host}:{port}: {error.strerror or error}. Name another --rest_api_port.")
-
-
-if __name__ == "__main__":
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    sys.exit(main())

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from descargan_tf.errors import UserError
-from export.servable import Servable
-from export.status import Code, ServingError, invalid, not_found
-from export.text_protos import parse_file
+
+from .servable import Servable
+from .status import Code, ServingError, invalid, not_found
+from .text_protos import parse_file
 
 logger = logging.getLogger(__name__)
 

@@ -14,11 +14,11 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Route
 
-from export import monitoring, rest_contract
-from export.models import ModelManager
-from export.monitoring import Metrics
-from export.rest_api import RestApi
-from export.status import Code, ServingError
+from . import monitoring, rest_contract
+from .models import ModelManager
+from .monitoring import Metrics
+from .rest_api import RestApi
+from .status import Code, ServingError
 
 VIEWER = Path(__file__).with_name("viewer.html")
 

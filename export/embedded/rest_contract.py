@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import orjson
 
-from export.status import Code, ServingError, invalid
+from .status import Code, ServingError, invalid
 
 DEFAULT_SIGNATURE = "serving_default"
 BYTES_SUFFIX = "_bytes"  # an output of strings so named holds bytes, not text

@@ -5,8 +5,9 @@ from pathlib import Path
 import prometheus_client
 
 from descargan_tf.errors import UserError
-from export.status import Code
-from export.text_protos import parse_file
+
+from .status import Code
+from .text_protos import parse_file
 
 PATH = "/monitoring/prometheus/metrics"
 CONTENT_TYPE = prometheus_client.CONTENT_TYPE_LATEST

@@ -7,11 +7,11 @@ from collections.abc import Callable, Mapping
 import numpy as np
 from google.protobuf import json_format
 
-from export import examples, rest_contract
-from export.models import ModelManager
-from export.rest_contract import Route
-from export.servable import Servable
-from export.status import Code, ServingError, invalid
+from . import examples, rest_contract
+from .models import ModelManager
+from .rest_contract import Route
+from .servable import Servable
+from .status import Code, ServingError, invalid
 
 Run = Callable[[Servable, str, Mapping[str, np.ndarray], float], dict[str, np.ndarray]]
 

@@ -9,9 +9,9 @@ from collections.abc import Callable
 import numpy as np
 from tensorflow.core.example import example_pb2
 
-from export.rest_contract import decode_base64, is_base64, json_type, shown
-from export.servable import Servable
-from export.status import Code, ServingError, invalid
+from .rest_contract import decode_base64, is_base64, json_type, shown
+from .servable import Servable
+from .status import Code, ServingError, invalid
 
 _INPUT = "inputs"  # serialized Examples, of both methods
 _CLASSES, _SCORES, _VALUES = "classes", "scores", "outputs"

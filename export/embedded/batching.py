@@ -11,9 +11,10 @@ from pathlib import Path
 import numpy as np
 
 from descargan_tf.errors import UserError
-from export.servable import Servable
-from export.status import Code, ServingError, invalid
-from export.text_protos import parse_file
+
+from .servable import Servable
+from .status import Code, ServingError, invalid
+from .text_protos import parse_file
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,11 +9,12 @@ import numpy as np
 import tensorflow as tf
 
 from descargan_tf.errors import UserError
-from export.models import ModelManager
-from export.monitoring import Metrics
-from export.rest_api import Run
-from export.rest_contract import DEFAULT_SIGNATURE
-from export.status import Code, ServingError, invalid
+
+from .models import ModelManager
+from .monitoring import Metrics
+from .rest_api import Run
+from .rest_contract import DEFAULT_SIGNATURE
+from .status import Code, ServingError, invalid
 
 _STATUS_CODES = {code.value[0]: code for code in grpc.StatusCode}
 

@@ -8,9 +8,9 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from export import warmup
-from export.rest_contract import DEFAULT_SIGNATURE, TensorSpec, check_shape, type_name
-from export.status import Code, ServingError, invalid
+from .. import warmup
+from .rest_contract import DEFAULT_SIGNATURE, TensorSpec, check_shape, type_name
+from .status import Code, ServingError, invalid
 
 _WARMUP_SECONDS = 600  # for one request, the first of which may take long
 
