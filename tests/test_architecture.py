@@ -30,7 +30,7 @@ ALLOWED = {
     },
     "commands": {
         *("types", "errors", "config", "hardware", "provenance"),
-        *("data", "methods", "training", "prediction", "evaluation", "pretrained", "run_folder", "benchmark"),
+        *("data", "methods", "training", "prediction", "evaluation", "pretrained", "run_folder", "benchmark", "export"),
     },
     "main": {"config", "errors", "commands", "training"},
 }
