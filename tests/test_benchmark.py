@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from descargan_tf import benchmark
+from descargan_tf.benchmark import grid
 from descargan_tf.benchmark.grid import Grid, Run, alone_in, time_left
 from descargan_tf.config import parse
 from descargan_tf.errors import UserError
@@ -109,7 +109,7 @@ def test_a_flagfile_names_flagfiles_of_every_method(name, monkeypatch):
 
 @pytest.fixture(autouse=True)
 def often(monkeypatch):
-    monkeypatch.setattr(benchmark, "_POLL_SECONDS", 0.05)
+    monkeypatch.setattr(grid, "_POLL_SECONDS", 0.05)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -311,7 +311,7 @@ def test_time_left_by_hand(tmp_path):
 
 
 def test_progress_says_what_runs_and_what_is_left(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(benchmark, "_LINE_SECONDS", 0.0)
+    monkeypatch.setattr(grid, "_LINE_SECONDS", 0.0)
     runs = [scripted(tmp_path, "a", "rounds(4); time.sleep(1.5); rounds(8)"), scripted(tmp_path, "b", "sys.exit(1)")]
     worked(runs, jobs=1)
     lines = [line for line in capsys.readouterr().out.splitlines() if "runs done" in line]
