@@ -40,6 +40,7 @@ from descargan_tf.data.images import Scaling
 from descargan_tf.export import formats
 from descargan_tf.methods.descargan import DeScarGAN
 from descargan_tf.models.blocks import BatchNormalization, UpsampleConv2D
+from descargan_tf.prediction.outputs import named_outputs
 
 WHOLE, HEALTHY = "serving_default", "healthy image alone"
 _LONGEST_SECONDS = 60  # for a call of a model server; a deadline must be given
@@ -290,7 +291,7 @@ def measure(engines, images, arguments):
 
 def differences(engines, images, live):
     """Largest absolute difference of any output from the live Keras model in float32."""
-    expected = formats.outputs_of(live.predict(tf.constant(images)))
+    expected = named_outputs(live.predict(tf.constant(images)))
     found = {}
     for engine in engines:
         answers = engine.call(images)

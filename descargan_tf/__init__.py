@@ -5,6 +5,7 @@ The map of the package:
     main.py        flags -> one of commands/              commands/      one module per --mode: puts packages together
     config.py      every flag -> one frozen Config        run_folder.py  what a run folder holds, and how it is read
     types.py       the nouns that pass between packages   errors.py      what a user caused and can mend
+    measures.py    what is measured: names, titles, tables
     hardware.py, provenance.py   machine, versions, commit   files.py    files that are whole or not there
     data/          draw, read, check and batch images     models/        the networks, one file each
     losses.py      the paper's equations                  methods/       networks + losses = a method

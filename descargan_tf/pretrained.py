@@ -22,6 +22,7 @@ import numpy as np
 from descargan_tf.config import PUBLISHED
 from descargan_tf.errors import UserError
 from descargan_tf.evaluation import pages, report
+from descargan_tf.measures import HEADLINE, MEASURES, PROTOCOLS, TABLE_1, TABLE_2
 from descargan_tf.methods.base import Method
 from descargan_tf.prediction.splits import predict_split
 from descargan_tf.types import Prediction
@@ -290,12 +291,12 @@ def card(folder: Path) -> str:
     """The model card: what the other files of a folder say, for people."""
     about = json.loads((folder / ABOUT).read_text())
     found = json.loads((folder / "report.json").read_text())
-    name, split, metrics = about["name"], found["split"], found["metrics"]["image_units"]
+    name, split, metrics = about["name"], found["split"], found["metrics"][HEADLINE]
     seconds = about.get("trained_seconds")
-    measures = [["measure, in image units", "value", "95 % interval", "all-zero map"]]
-    for key, title in (report.TABLE_1 | report.TABLE_2).items():
-        entry, zero = metrics[key], found["baseline_zero_map"]["image_units"][key]
-        measures.append([title.removesuffix(" (var)"), *_cells(key, entry), _cells(key, zero)[0]])
+    measures = [[f"measure, in {PROTOCOLS[HEADLINE].title}", "value", "95 % interval", "all-zero map"]]
+    for key in dict.fromkeys(TABLE_1 + TABLE_2):
+        entry, zero = metrics[key], found["baseline_zero_map"][HEADLINE][key]
+        measures.append([MEASURES[key].short_title, *_cells(key, entry), _cells(key, zero)[0]])
     facts = {
         "Method": about["method"],
         "Images": f"{about['image_size']}x{about['image_size']}, one channel",
@@ -307,7 +308,7 @@ def card(folder: Path) -> str:
         "Normalisation at inference": found["batch_norm_inference"],
         **{f"Parameters, {network}": f"{count:,}" for network, count in about["num_parameters"].items()},
         "File": f"{about['bytes'] / 1e6:.1f} MB, sha256 {about['sha256']}",
-        "Threshold of the map": _threshold(found["threshold"]["image_units"]),
+        "Threshold of the map": _threshold(found["threshold"][HEADLINE]),
     }
     lines = [
         "---",

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 HEALTHY = 0
 DISEASED = 1
 CLASS_NAMES = ("healthy", "diseased")
+DECISION = 0.5  # disease probability above which an image is called diseased
 SPLITS = ("train", "validate", "test")
 
 

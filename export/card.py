@@ -3,12 +3,12 @@
 import json
 from pathlib import Path
 
-from descargan_tf.evaluation.report import TABLE_1, TABLE_2
+from descargan_tf.measures import HEADLINE, MEASURES, PROTOCOLS, TABLE_1, TABLE_2
 from descargan_tf.prediction.overlay import NEGATIVE_COLOUR, POSITIVE_COLOUR, SCALE
-from descargan_tf.types import CLASS_NAMES, DISEASED
+from descargan_tf.types import CLASS_NAMES, DECISION, DISEASED
 
 from .bytes_input import MAX_PIXELS, FileRule
-from .saved_model import BYTES_SIGNATURE, DECISION, FLOAT_SIGNATURE
+from .saved_model import BYTES_SIGNATURE, FLOAT_SIGNATURE
 
 JSON, CARD = Path("assets.extra") / "model.json", Path("assets.extra") / "README.md"
 SCHEMA = 1
@@ -129,20 +129,20 @@ def _markdown(facts):
 def _measures(facts):
     if facts["metrics"] is None:
         return [f"No metrics and no thresholds: {facts['not_evaluated']}"]
-    split, metrics = facts["evaluated_on"], facts["metrics"]["image_units"]
+    split, metrics = facts["evaluated_on"], facts["metrics"][HEADLINE]
     lines = [
         f"{split['num_healthy']} healthy and {split['num_diseased']} diseased images of the {split['name']} split; "
         "95 % bootstrap intervals over images.",
         "",
-        "| measure, in image units | value | interval |",
+        f"| measure, in {PROTOCOLS[HEADLINE].title} | value | interval |",
         "|---|---:|---:|",
     ]
-    for name, title in (TABLE_1 | TABLE_2).items():
+    for name in dict.fromkeys(TABLE_1 + TABLE_2):
         entry = metrics[name]
         value = entry.get("reason", "not available") if entry["mean"] is None else f"{entry['mean']:.4g}"
         interval = "" if entry["ci95"] is None else "{:.4g} to {:.4g}".format(*entry["ci95"])
-        lines.append(f"| {title.removesuffix(' (var)')} | {value} | {interval} |")
-    threshold = facts["thresholds"]["image_units"]
+        lines.append(f"| {MEASURES[name].short_title} | {value} | {interval} |")
+    threshold = facts["thresholds"][HEADLINE]
     if threshold["value"] is None:
         lines += ["", f"No threshold of |map|: {threshold.get('reason', 'not available')}."]
     else:
@@ -170,8 +170,8 @@ def _other_precision(facts):
         "",
     ]
     lines += ["| measure | evaluated | this export |", "|---|---:|---:|"]
-    for name, title in (TABLE_1 | TABLE_2).items():
+    for name in dict.fromkeys(TABLE_1 + TABLE_2):
         if name in other["metrics"]:
             evaluated, exported = other["metrics"][name]
-            lines.append(f"| {title.removesuffix(' (var)')} | {evaluated:.4g} | {exported:.4g} |")
+            lines.append(f"| {MEASURES[name].short_title} | {evaluated:.4g} | {exported:.4g} |")
     return lines

@@ -12,8 +12,8 @@ import tensorflow as tf
 
 from descargan_tf.errors import UserError
 from descargan_tf.methods.base import Method
+from descargan_tf.prediction.outputs import named_outputs
 from descargan_tf.prediction.splits import predict_split
-from descargan_tf.types import DISEASED, Prediction
 
 from .reference import drawn_images, tolerance
 
@@ -68,7 +68,7 @@ def write_formats(names: tuple[str, ...], folder: Path, inference: Method, live:
     folder.mkdir(parents=True, exist_ok=True)
     images = drawn_images(NUM_IMAGES, image_size, seed=1)
     answers = predict_split(tf.function(live.predict), images, _BATCH)
-    expected, bound = outputs_of(answers), tolerance(live, "float32").bound
+    expected, bound = named_outputs(answers), tolerance(live, "float32").bound
     differences = {}
     for name in names:
         path = folder / FORMATS[name].file
@@ -104,16 +104,7 @@ class _PredictionModel(keras.Model):
         self._predict = method.predict
 
     def call(self, image):
-        return outputs_of(self._predict(image))
-
-
-def outputs_of(prediction: Prediction) -> dict:
-    """A prediction as the outputs of `serving_default`, without `predicted_class`."""
-    outputs = prediction._asdict()
-    probabilities = outputs.pop("class_probabilities")
-    if probabilities is not None:
-        outputs["disease_probability"] = probabilities[:, DISEASED]
-    return {name: value for name, value in outputs.items() if value is not None}
+        return named_outputs(self._predict(image))
 
 
 def _run_onnx(path, images):

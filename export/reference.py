@@ -13,13 +13,14 @@ from PIL import Image
 
 from descargan_tf.data.images import scale_pixels, unscale_pixels
 from descargan_tf.methods.base import Method
+from descargan_tf.prediction.outputs import named_outputs
 from descargan_tf.prediction.overlay import overlay
 from descargan_tf.prediction.splits import predict_split
-from descargan_tf.types import DISEASED
+from descargan_tf.types import DECISION
 
 from .bytes_input import FileRule
 from .folding import uses_own_statistics
-from .saved_model import BYTES_SIGNATURE, DECISION, FLOAT_SIGNATURE
+from .saved_model import BYTES_SIGNATURE, FLOAT_SIGNATURE
 from .verify import LARGEST, REFERENCE, ROOT_MEAN_SQUARE
 
 _BOUND = 1e-4  # largest difference of a pixel in float32
@@ -99,18 +100,15 @@ def write_reference(folder: Path, live: Method, image_size: int, rule: FileRule,
     for signature, (argument, value, seen) in inputs.items():
         prediction = predict_split(predict, seen, NUM_IMAGES)
         stored[f"{signature}/inputs/{argument}"] = value
-        answers = prediction._asdict()
-        probabilities = answers.pop("class_probabilities")
-        if probabilities is not None:
-            answers["disease_probability"] = probabilities[:, DISEASED]
-            answers["predicted_class"] = (probabilities[:, DISEASED] > DECISION).astype(np.int64)
+        answers = named_outputs(prediction)
+        if "disease_probability" in answers:
+            answers["predicted_class"] = (answers["disease_probability"] > DECISION).astype(np.int64)
         if signature == BYTES_SIGNATURE and prediction.anomaly_map is not None:
             pairs = list(zip(seen[..., 0], prediction.anomaly_map[..., 0], strict=True))
             answers["overlay_png_bytes"] = np.stack([overlay(*pair) for pair in pairs])
             answers["anomaly_map_png_bytes"] = np.stack([overlay(np.ones_like(image), d) for image, d in pairs])
         for name, answer in answers.items():
-            if answer is not None:
-                stored[f"{signature}/outputs/{name}"] = answer
+            stored[f"{signature}/outputs/{name}"] = answer
     path = folder / REFERENCE
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "wb") as file:

@@ -10,14 +10,14 @@ from tensorflow.python.framework.convert_to_constants import convert_variables_t
 
 from descargan_tf.errors import UserError
 from descargan_tf.methods.base import Method
-from descargan_tf.types import DISEASED, Prediction
+from descargan_tf.prediction.outputs import named_outputs
+from descargan_tf.types import DECISION, Prediction
 
 from .bytes_input import FileRule, decode_images
 from .folding import fold_method
 from .pictures import map_png, overlay_png
 
 FLOAT_SIGNATURE, BYTES_SIGNATURE = "serving_default", "serving_bytes"
-DECISION = 0.5  # disease probability above which `predicted_class` is 1
 _OUTSIDE = 1.01  # what is a rounding error beyond [-1, 1] is let pass
 
 
@@ -95,12 +95,7 @@ def _checked(image):
 
 
 def _answers(prediction):
-    answers = {
-        "anomaly_map": prediction.anomaly_map,
-        "healthy_image": prediction.healthy_image,
-        "anomaly_score": prediction.anomaly_score,
-    }
-    if prediction.class_probabilities is not None:
-        answers["disease_probability"] = prediction.class_probabilities[:, DISEASED]
+    answers = named_outputs(prediction)
+    if "disease_probability" in answers:
         answers["predicted_class"] = tf.cast(answers["disease_probability"] > DECISION, tf.int64)
-    return {name: value for name, value in answers.items() if value is not None}
+    return answers

@@ -10,6 +10,7 @@ from descargan_tf.methods import METHODS
 ROOT = Path(__file__).parents[1] / "descargan_tf"
 ALLOWED = {
     "types": set(),
+    "measures": {"types"},
     "errors": set(),
     "files": {"errors"},
     "losses": set(),
@@ -21,11 +22,11 @@ ALLOWED = {
     "methods": {"types", "errors", "models", "losses"},
     "training": {"types", "errors", "config", "hardware", "data", "models", "methods"},
     "prediction": {"types", "errors", "files", "data"},
-    "evaluation": {"types", "errors", "files", "data", "prediction"},
-    "pretrained": {"config", "errors", "evaluation", "methods", "prediction", "types"},
+    "evaluation": {"types", "measures", "errors", "files", "data", "prediction"},
+    "pretrained": {"config", "errors", "evaluation", "measures", "methods", "prediction", "types"},
     "run_folder": {"config", "errors", "files", "hardware", "data", "methods", "training", "pretrained"},
     "benchmark": {
-        *("types", "errors", "files", "config"),
+        *("types", "measures", "errors", "files", "config"),
         *("methods", "training", "evaluation", "run_folder"),
     },
     "commands": {

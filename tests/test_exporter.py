@@ -12,8 +12,9 @@ from descargan_tf.export.verify import REFERENCE
 from exports import SIZE, UINT8, lively_method
 
 from descargan_tf.errors import UserError
-from descargan_tf.evaluation.report import TABLE_1, TABLE_2
 from descargan_tf.export import exporter, formats, reference, warmup
+from descargan_tf.measures import TABLE_1, TABLE_2
+from descargan_tf.prediction.outputs import named_outputs
 
 ENTRY = {"mean": 0.25, "ci95": [0.2, 0.3125], "var": None}
 REPORT = {
@@ -221,7 +222,7 @@ def test_every_file_is_compared_on_32_images(tmp_path, monkeypatch):
 
     def run(path, images):
         sizes.append(len(images))
-        answers = formats.outputs_of(method.predict(tf.constant(images)))
+        answers = named_outputs(method.predict(tf.constant(images)))
         return {name: np.asarray(value) + wrong for name, value in answers.items()}
 
     method = lively_method()

@@ -29,7 +29,7 @@ from descargan_tf.methods import METHODS, Entry
 from descargan_tf.training import checkpoint
 from descargan_tf.training.loop import LoopSettings, Trainer
 from descargan_tf.training.step import TensorFlowEngine, TrainStep
-from descargan_tf.types import DISEASED, HEALTHY, Batch, Split
+from descargan_tf.types import DECISION, DISEASED, HEALTHY, Batch, Split
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -388,7 +388,7 @@ def test_the_exported_signature_answers_as_the_live_model(method, tmp_path):
         }
         if "class_probabilities" in expected:
             probability = np.asarray(expected.pop("class_probabilities"))[:, DISEASED]
-            expected |= {"disease_probability": probability, "predicted_class": probability > saved_model.DECISION}
+            expected |= {"disease_probability": probability, "predicted_class": probability > DECISION}
         found = signature(image=tf.constant(images))
         assert found.keys() == expected.keys()
         for key, value in expected.items():

@@ -180,3 +180,11 @@ def test_stratified_bootstrap_of_perfect_scores_is_a_point():
     ours = metrics.bootstrap_image_level([0.1, 0.2, 0.8, 0.9], [0, 0, 1, 1], seed=0)
     assert ours == {"accuracy": (1, 1), "kappa": (1, 1), "auroc_image": (1, 1)}
     assert metrics.bootstrap_image_level([0.1, 0.9], [0, 1], seed=0)["kappa"] is None
+
+
+def test_image_level_counts_images_as_often_as_it_is_told():
+    score, labels = np.array([0.1, 0.6, 0.7, 0.4]), np.array([0, 0, 1, 1])
+    found = metrics.image_level(score, labels, [[1, 1, 1, 1], [2, 0, 1, 0], [1, 1, 0, 0]])
+    np.testing.assert_allclose(found["accuracy"], [0.5, 1, 0.5])
+    np.testing.assert_allclose(found["kappa"], [0, 1, np.nan])
+    np.testing.assert_allclose(found["auroc_image"], [0.75, 1, np.nan])

@@ -16,6 +16,7 @@ from descargan_tf.data.images import write_npy
 from descargan_tf.errors import UserError
 from descargan_tf.evaluation import evaluator, figures, metrics, report
 from descargan_tf.main import main
+from descargan_tf.measures import PROTOCOLS
 from descargan_tf.methods import METHODS, saliency
 from descargan_tf.methods.classifier import Classifier
 from descargan_tf.methods.dcls import DCls, DClsSettings
@@ -241,7 +242,7 @@ def test_a_saliency_is_judged_at_a_threshold_of_its_own(splits):
     expected = 2 * (found & gt).sum((1, 2, 3)) / (found.sum((1, 2, 3)) + gt.sum((1, 2, 3)))
     assert result["metrics"]["image_units"]["dice"]["mean"] == pytest.approx(expected.mean())
     assert result["metrics"]["image_units"]["auroc_pixel"]["mean"] == 1.0
-    for protocol in metrics.PROTOCOLS:
+    for protocol in PROTOCOLS:
         scores = result["metrics"][protocol]
         assert scores["dice"]["num_images"] == 5
         for name in ("mse_d_gt", "ssim"):

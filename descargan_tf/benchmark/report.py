@@ -11,23 +11,12 @@ from descargan_tf.evaluation import pages
 from descargan_tf.evaluation.paper import PAPER
 from descargan_tf.evaluation.report import threshold_sentences
 from descargan_tf.files import write_atomically
+from descargan_tf.measures import HEADLINE, MEASURES, PROTOCOLS
 
 SCHEMA = 1
-HEADS = {
-    "dice": "Dice",
-    "auroc_pixel": "AUROC, pixels",
-    "mse_d_gt": "MSE(d, GT) (var)",
-    "ssim": "SSIM",
-    "mse_healthy": "MSE(r_h, a_h) (var)",
-    "accuracy": "Accuracy",
-    "kappa": "Cohen's kappa",
-    "auroc_image": "AUROC, images",
-    "auroc_score": "AUROC, anomaly score",
-}
 ZERO_MAP = "all-zero map"
 _AS_PRINTED = "as printed"
 _DAGGER = {"best": "", "same": " †", "": ""}
-_PROTOCOLS = {"image_units": "image units", "authors": "authors' protocol"}
 _NOTES = (
     "Cells: mean over the seeds ± their sample standard deviation (none for one seed), (var) the mean over images of "
     "the pixel variance of the difference, and in brackets the 95 % bootstrap interval over the test images.",
@@ -123,7 +112,7 @@ def write(folder: Path, rows: list[Row], tables: dict, figures: list, about: dic
 
 def _lay_out(rows, tables):
     found = []
-    for protocol, title in _PROTOCOLS.items():
+    for protocol, (title, _) in PROTOCOLS.items():
         if protocol in tables["table_1"]:
             zero = tables["zero_map"][protocol]
             args = (rows, tables["table_1"][protocol], tables["differences"][protocol], TABLE_1, "table_1")
@@ -132,11 +121,11 @@ def _lay_out(rows, tables):
         # As the paper, Table 2 has the change of healthy images too; the same numbers as in Table 1.
         names = [*TABLE_2, "mse_healthy"]
         entries = {
-            row: {**entries, "mse_healthy": tables["table_1"]["image_units"][row]["mse_healthy"]}
+            row: {**entries, "mse_healthy": tables["table_1"][HEADLINE][row]["mse_healthy"]}
             for row, entries in tables["table_2"].items()
         }
         differences = {**tables["differences"]["images"]}
-        healthy = tables["differences"]["image_units"].get("mse_healthy")
+        healthy = tables["differences"][HEADLINE].get("mse_healthy")
         differences |= {"mse_healthy": healthy} if healthy else {}
         found.append(_Table("Table 2", *_cells(rows, entries, differences, names, "table_2")))
     return found
@@ -155,7 +144,7 @@ def _cells(rows, entries, differences, names, printed, zero=None):
         body.append((row.label, cells))
     if zero:
         body.append((ZERO_MAP, [_cell(name, zero[name], interval=False) for name in names]))
-    return [HEADS[name] for name in names], body
+    return [MEASURES[name].title for name in names], body
 
 
 def _cell(name, entry, printed="", mark="", interval=True):
@@ -182,12 +171,14 @@ def _difference_rows(rows, tables):
     """Head and rows of the table of differences to the best, by protocol."""
     labels = {row.name: row.label for row in rows}
     body = []
-    for group, title in {**_PROTOCOLS, "images": "Table 2"}.items():
+    for group, title in {**{key: title for key, (title, _) in PROTOCOLS.items()}, "images": "Table 2"}.items():
         for name, found in tables["differences"].get(group, {}).items():
             for row, other in found["others"].items():
                 interval = "[{}, {}]".format(*(pages.number(name, x) for x in other["ci95"]))
                 difference = f"{pages.number(name, other['difference'])} {interval}"
-                body.append([f"{HEADS[name]}, {title}", labels[found["best"]], labels[row], difference, _p(other["p"])])
+                body.append(
+                    [f"{MEASURES[name].title}, {title}", labels[found["best"]], labels[row], difference, _p(other["p"])]
+                )
     return ["Metric", "Best", "Compared", "Difference", "p"], body
 
 
@@ -223,7 +214,7 @@ def _reasons(rows, tables):
             for name, entry in by_row.get(row.name, {}).items():
                 if entry["mean"] is None:
                     heads = why.setdefault(entry["reason"], ({}, {}))
-                    heads[0][row.label] = heads[1][HEADS[name]] = None
+                    heads[0][row.label] = heads[1][MEASURES[name].title] = None
     return [f"{', '.join(labels)}: {', '.join(heads)}: {reason}." for reason, (labels, heads) in why.items()]
 
 
@@ -238,13 +229,17 @@ def _sentence(rows, tables):
     """Who leads, from the numbers alone."""
     labels = {row.name: row.label for row in rows}
     said = []
-    for name, found in tables["differences"].get("image_units", {}).items():
+    for name, found in tables["differences"].get(HEADLINE, {}).items():
         same = [labels[row] for row, other in found["others"].items() if other["p"] >= SIGNIFICANT]
         apart = f" (not distinguishable: {', '.join(same)})" if same else ""
-        said.append(f"{HEADS[name].replace(' (var)', '')}: {labels[found['best']]}{apart}")
-    text = "Best in image units, by metric: " + "; ".join(said) + "." if said else "There is nothing to compare yet."
-    entries = tables["table_1"].get("image_units", {})
-    zero = tables["zero_map"].get("image_units", {}).get("mse_d_gt", {}).get("mean")
+        said.append(f"{MEASURES[name].short_title}: {labels[found['best']]}{apart}")
+    text = (
+        f"Best in {PROTOCOLS[HEADLINE].title}, by metric: " + "; ".join(said) + "."
+        if said
+        else "There is nothing to compare yet."
+    )
+    entries = tables["table_1"].get(HEADLINE, {})
+    zero = tables["zero_map"].get(HEADLINE, {}).get("mse_d_gt", {}).get("mean")
     means = {labels[row]: found["mse_d_gt"]["mean"] for row, found in entries.items()}
     worse = [label for label, mean in means.items() if None not in (mean, zero) and mean >= zero]
     return text + (f" Not below the {ZERO_MAP} in MSE(d, GT): {', '.join(worse)}." if worse else "")

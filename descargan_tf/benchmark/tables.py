@@ -18,34 +18,19 @@ from typing import NamedTuple
 
 import numpy as np
 
+from descargan_tf import measures
 from descargan_tf.errors import UserError
-from descargan_tf.evaluation.evaluator import LEVEL, NUM_RESAMPLES, PER_IMAGE_PREFIXES
+from descargan_tf.evaluation import metrics
+from descargan_tf.evaluation.evaluator import LEVEL, NUM_RESAMPLES
+from descargan_tf.measures import HEADLINE, MEASURES, OF_IMAGES, PROTOCOLS
 from descargan_tf.types import DISEASED, HEALTHY
 
 SIGNIFICANT = 0.05  # p below which a difference is said to be one
 
 
-class Metric(NamedTuple):
-    """How a metric follows from the values per image."""
-
-    column: str  # of per_image.csv, in image units
-    label: int | None  # of the images it is taken from; None for both
-    smaller_is_better: bool = False
-
-
-TABLE_1 = {
-    "dice": Metric("dice", DISEASED),
-    "auroc_pixel": Metric("auroc", DISEASED),
-    "mse_d_gt": Metric("mse", DISEASED, smaller_is_better=True),
-    "ssim": Metric("ssim", DISEASED),
-    "mse_healthy": Metric("mse", HEALTHY, smaller_is_better=True),
-}
-TABLE_2 = {
-    "accuracy": Metric("probability", None),
-    "kappa": Metric("probability", None),
-    "auroc_image": Metric("probability", None),
-    "auroc_score": Metric("score", None),
-}
+# What differs between images can be resampled; of pooled pixels there is one number.
+TABLE_1 = tuple(name for name in measures.TABLE_1 if MEASURES[name].column)
+TABLE_2 = tuple(name for name in measures.TABLE_2 if name not in measures.TABLE_1)
 
 
 class Run(NamedTuple):
@@ -105,17 +90,13 @@ def make_tables(rows: dict[str, Sequence[Run]], seed: int = 0) -> dict:
         if run.names != first.names or run.report.get("data_digest") != first.report.get("data_digest"):
             raise UserError("the runs of this benchmark answered for different test images: no table can hold both.")
     weights = resample(first.labels, seed, NUM_RESAMPLES)
-    for protocol, prefix in PER_IMAGE_PREFIXES.items():
+    for protocol, (_, prefix) in PROTOCOLS.items():
         found = {
-            row: {name: _entry(name, metric, prefix, protocol, runs, weights) for name, metric in TABLE_1.items()}
-            for row, runs in rows.items()
+            row: {name: _entry(name, prefix, protocol, runs, weights) for name in TABLE_1} for row, runs in rows.items()
         }
         tables["table_1"][protocol], tables["differences"][protocol] = _compared(found, TABLE_1)
         tables["zero_map"][protocol] = first.report["baseline_zero_map"][protocol]
-    found = {
-        row: {name: _entry(name, metric, "", "image_units", runs, weights) for name, metric in TABLE_2.items()}
-        for row, runs in rows.items()
-    }
+    found = {row: {name: _entry(name, "", HEADLINE, runs, weights) for name in TABLE_2} for row, runs in rows.items()}
     tables["table_2"], tables["differences"]["images"] = _compared(found, TABLE_2)
     return tables
 
@@ -150,25 +131,11 @@ def statistic(name, values, labels, weights):
     """A metric of images [N] that count as often as each row of `weights` [R, N] says: [R].
 
     The mean for a metric of single images, over those that have a value; for those of a whole split as `metrics` has
-    them: share of right classes and Cohen's kappa at 0.5, and AUROC, ties counted half.
+    them.
     """
-    values, labels = np.asarray(values, np.float64), np.asarray(labels)
-    weights = np.asarray(weights, np.float64)
-    if name in ("accuracy", "kappa"):
-        said, diseased = values > 0.5, labels == DISEASED
-        total = weights.sum(axis=1)
-        agreed = (weights @ (said == diseased)) / total
-        if name == "accuracy":
-            return agreed
-        p, q = (weights @ said) / total, (weights @ diseased) / total
-        chance = p * q + (1 - p) * (1 - q)
-        return (agreed - chance) / (1 - chance)
-    if name in ("auroc_image", "auroc_score"):
-        healthy, diseased = (labels == label for label in (HEALTHY, DISEASED))
-        above = values[diseased][:, None] - values[healthy][None]
-        wins = (above > 0) + 0.5 * (above == 0)
-        pairs = weights[:, diseased].sum(axis=1) * weights[:, healthy].sum(axis=1)
-        return np.sum((weights[:, diseased] @ wins) * weights[:, healthy], axis=1) / pairs
+    values, weights = np.asarray(values, np.float64), np.asarray(weights, np.float64)
+    if name in OF_IMAGES:
+        return metrics.image_level(values, labels, weights)["auroc_image" if name == "auroc_score" else name]
     known = np.isfinite(values)
     return (weights[:, known] @ values[known]) / weights[:, known].sum(axis=1)
 
@@ -186,14 +153,14 @@ def paired_difference(resampled, best_resampled, difference):
     return {"difference": float(difference), "ci95": [float(low), float(high)], "p": float(p)}
 
 
-def _entry(name, metric, prefix, protocol, runs, weights):
+def _entry(name, prefix, protocol, runs, weights):
     """An entry with the statistics of its resamples under `resampled`, which `_compared` takes out again."""
     entries = [run.report["metrics"][protocol][name] for run in runs]
     for entry in entries:
         if entry["mean"] is None:
             return {"mean": None, "spread": None, "values": [], "ci95": None, "var": None, "reason": entry["reason"]}
     values = [entry["mean"] for entry in entries]
-    resampled = np.mean([_resampled(name, metric, prefix, run, weights) for run in runs], axis=0)
+    resampled = np.mean([_resampled(name, prefix, run, weights) for run in runs], axis=0)
     variances = [entry["var"] for entry in entries]
     return {
         "mean": float(np.mean(values)),
@@ -205,22 +172,23 @@ def _entry(name, metric, prefix, protocol, runs, weights):
     }
 
 
-def _resampled(name, metric, prefix, run, weights):
-    pixels = metric.label is not None
-    values = run.columns[prefix + metric.column if pixels else metric.column]
-    chosen = run.labels == metric.label if pixels else np.ones(len(values), bool)
+def _resampled(name, prefix, run, weights):
+    measure = MEASURES[name]
+    of_pixels = measure.label is not None
+    values = run.columns[prefix + measure.column if of_pixels else measure.column]
+    chosen = run.labels == measure.label if of_pixels else np.ones(len(values), bool)
     return statistic(name, values[chosen], run.labels[chosen], weights[:, chosen])
 
 
 def _compared(found, table):
     """The entries without their resamples, and the differences to the best row of each metric."""
     differences = {}
-    for name, metric in table.items():
+    for name in table:
         known = {row: entries[name] for row, entries in found.items() if entries[name]["mean"] is not None}
         resampled = {row: entry.pop("resampled") for row, entry in known.items()}
         if len(known) < 2:
             continue
-        best = (min if metric.smaller_is_better else max)(known, key=lambda row: known[row]["mean"])
+        best = (min if MEASURES[name].smaller_is_better else max)(known, key=lambda row: known[row]["mean"])
         others = {
             row: paired_difference(resampled[row], resampled[best], entry["mean"] - known[best]["mean"])
             for row, entry in known.items()

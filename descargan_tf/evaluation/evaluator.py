@@ -8,13 +8,11 @@ import numpy as np
 
 from descargan_tf.errors import UserError
 from descargan_tf.evaluation import metrics
+from descargan_tf.measures import OF_GROUND_TRUTH, OF_IMAGES, PROTOCOLS
 from descargan_tf.types import DISEASED, HEALTHY
 
 NUM_RESAMPLES = 2000
 LEVEL = 0.95
-PIXEL_METRICS = ("dice", "auroc_pixel", "mse_d_gt", "ssim", "dice_pooled", "auroc_pixel_pooled")
-IMAGE_METRICS = ("accuracy", "kappa", "auroc_image", "auroc_score")
-PER_IMAGE_PREFIXES = {"image_units": "", "authors": "authors_"}  # of the columns of `per_image`, by protocol
 
 NO_GROUND_TRUTH = "not available: no ground truth"
 NO_DISEASED = "not available: no diseased images"
@@ -36,7 +34,7 @@ def calibrate(validate_split, split_name="validate", data_checksum=None):
     """
     diseased = np.asarray(validate_split.labels) == DISEASED
     thresholds = {}
-    for protocol in metrics.PROTOCOLS:
+    for protocol in PROTOCOLS:
         entry = {
             "value": None,
             "standard_deviation": None,
@@ -109,12 +107,12 @@ def evaluate_split(prediction, split, thresholds, seed, split_name="test"):
     if prediction.class_probabilities is not None:
         probability = np.asarray(prediction.class_probabilities)[:, DISEASED]
     image_level = _image_entries(probability, prediction.anomaly_score, labels, seed)
-    no_class = {name: _missing(ZERO_MAP_NAMES_NO_CLASS) for name in IMAGE_METRICS}
+    no_class = {name: _missing(ZERO_MAP_NAMES_NO_CLASS) for name in OF_IMAGES}
 
     result = {"metrics": {}, "baseline_zero_map": {}}
     per_image = {}
     zero_map = prediction._replace(anomaly_map=np.zeros_like(images), healthy_image=images)
-    for protocol in metrics.PROTOCOLS:
+    for protocol in PROTOCOLS:
         threshold = thresholds[protocol]
         pixel, per_image[protocol] = _pixel_entries(protocol, prediction, split, threshold, seed)
         result["metrics"][protocol] = {**pixel, **image_level}
@@ -126,7 +124,7 @@ def evaluate_split(prediction, split, thresholds, seed, split_name="test"):
         row = {"name": str(name), "label": int(labels[index])}
         row["probability"] = None if probability is None else float(probability[index])
         row["score"] = None if prediction.anomaly_score is None else float(prediction.anomaly_score[index])
-        for protocol, prefix in PER_IMAGE_PREFIXES.items():
+        for protocol, (_, prefix) in PROTOCOLS.items():
             row |= {prefix + key: _plain(values[index]) for key, values in per_image[protocol].items()}
         rows.append(row)
     return {
@@ -218,7 +216,7 @@ def _pixel_entries(protocol, prediction, split, threshold, seed):
 
     if split.ground_truth is None or not maps_known or not diseased.any():
         reason = NO_MAP if not maps_known else NO_GROUND_TRUTH if split.ground_truth is None else NO_DISEASED
-        return {**{name: _missing(reason) for name in PIXEL_METRICS}, **entries}, columns
+        return {**{name: _missing(reason) for name in OF_GROUND_TRUTH}, **entries}, columns
 
     r, d, value = images[diseased], np.asarray(prediction.anomaly_map)[diseased], threshold["value"]
     gt = metrics.ground_truth_in(protocol, r, np.asarray(split.ground_truth)[diseased])

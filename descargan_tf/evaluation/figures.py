@@ -12,9 +12,10 @@ from typing import NamedTuple
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from sklearn.metrics import roc_auc_score, roc_curve
+from sklearn.metrics import roc_curve
 
 from descargan_tf.errors import UserError
+from descargan_tf.evaluation import metrics
 from descargan_tf.files import write_atomically
 from descargan_tf.prediction.overlay import SCALE
 from descargan_tf.types import CLASS_NAMES, DISEASED, HEALTHY, Prediction, Split
@@ -141,7 +142,7 @@ def figure_roc(path, prediction, split, threshold=None):
         axis.plot([0, 1], [0, 1], color="0.7", linewidth=1, linestyle="--")
         axis.plot(false_rate, true_rate, color="#0571b0", linewidth=2, clip_on=False)
         axis.set(xlim=(0, 1), ylim=(0, 1), xlabel="False positive rate", ylabel="True positive rate", aspect="equal")
-        area = roc_auc_score(labels, score)
+        area = metrics.auroc_image(score, labels)
         axis.set_title(f"Images, by {named}: AUROC {area:.3f}", fontsize=10)
         captions.append(f"ROC curve of the images by {named}.")
     if has_pixels:

@@ -9,30 +9,14 @@ from pathlib import Path
 from descargan_tf.evaluation import pages
 from descargan_tf.evaluation.paper import OWN_ROW, PAPER
 from descargan_tf.files import write_atomically
+from descargan_tf.measures import HEADLINE, MEASURES, PROTOCOLS, TABLE_1, TABLE_2
 
 SCHEMA = 1
-TABLE_1 = {
-    "dice": "Dice",
-    "auroc_pixel": "AUROC, pixels",
-    "mse_d_gt": "MSE(d, GT) (var)",
-    "ssim": "SSIM",
-    "mse_healthy": "MSE(r_h, a_h) (var)",
-    "dice_pooled": "Dice, all pixels pooled",
-    "auroc_pixel_pooled": "AUROC, all pixels pooled",
-}
-TABLE_2 = {
-    "accuracy": "Accuracy",
-    "kappa": "Cohen's kappa",
-    "auroc_image": "AUROC, images",
-    "auroc_score": "AUROC, images, by anomaly score",
-    "mse_healthy": "MSE(r_h, a_h) (var)",
-}
 PAPER_TABLE_1, PAPER_TABLE_2 = PAPER[OWN_ROW].table_1, PAPER[OWN_ROW].table_2
 PAPER_NOTE = (
     "The paper's column is the DeScarGAN row as printed: 256x256, authors' data and program. Data, image size and "
     "scaling differ, so it is not directly comparable."
 )
-_PROTOCOL_TITLES = {"image_units": "image units", "authors": "authors' protocol"}
 _ABOUT_TITLES = {
     "method": "Method",
     "checkpoint": "Checkpoint",
@@ -75,21 +59,21 @@ def write_report(run_dir, result, figures, about):
 def format_table(result):
     """Set the result as aligned text for a terminal."""
     lines = [_sentence(result), ""]
-    for protocol, title in _PROTOCOL_TITLES.items():
+    for protocol, (title, _) in PROTOCOLS.items():
         lines.append(f"{title}, {_threshold_text(result['threshold'][protocol])}")
         rows = [("", "this run", "95 % interval", "all-zero map", "paper*")]
-        for name, label in TABLE_1.items():
+        for name in TABLE_1:
             entry = result["metrics"][protocol][name]
             zero = result["baseline_zero_map"][protocol][name]
             paper = PAPER_TABLE_1.get(name, "") if protocol == "authors" else ""
-            rows.append((label, _value(name, entry), _interval(name, entry), _value(name, zero), paper))
+            rows.append((MEASURES[name].title, _value(name, entry), _interval(name, entry), _value(name, zero), paper))
         lines += [*_aligned(rows), ""]
     lines.append("images")
     rows = [("", "this run", "95 % interval")]
-    for name, label in TABLE_2.items():
+    for name in TABLE_2:
         if name != "mse_healthy":
-            entry = result["metrics"]["image_units"][name]
-            rows.append((label, _value(name, entry), _interval(name, entry)))
+            entry = result["metrics"][HEADLINE][name]
+            rows.append((MEASURES[name].title, _value(name, entry), _interval(name, entry)))
     lines += [*_aligned(rows), ""]
     lines += [f"{name}: {reason}" for name, reason in _reasons(result)]
     return "\n".join([*lines, f"* {PAPER_NOTE}"])
@@ -137,8 +121,9 @@ def _threshold_text(threshold):
 def _reasons(result):
     """Why a number is missing or over fewer images: (label, text) once each, from the headline protocol and Table 2."""
     said = []
-    for name, label in (TABLE_1 | TABLE_2).items():
-        for protocol in _PROTOCOL_TITLES:
+    for name in dict.fromkeys(TABLE_1 + TABLE_2):
+        label = MEASURES[name].title
+        for protocol in PROTOCOLS:
             entry = result["metrics"][protocol][name]
             text = entry.get("reason") or entry.get("note")
             if text and (label, text) not in said:
@@ -148,8 +133,8 @@ def _reasons(result):
 
 def _sentence(result):
     """Say the result in one or two sentences, from the numbers alone."""
-    split, scores = result["split"], result["metrics"]["image_units"]
-    zero = result["baseline_zero_map"]["image_units"]["mse_d_gt"]["mean"]
+    split, scores = result["split"], result["metrics"][HEADLINE]
+    zero = result["baseline_zero_map"][HEADLINE]["mse_d_gt"]["mean"]
     parts = []
     for name, words in (("dice", "Dice"), ("auroc_pixel", "pixel AUROC"), ("accuracy", "accuracy")):
         entry = scores[name]
@@ -178,12 +163,12 @@ def _aligned(rows):
 
 def _table_1(result):
     header = ["Table 1"]
-    for title in _PROTOCOL_TITLES.values():
+    for title, _ in PROTOCOLS.values():
         header += [f"This run, {title}", f"All-zero map, {title}"]
     rows = [[*header, "Paper, 256x256, authors' data"]]
-    for name, label in TABLE_1.items():
-        row = [label]
-        for protocol in _PROTOCOL_TITLES:
+    for name in TABLE_1:
+        row = [MEASURES[name].title]
+        for protocol in PROTOCOLS:
             entry = result["metrics"][protocol][name]
             row += [_cell(name, entry), _cell(name, result["baseline_zero_map"][protocol][name], interval=False)]
         rows.append([*row, PAPER_TABLE_1.get(name, "")])
@@ -192,8 +177,8 @@ def _table_1(result):
 
 def _table_2(result):
     rows = [["Table 2", "This run", "Paper, CheXpert, authors' data"]]
-    for name, label in TABLE_2.items():
-        rows.append([label, _cell(name, result["metrics"]["image_units"][name]), PAPER_TABLE_2.get(name, "")])
+    for name in TABLE_2:
+        rows.append([MEASURES[name].title, _cell(name, result["metrics"][HEADLINE][name]), PAPER_TABLE_2.get(name, "")])
     return rows
 
 
@@ -204,7 +189,7 @@ def _cell(name, entry, interval=True):
 def threshold_sentences(result):
     """Say where each protocol's threshold, `result["threshold"]`, comes from."""
     sentences = []
-    for protocol, title in _PROTOCOL_TITLES.items():
+    for protocol, (title, _) in PROTOCOLS.items():
         entry = result["threshold"][protocol]
         name = title.capitalize()
         if entry["value"] is None:

@@ -3,7 +3,19 @@
 import abc
 import math
 
+from keras import ops
+
 from descargan_tf.types import CLASS_NAMES, Batch, Phase, Prediction
+
+
+def translation_prediction(images, healthy_image, class_probabilities=None) -> Prediction:
+    """What follows from a translation a_h of images r, both [B, H, W, 1]: d = a_h - r, and its mean magnitude as score.
+
+    It is the DeScarGAN paper's map for every method.
+    """
+    anomaly_map = healthy_image - images
+    score = ops.mean(ops.abs(anomaly_map), axis=(1, 2, 3))
+    return Prediction(anomaly_map, healthy_image, score, class_probabilities)
 
 
 class Method(abc.ABC):

@@ -9,11 +9,11 @@ from keras import ops
 
 from descargan_tf import losses
 from descargan_tf.methods import monitoring
-from descargan_tf.methods.base import Method
+from descargan_tf.methods.base import Method, translation_prediction
 from descargan_tf.models.blocks import InFloat32, left_out_of_averages
 from descargan_tf.models.discriminator import CLASSIFIER_UNITS, build_discriminator
 from descargan_tf.models.generator import build_generator
-from descargan_tf.types import CLASS_NAMES, DISEASED, HEALTHY, Phase, Prediction
+from descargan_tf.types import CLASS_NAMES, DISEASED, HEALTHY, Phase
 
 _NAMES = {2: CLASS_NAMES, 1: ("both", "both")}  # number of branches -> name of each class's
 
@@ -254,8 +254,7 @@ class DeScarGAN(Method):
     def predict(self, images):
         """d = a_h - r; the score is its mean magnitude."""
         (a_h,) = self._translated(images, HEALTHY)
-        d = a_h - images
-        return Prediction(d, a_h, ops.mean(ops.abs(d), axis=(1, 2, 3)), self._probabilities(images))
+        return translation_prediction(images, a_h, self._probabilities(images))
 
     def monitor(self, batch):
         """Translation success and effect of the label."""

@@ -2,7 +2,7 @@
 
 from keras import ops
 
-from descargan_tf.types import HEALTHY
+from descargan_tf.types import DECISION, HEALTHY
 
 
 def critic_scores(terms):
@@ -25,7 +25,7 @@ def translation(batch, translate, class_probabilities):
     translated = translate(ops.concatenate([batch.healthy, batch.diseased]))
     g_h, g_p = translated["healthy"], translated["diseased"]
     half = ops.shape(batch.healthy)[0]
-    called_healthy = class_probabilities(g_h[half:])[:, HEALTHY] > 0.5
+    called_healthy = class_probabilities(g_h[half:])[:, HEALTHY] > 1.0 - DECISION
     return {
         "translation_success": ops.cast(called_healthy, "float32"),
         "label_effect": ops.mean(ops.abs(g_p - g_h), axis=(1, 2, 3)),

@@ -10,10 +10,10 @@ from keras import ops
 
 from descargan_tf import losses
 from descargan_tf.methods import monitoring
-from descargan_tf.methods.base import Method
+from descargan_tf.methods.base import Method, translation_prediction
 from descargan_tf.models.blocks import InFloat32
 from descargan_tf.models.stargan import build_discriminator, build_generator
-from descargan_tf.types import CLASS_NAMES, DISEASED, HEALTHY, Phase, Prediction
+from descargan_tf.types import CLASS_NAMES, DISEASED, HEALTHY, Phase
 
 
 @dataclasses.dataclass(frozen=True)
@@ -162,10 +162,9 @@ class StarGAN(Method):
         return {name: self._translate(images, _full(n, label)) for label, name in enumerate(CLASS_NAMES)}
 
     def predict(self, images):
-        """d = a_h - r, the DeScarGAN paper's map for every method; the score is its mean magnitude."""
+        """d = a_h - r; the score is its mean magnitude."""
         a_h = self._translate(images, _full(ops.shape(images)[0], HEALTHY))
-        d = a_h - images
-        return Prediction(d, a_h, ops.mean(ops.abs(d), axis=(1, 2, 3)), self._probabilities(images))
+        return translation_prediction(images, a_h, self._probabilities(images))
 
     def monitor(self, batch):
         """Translation success and effect of the label."""

@@ -10,8 +10,9 @@ import dataclasses
 import keras
 from keras import ops
 
+from descargan_tf.methods.base import translation_prediction
 from descargan_tf.methods.descargan import DeScarGAN
-from descargan_tf.types import CLASS_NAMES, HEALTHY, Prediction
+from descargan_tf.types import CLASS_NAMES, HEALTHY
 
 NAME = "two_kinds"  # of --batch_norm
 KEEPING = "generator_keeping"  # "generator" has the statistics of translating passes
@@ -41,8 +42,7 @@ class TwoStatistics(DeScarGAN):
         """d = a_h - r = p d_translating + (1 - p) d_keeping, with p the probability of disease."""
         probabilities = self._probabilities(images)
         a_h = self._into(HEALTHY, images, probabilities)
-        d = a_h - images
-        return Prediction(d, a_h, ops.mean(ops.abs(d), axis=(1, 2, 3)), probabilities)
+        return translation_prediction(images, a_h, probabilities)
 
 
 def of_one_kind(weights):

@@ -8,9 +8,9 @@ import dataclasses
 from keras import ops
 
 from descargan_tf import losses
-from descargan_tf.methods.base import Method
+from descargan_tf.methods.base import Method, translation_prediction
 from descargan_tf.models.vae import build_vae
-from descargan_tf.types import CLASS_NAMES, HEALTHY, Phase, Prediction
+from descargan_tf.types import CLASS_NAMES, HEALTHY, Phase
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,8 +77,7 @@ class VAE(Method):
     def predict(self, images):
         """d = x_hat - r with the mean code and x_hat cut to the range of images; the score is its mean magnitude."""
         a_h = ops.clip(self.networks["autoencoder"](images, training=False), -1.0, 1.0)
-        d = a_h - images
-        return Prediction(d, a_h, ops.mean(ops.abs(d), axis=(1, 2, 3)), None)
+        return translation_prediction(images, a_h)
 
 
 def _standard_normal(uniform):

@@ -10,10 +10,10 @@ from keras import ops
 
 from descargan_tf import losses
 from descargan_tf.methods import monitoring
-from descargan_tf.methods.base import Method
+from descargan_tf.methods.base import Method, translation_prediction
 from descargan_tf.models.blocks import InFloat32
 from descargan_tf.models.vagan import build_critic, build_generator
-from descargan_tf.types import Phase, Prediction
+from descargan_tf.types import Phase
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,6 +112,4 @@ class VAGAN(Method):
 
     def predict(self, images):
         """d = y - r; the score is its mean magnitude, though the method is not meant to tell classes apart."""
-        y = self.networks["generator"](images, training=False)
-        d = y - images
-        return Prediction(d, y, ops.mean(ops.abs(d), axis=(1, 2, 3)), None)
+        return translation_prediction(images, self.networks["generator"](images, training=False))

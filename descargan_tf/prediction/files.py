@@ -9,10 +9,11 @@ import numpy as np
 from descargan_tf.data.images import Scaling, read_image, scale_pixels, write_npy, write_png
 from descargan_tf.data.listing import list_images
 from descargan_tf.errors import UserError
+from descargan_tf.prediction.outputs import named_outputs
 from descargan_tf.prediction.overlay import SCALE, overlay
 from descargan_tf.prediction.splits import predict_split
 from descargan_tf.prediction.table import output_names, table_row, write_table
-from descargan_tf.types import CLASS_NAMES, DISEASED
+from descargan_tf.types import CLASS_NAMES, DECISION
 
 _CHUNK = 64  # images in memory at a time
 
@@ -110,10 +111,8 @@ def _read(file, image_size, scaling, dtype):
 
 
 def _row(file, prediction, i):
-    probability = score = name = None
-    if prediction.class_probabilities is not None:
-        probability = float(prediction.class_probabilities[i, DISEASED])
-        name = CLASS_NAMES[int(probability > 0.5)]
-    if prediction.anomaly_score is not None:
-        score = float(prediction.anomaly_score[i])
-    return table_row(file, probability, score, name)
+    outputs = named_outputs(prediction)
+    probability, score = (
+        float(outputs[name][i]) if name in outputs else None for name in ("disease_probability", "anomaly_score")
+    )
+    return table_row(file, probability, score, None if probability is None else CLASS_NAMES[probability > DECISION])

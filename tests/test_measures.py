@@ -1,0 +1,56 @@
+"""Names of measures are written once; what reads them finds them in reports."""
+
+import ast
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from descargan_tf.evaluation import evaluator
+from descargan_tf.evaluation.paper import PAPER
+from descargan_tf.measures import HEADLINE, MEASURES, OF_GROUND_TRUTH, OF_IMAGES, PROTOCOLS, TABLE_1, TABLE_2
+from descargan_tf.types import DISEASED, HEALTHY, Prediction, Split
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_every_measure_is_in_a_table_and_of_one_kind():
+    assert {*TABLE_1, *TABLE_2} == set(MEASURES)
+    assert {*OF_GROUND_TRUTH, *OF_IMAGES, "mse_healthy"} == set(MEASURES)
+    assert HEADLINE in PROTOCOLS
+    for printed in PAPER.values():
+        assert set(printed.table_1) <= set(TABLE_1)
+        assert set(printed.table_2) <= set(TABLE_2)
+
+
+def test_a_report_has_every_measure_and_its_column():
+    labels = np.repeat([HEALTHY, DISEASED], 2).astype(np.int32)
+    images = np.random.default_rng(0).uniform(-0.5, 0.5, (4, 16, 16, 1)).astype(np.float32)
+    truth = np.zeros_like(images)
+    truth[2:, 4:8, 4:8] = 0.4
+    split = Split(images, labels, truth, ["a", "b", "c", "d"])
+    probabilities = np.array([[0.9, 0.1], [0.8, 0.2], [0.3, 0.7], [0.6, 0.4]], np.float32)
+    prediction = Prediction(truth, images + truth, np.abs(truth).mean((1, 2, 3)), probabilities)
+    result = evaluator.evaluate_split(prediction, split, evaluator.calibrate(split), 0)
+    assert list(result["metrics"]) == list(PROTOCOLS)
+    for name, measure in MEASURES.items():
+        assert result["metrics"][HEADLINE][name]["mean"] is not None, name
+        for _, prefix in PROTOCOLS.values() if name in TABLE_1 else [("", "")]:
+            assert measure.column is None or prefix + measure.column in result["per_image"][0], name
+
+
+@pytest.mark.parametrize(
+    "title", [measure.title for measure in MEASURES.values()] + [p.title for p in PROTOCOLS.values()]
+)
+def test_titles_are_written_in_one_file(title):
+    """As a whole string: a sentence may speak of them."""
+    found = {
+        path.relative_to(ROOT).as_posix()
+        for folder in ("descargan_tf", "export")
+        for path in (ROOT / folder).rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Constant) and node.value == title
+    }
+    # Beginnings of sentences that report.py says of accuracy and Dice in words of its own.
+    assert found - {"descargan_tf/evaluation/report.py"} <= {"descargan_tf/measures.py"}
+    assert "descargan_tf/measures.py" in found
