@@ -78,8 +78,9 @@ def make_export(folder, size, filters, seed=0):
     from descargan_tf.screen import held_back_unless_it_fails
 
     with held_back_unless_it_fails(2):
-        from descargan_tf.export.saved_model import Predictor, write_saved_model
         from exports import UINT8, lively_method
+
+        from descargan_tf.export.saved_model import Predictor, write_saved_model
 
     method = lively_method(seed, image_size=size, generator_filters=filters, discriminator_filters=filters)
     write_saved_model(folder, Predictor(method, size), UINT8)

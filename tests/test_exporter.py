@@ -6,14 +6,14 @@ import signal
 import numpy as np
 import pytest
 import tensorflow as tf
-from descargan_tf.export.card import CARD, JSON, description, write_card
-from descargan_tf.export.publish import publish, versions
-from descargan_tf.export.verify import REFERENCE
 from exports import SIZE, UINT8, lively_method
 
 from descargan_tf.errors import UserError
 from descargan_tf.evaluation.report import TABLE_1, TABLE_2
 from descargan_tf.export import exporter, formats, reference, warmup
+from descargan_tf.export.card import CARD, JSON, description, write_card
+from descargan_tf.export.publish import publish, versions
+from descargan_tf.export.verify import REFERENCE
 
 ENTRY = {"mean": 0.25, "ci95": [0.2, 0.3125], "var": None}
 REPORT = {

@@ -19,10 +19,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import serving_models
-from descargan_tf.export.embedded.models import read_configs
-from descargan_tf.export.embedded.server import EmbeddedServer, ServerSettings
 from PIL import Image
 from serving_http import Server
+
+from descargan_tf.export.embedded.models import read_configs
+from descargan_tf.export.embedded.server import EmbeddedServer, ServerSettings
 
 BINARY = shutil.which("tensorflow_model_server")
 TARGETS = ["embedded"]

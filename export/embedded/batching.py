@@ -12,9 +12,9 @@ import numpy as np
 
 from descargan_tf.errors import UserError
 
-from .servable import Servable
 from .status import Code, ServingError, invalid
 from .text_protos import parse_file
+from .types import Model
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +62,7 @@ def read_parameters(path: str | Path) -> BatchingParameters:
     return BatchingParameters(**given, allowed_batch_sizes=tuple(parsed.allowed_batch_sizes))
 
 
-def run_alone(servable: Servable, signature_name: str, inputs: dict, deadline: float) -> dict[str, np.ndarray]:
+def run_alone(servable: Model, signature_name: str, inputs: dict, deadline: float) -> dict[str, np.ndarray]:
     """One request by itself: what is done without batching."""
     servable.check(signature_name, inputs)
     return servable.run(signature_name, inputs, deadline)
@@ -78,7 +78,7 @@ class _Task:
 
 @dataclasses.dataclass
 class _Batch:
-    servable: Servable
+    servable: Model
     signature_name: str
     due: float
     tasks: list = dataclasses.field(default_factory=list)
@@ -117,11 +117,11 @@ class Batcher:
         for thread in self._threads:
             thread.join()
 
-    def run(self, servable: Servable, signature_name: str, inputs: dict, deadline: float) -> dict[str, np.ndarray]:
+    def run(self, servable: Model, signature_name: str, inputs: dict, deadline: float) -> dict[str, np.ndarray]:
         """One request, as part of a batch; the same answer as by itself where the model's rows are independent.
 
         Raises:
-            ServingError: as `Servable.check` and `Servable.run`; no first dimension in common, too large for a batch,
+            ServingError: as `Model.check` and `Model.run`; no first dimension in common, too large for a batch,
                 or the queue is full.
         """
         servable.check(signature_name, inputs)

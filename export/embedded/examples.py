@@ -10,8 +10,8 @@ import numpy as np
 from tensorflow.core.example import example_pb2
 
 from .rest_contract import decode_base64, is_base64, json_type, shown
-from .servable import Servable
 from .status import Code, ServingError, invalid
+from .types import Model
 
 _INPUT = "inputs"  # serialized Examples, of both methods
 _CLASSES, _SCORES, _VALUES = "classes", "scores", "outputs"
@@ -39,7 +39,7 @@ def read_examples(document: dict) -> np.ndarray:
     return np.array([context + _example(each).SerializeToString() for each in examples], dtype=object)
 
 
-def classify(servable: Servable, signature_name: str, examples: np.ndarray, run: Run) -> list:
+def classify(servable: Model, signature_name: str, examples: np.ndarray, run: Run) -> list:
     """[label, score] of each class of each example; a label or score that the model lacks is "" or 0.
 
     Raises:
@@ -71,7 +71,7 @@ def classify(servable: Servable, signature_name: str, examples: np.ndarray, run:
     ]
 
 
-def regress(servable: Servable, signature_name: str, examples: np.ndarray, run: Run) -> list:
+def regress(servable: Model, signature_name: str, examples: np.ndarray, run: Run) -> list:
     """The value of each example.
 
     Raises:
