@@ -34,7 +34,7 @@ ALLOWED = {
         *("methods", "training", "evaluation", "run_folder"),
     },
     "export": {"types", "errors", "files", "data", "models", "methods", "prediction", "evaluation"},
-    "export.embedded": {"errors", "screen", "export.warmup"},
+    "export.embedded": {"errors", "screen", "export.warmup", "export.protos"},
     "commands": {
         *("types", "errors", "config", "hardware", "provenance"),
         *("data", "methods", "training", "prediction", "evaluation", "pretrained", "run_folder", "benchmark"),

@@ -196,6 +196,14 @@ ERRORS = {
         400,
         r"value is an empty array",
     ),
+    # As an export of this project has none for it; a real server's words depend on whether it checks methods' names.
+    "C1 classify, no signature for it": (
+        "/v1/models/m:classify",
+        {"signature_name": "serving_bytes", "examples": [{"image_bytes": "x"}]},
+        400,
+        r"SignatureDef|signature",
+    ),
+    "C1 regress, no signature for it": ("/v1/models/m:regress", {"examples": [{"x": 1.0}]}, 400, r"SignatureDef|sign"),
     "C1 unknown signature": (
         "/v1/models/half_plus_two:regress",
         {"signature_name": "nope", "examples": [{"x": 1.0}]},

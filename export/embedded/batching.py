@@ -1,4 +1,8 @@
-"""Requests that come at the same time run as one batch: joined along axis 0, split again, faults kept apart."""
+"""Requests that come at the same time run as one batch: joined along axis 0, split again, faults kept apart.
+
+Not tf.nondifferentiable_batch_function (tried in TensorFlow 2.21): there one broken image fails every request of its
+batch, and a caller's deadline cancels the batch of the others.
+"""
 
 import collections
 import concurrent.futures

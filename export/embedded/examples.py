@@ -1,7 +1,8 @@
 """Classify and regress: requests of tf.train.Examples, for models with signatures made for them.
 
-Models that this project exports have none; TensorFlow Serving's contract does. As there by default, a signature is
-taken for what its tensors are called, not for the method that it names.
+Models that this project exports have none, and are told so with 400. Kept because TensorFlow Serving's contract, which
+this server stands in for with any SavedModel, answers both calls with 200 where a signature is made for them. As there
+by default, a signature is taken for what its tensors are called, not for the method that it names.
 """
 
 from collections.abc import Callable
