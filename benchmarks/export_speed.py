@@ -23,21 +23,21 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]  # the tests' network has been lived in: see exports.lively_method
 CORES = len(os.sched_getaffinity(0))
 
-from descargan_tf.main import held_back_unless_it_fails
+from descargan_tf.screen import held_back_unless_it_fails
 
 with held_back_unless_it_fails(2):
     import tensorflow as tf
 
 import keras
 import numpy as np
-from descargan_tf.export.bytes_input import FileRule
-from descargan_tf.export.embedded.servable import Servable
-from descargan_tf.export.reference import drawn_images
-from descargan_tf.export.saved_model import FLOAT_SIGNATURE, Predictor, write_saved_model
 from exports import lively_method
 
 from descargan_tf.data.images import Scaling
 from descargan_tf.export import formats
+from descargan_tf.export.bytes_input import FileRule
+from descargan_tf.export.embedded.servable import Servable
+from descargan_tf.export.reference import drawn_images
+from descargan_tf.export.saved_model import FLOAT_SIGNATURE, Predictor, write_saved_model
 from descargan_tf.methods.descargan import DeScarGAN
 from descargan_tf.models.blocks import BatchNormalization, UpsampleConv2D
 from descargan_tf.prediction.outputs import named_outputs

@@ -75,11 +75,12 @@ def parse_arguments():
 def make_export(folder, size, filters, seed=0):
     """A version with random weights, which is as fast as any other."""
     sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
-    from descargan_tf.main import held_back_unless_it_fails
+    from descargan_tf.screen import held_back_unless_it_fails
 
     with held_back_unless_it_fails(2):
-        from descargan_tf.export.saved_model import Predictor, write_saved_model
         from exports import UINT8, lively_method
+
+        from descargan_tf.export.saved_model import Predictor, write_saved_model
 
     method = lively_method(seed, image_size=size, generator_filters=filters, discriminator_filters=filters)
     write_saved_model(folder, Predictor(method, size), UINT8)

@@ -1,15 +1,13 @@
 """python -m descargan_tf.main --flagfile=configs/quickstart.flags: flags to Config, and one function per --mode."""
 
-import contextlib
 import importlib.util
 import os
-import shutil
 import signal
 import sys
-import tempfile
 
 from descargan_tf.config import parse
 from descargan_tf.errors import UserError
+from descargan_tf.screen import held_back_unless_it_fails
 
 
 def main(argv=None) -> int:
@@ -50,32 +48,6 @@ def choose_backend(name: str) -> None:
             f"--backend={name}, but {name} is not installed: `pip install -r {file}`, or choose the other backend."
         )
     os.environ["KERAS_BACKEND"] = name
-
-
-@contextlib.contextmanager
-def held_back_unless_it_fails(descriptor):
-    """Keep what TensorFlow's libraries write while they load (no log level reaches it) from the user's terminal."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    # TensorFlow leaves oneDNN off on processors without AVX-512; there too its convolutions are twice as fast.
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
-    sys.stderr.flush()
-    kept = os.dup(descriptor)
-    with contextlib.ExitStack() as stack:
-        stack.callback(os.close, kept)
-        try:
-            held = stack.enter_context(tempfile.TemporaryFile())
-        except OSError as error:
-            raise UserError(f"no temporary file can be written: {error.strerror or error}. Free space.") from error
-        os.dup2(held.fileno(), descriptor)
-        try:
-            yield
-        except BaseException:
-            held.seek(0)
-            with open(kept, "wb", closefd=False) as out:
-                shutil.copyfileobj(held, out)
-            raise
-        finally:
-            os.dup2(kept, descriptor)
 
 
 if __name__ == "__main__":

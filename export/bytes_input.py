@@ -1,7 +1,9 @@
 """From PNG or JPEG bytes to the network's input, all inside the graph.
 
 The rules are those of `descargan_tf.data.images`, which reads the same files for training and prediction; a test holds
-the two to each other. The header is parsed first, so that what claims to be too large is never decoded.
+the two to each other. The header is parsed first, so that what claims to be too large is never decoded. It is parsed
+here as no operation of TensorFlow tells a PNG's size or a JPEG's orientation; tf.io.extract_jpeg_shape would save
+nothing beside the walk to the orientation, and calls 12 bits an invalid file.
 """
 
 from typing import NamedTuple

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-import descargan_tf
+from descargan_tf import errors
 from descargan_tf.errors import UserError
 from descargan_tf.methods.base import Method
 
@@ -98,7 +98,7 @@ def verify_apart(folder: Path) -> dict:
     Raises:
         UserError: it found a difference, or ended otherwise than it should.
     """
-    root = str(Path(descargan_tf.__file__).resolve().parents[1])
+    root = str(Path(errors.__file__).resolve().parents[1])
     path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
     done = subprocess.run(
         [sys.executable, "-P", "-m", "descargan_tf.export.verify", "--json", str(folder)],

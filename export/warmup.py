@@ -1,26 +1,44 @@
 """Warm-up requests that TensorFlow Serving runs through a model before it answers anybody.
 
 They are `tensorflow.serving.PredictionLog` messages (tensorflow_serving/apis/prediction_log.proto) in a TFRecord file.
-The few fields in use are declared here with their numbers, so that an export needs no package but TensorFlow: a message
-inside a message has the encoding of bytes, hence `bytes` wherever TensorFlow's own messages come in.
+The few fields in use are declared here with their numbers. A message inside a message has the encoding of bytes, hence
+bytes where TensorFlow's own messages come in.
 """
 
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import tensorflow as tf
-from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+
+from .protos import message_classes
 
 FILE = Path("assets.extra") / "tf_serving_warmup_requests"
-_PACKAGE = "descargan_tf.warmup"
-_STRING, _BYTES = (getattr(descriptor_pb2.FieldDescriptorProto, f"TYPE_{name}") for name in ("STRING", "BYTES"))
-_MESSAGES = {  # name -> fields (name, number, type or message, is repeated)
-    "ModelSpec": (("name", 1, _STRING, False), ("signature_name", 3, _STRING, False)),
-    "Input": (("key", 1, _STRING, False), ("value", 2, _BYTES, False)),  # an entry of map<string, TensorProto>
-    "PredictRequest": (("model_spec", 1, "ModelSpec", False), ("inputs", 2, "Input", True)),
-    "PredictLog": (("request", 1, "PredictRequest", False),),
-    "PredictionLog": (("predict_log", 6, "PredictLog", False),),
-}
+_PREDICTION_LOG = message_classes("""
+    name: "prediction_log.proto" package: "tensorflow.serving" syntax: "proto3"
+    message_type {
+      name: "PredictionLog"
+      field { name: "predict_log" number: 6 type_name: "PredictLog" }
+    }
+    message_type {
+      name: "PredictLog"
+      field { name: "request" number: 1 type_name: "PredictRequest" }
+    }
+    message_type {
+      name: "PredictRequest"
+      field { name: "model_spec" number: 1 type_name: "ModelSpec" }
+      field { name: "inputs" number: 2 type_name: "Input" label: LABEL_REPEATED }  # map<string, TensorProto>
+    }
+    message_type {
+      name: "ModelSpec"
+      field { name: "name" number: 1 type: TYPE_STRING }
+      field { name: "signature_name" number: 3 type: TYPE_STRING }
+    }
+    message_type {
+      name: "Input"
+      field { name: "key" number: 1 type: TYPE_STRING }
+      field { name: "value" number: 2 type: TYPE_BYTES }
+    }
+""")["tensorflow.serving.PredictionLog"]
 
 
 class Request(NamedTuple):
@@ -37,7 +55,7 @@ def write_requests(folder: Path, requests: list[Request]) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     with tf.io.TFRecordWriter(str(path)) as writer:
         for request in requests:
-            log = _new("PredictionLog")
+            log = _PREDICTION_LOG()
             message = log.predict_log.request
             message.model_spec.name = request.model
             message.model_spec.signature_name = request.signature
@@ -55,7 +73,7 @@ def read_requests(folder: Path) -> list[Request]:
         return []
     requests = []
     for record in tf.data.TFRecordDataset(str(path)):
-        message = _new("PredictionLog").FromString(record.numpy()).predict_log.request
+        message = _PREDICTION_LOG.FromString(record.numpy()).predict_log.request
         inputs = {entry.key: tf.make_ndarray(_tensor_proto(entry.value)) for entry in message.inputs}
         requests.append(Request(message.model_spec.name, message.model_spec.signature_name, inputs))
     return requests
@@ -65,30 +83,3 @@ def _tensor_proto(content):
     proto = tf.make_tensor_proto(0)
     proto.ParseFromString(content)
     return proto
-
-
-def _new(name):
-    return message_factory.GetMessageClass(_POOL.FindMessageTypeByName(f"{_PACKAGE}.{name}"))()
-
-
-def _pool():
-    # A pool of our own: in the common one these would clash with the tensorflow-serving-api package.
-    file = descriptor_pb2.FileDescriptorProto(name="descargan_tf/warmup.proto", package=_PACKAGE, syntax="proto3")
-    for name, fields in _MESSAGES.items():
-        message = file.message_type.add(name=name)
-        for field_name, number, kind, is_repeated in fields:
-            label = "LABEL_REPEATED" if is_repeated else "LABEL_OPTIONAL"
-            field = message.field.add(
-                name=field_name, number=number, label=getattr(descriptor_pb2.FieldDescriptorProto, label)
-            )
-            if isinstance(kind, str):
-                field.type = descriptor_pb2.FieldDescriptorProto.TYPE_MESSAGE
-                field.type_name = f".{_PACKAGE}.{kind}"
-            else:
-                field.type = kind
-    pool = descriptor_pool.DescriptorPool()
-    pool.AddSerializedFile(file.SerializeToString())
-    return pool
-
-
-_POOL = _pool()

@@ -4,11 +4,11 @@ import io
 
 import keras
 import numpy as np
-from descargan_tf.export.bytes_input import FileRule
 from PIL import Image
 
 from descargan_tf.data.images import Scaling
 from descargan_tf.export import reference, saved_model, warmup
+from descargan_tf.export.bytes_input import FileRule
 from descargan_tf.methods.descargan import DeScarGAN, DeScarGANSettings
 
 SIZE = 64

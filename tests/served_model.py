@@ -6,13 +6,13 @@ import tempfile
 from pathlib import Path
 
 import keras
+
+from descargan_tf.data.images import Scaling
 from descargan_tf.export.bytes_input import FileRule
 from descargan_tf.export.embedded.http_app import HttpSettings
 from descargan_tf.export.embedded.models import ModelConfig
 from descargan_tf.export.embedded.server import EmbeddedServer, ServerSettings
 from descargan_tf.export.saved_model import Predictor, write_saved_model
-
-from descargan_tf.data.images import Scaling
 from descargan_tf.methods.descargan import DeScarGAN, DeScarGANSettings
 
 SIZE = 64

@@ -1,18 +1,23 @@
-"""Imports go one way: an import against the arrow is a defect."""
+"""Imports go one way: an import against the arrow is a defect, and so is a circle."""
 
 import ast
+import graphlib
 from pathlib import Path
 
 import pytest
 
 from descargan_tf.methods import METHODS
 
-ROOT = Path(__file__).parents[1] / "descargan_tf"
+CHECKOUT = Path(__file__).parents[1]
+ROOT = CHECKOUT / "descargan_tf"
+# What the files of a part may import besides one another: parts, or single modules of one.
 ALLOWED = {
+    "descargan_tf": set(),  # its __init__.py
     "types": set(),
     "measures": {"types"},
     "errors": set(),
     "files": {"errors"},
+    "screen": {"errors"},
     "losses": set(),
     "config": {"errors"},
     "hardware": set(),
@@ -29,11 +34,14 @@ ALLOWED = {
         *("types", "measures", "errors", "files", "config"),
         *("methods", "training", "evaluation", "run_folder"),
     },
+    "export": {"types", "errors", "files", "data", "models", "methods", "prediction", "evaluation"},
+    "export.embedded": {"errors", "screen", "export.warmup", "export.protos"},
     "commands": {
         *("types", "errors", "config", "hardware", "provenance"),
-        *("data", "methods", "training", "prediction", "evaluation", "pretrained", "run_folder", "benchmark", "export"),
+        *("data", "methods", "training", "prediction", "evaluation", "pretrained", "run_folder", "benchmark"),
+        *("export", "export.embedded"),
     },
-    "main": {"config", "errors", "commands", "training"},
+    "main": {"config", "errors", "screen", "commands", "training"},
 }
 # What may touch TensorFlow, and what JAX: networks and losses run on any Keras backend, metrics on none.
 BACKENDS = {
@@ -49,43 +57,86 @@ BACKENDS = {
 }
 
 
-def part_of(path):
-    return path.relative_to(ROOT).parts[0].removesuffix(".py")
+def module_of(path):
+    """Its name as the program imports it: export/ is descargan_tf.export in a checkout, too."""
+    parts = path.relative_to(CHECKOUT).with_suffix("").parts
+    if parts[0] == "export":
+        parts = ("descargan_tf", *parts)
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-def imports(path):
-    for node in ast.walk(ast.parse(path.read_text())):
+def part_of(module):
+    inner = module.removeprefix("descargan_tf.")
+    return "export.embedded" if f"{inner}.".startswith("export.embedded.") else inner.split(".")[0]
+
+
+# descargan_tf/export/ says that it is export/, and no more.
+FILES = [path for folder in ("descargan_tf", "export") for path in sorted((CHECKOUT / folder).rglob("*.py"))]
+MODULES = {module_of(path): path for path in FILES if path.parent != ROOT / "export"}
+PACKAGES = {module for module, path in MODULES.items() if path.name == "__init__.py"}
+
+
+def imports(module):
+    """(from where, what) of everything that a file imports, at its top or within a function; what is "" for modules."""
+    for node in ast.walk(ast.parse(MODULES[module].read_text())):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            yield from ((alias.name, "") for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            yield node.module
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+            source = node.module or ""
+            if node.level:
+                package = module.split(".") if module in PACKAGES else module.split(".")[:-1]
+                source = ".".join(filter(None, (*package[: len(package) + 1 - node.level], node.module)))
+            yield from ((source, alias.name) for alias in node.names)
 
 
-FILES = [p for p in sorted(ROOT.rglob("*.py")) if p.name != "__init__.py" or p.parent != ROOT]
+def names_imported(module):
+    return {name for source, what in imports(module) for name in (source, f"{source}.{what}")}
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
-def test_imports_follow_the_arrow(path):
-    part = part_of(path)
-    for name in imports(path):
-        if name.startswith("descargan_tf."):
-            assert name.split(".")[1] in {*ALLOWED[part], part}, f"{path} imports {name}"
+def own_modules_imported(module):
+    """`from a import b` imports the module a.b where there is one, else a."""
+    found = {f"{source}.{what}" if f"{source}.{what}" in MODULES else source for source, what in imports(module)}
+    return found & set(MODULES)
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_follow_the_arrow(module):
+    part = part_of(module)
+    for name in own_modules_imported(module):
+        assert part_of(name) in {*ALLOWED[part], part} or name.removeprefix("descargan_tf.") in ALLOWED[part], (
+            f"{MODULES[module].relative_to(CHECKOUT)} imports {name}"
+        )
+
+
+def test_nothing_is_imported_in_a_circle():
+    graph = {module: own_modules_imported(module) for module in MODULES}
+    assert sum(map(len, graph.values())) > len(graph)  # the names were understood
+    graphlib.TopologicalSorter(graph).prepare()  # names the circle in its error
+
+
+def test_export_is_imported_by_one_name():
+    """A file export.py of the user's is not this project's."""
+    for module in MODULES:
+        assert not any(f"{name}.".startswith("export.") for name in names_imported(module)), MODULES[module]
+
+
+OWN = [module for module in MODULES if part_of(module) not in ("export", "export.embedded", "descargan_tf")]
+
+
+@pytest.mark.parametrize("module", OWN)
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_a_backend_stays_where_it_belongs(path, backend):
-    allowed = str(path.relative_to(ROOT)) in BACKENDS[backend]
-    assert allowed or not any(name.split(".")[0] == backend for name in imports(path))
+def test_a_backend_stays_where_it_belongs(module, backend):
+    allowed = str(MODULES[module].relative_to(ROOT)) in BACKENDS[backend]
+    assert allowed or not any(name.split(".")[0] == backend for name in names_imported(module))
 
 
 def test_no_method_is_named_outside_its_file():
     """But in the paper's printed numbers, which are data, and as the default of --method."""
     exempt = {"methods", "config", "evaluation/paper.py"}
-    for path in FILES:
-        if {part_of(path), str(path.relative_to(ROOT))} & exempt:
+    for module in OWN:
+        path = MODULES[module]
+        if {part_of(module), str(path.relative_to(ROOT))} & exempt:
             continue
-        assert not {f"descargan_tf.methods.{name}" for name in METHODS} & set(imports(path)), path
+        assert not {f"descargan_tf.methods.{name}" for name in METHODS} & names_imported(module), path
         for node in ast.walk(ast.parse(path.read_text())):
             assert not (isinstance(node, ast.Constant) and node.value in METHODS), f"{path}:{node.lineno}"

@@ -15,13 +15,13 @@ import numpy as np
 import pytest
 import served_model
 import tensorflow as tf
-from descargan_tf.export.client import Backoff, Client, RequestError, find_inputs, main, predict_files
 from PIL import Image
 from scripted_server import Reply, ScriptedServer, error, outputs_of
 
 from descargan_tf.data.images import Scaling, write_png
 from descargan_tf.errors import UserError
 from descargan_tf.export import client as client_module
+from descargan_tf.export.client import Backoff, Client, RequestError, find_inputs, main, predict_files
 from descargan_tf.prediction.files import predict_files as predict_files_locally
 from descargan_tf.types import Prediction
 

@@ -6,8 +6,6 @@ import zlib
 import numpy as np
 import pytest
 import tensorflow as tf
-from descargan_tf.export.bytes_input import MAX_PIXELS, FileRule, decode_images
-from descargan_tf.export.reference import drawn_images, encode
 from exports import SIZE, UINT8, encoded
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -15,6 +13,8 @@ from PIL import Image
 
 from descargan_tf.data.images import Scaling, read_image, scale_pixels
 from descargan_tf.errors import UserError
+from descargan_tf.export.bytes_input import MAX_PIXELS, FileRule, decode_images
+from descargan_tf.export.reference import drawn_images, encode
 
 RNG = np.random.default_rng(0)
 GRAY = RNG.integers(0, 256, (SIZE, SIZE), dtype=np.uint8)

@@ -3,10 +3,10 @@
 import keras
 import numpy as np
 import pytest
-from descargan_tf.export.folding import fold_method, fold_network, uses_own_statistics
 from exports import SIZE, lively_method
 from keras import layers
 
+from descargan_tf.export.folding import fold_method, fold_network, uses_own_statistics
 from descargan_tf.models.blocks import BatchNormalization, UpsampleConv2D
 
 

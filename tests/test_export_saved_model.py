@@ -9,12 +9,12 @@ import sys
 import numpy as np
 import pytest
 import tensorflow as tf
-from descargan_tf.export.bytes_input import FileRule
 from exports import SIZE, UINT8, encoded, lively_method, write_export
 
 from descargan_tf.data.images import Scaling
 from descargan_tf.errors import UserError
 from descargan_tf.export import reference, saved_model, verify, warmup
+from descargan_tf.export.bytes_input import FileRule
 from descargan_tf.methods.base import Method
 from descargan_tf.prediction.files import predict_files
 from descargan_tf.prediction.overlay import overlay

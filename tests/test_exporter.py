@@ -6,13 +6,13 @@ import signal
 import numpy as np
 import pytest
 import tensorflow as tf
-from descargan_tf.export.card import CARD, JSON, description, write_card
-from descargan_tf.export.publish import publish, versions
-from descargan_tf.export.verify import REFERENCE
 from exports import SIZE, UINT8, lively_method
 
 from descargan_tf.errors import UserError
 from descargan_tf.export import exporter, formats, reference, warmup
+from descargan_tf.export.card import CARD, JSON, description, write_card
+from descargan_tf.export.publish import publish, versions
+from descargan_tf.export.verify import REFERENCE
 from descargan_tf.measures import TABLE_1, TABLE_2
 from descargan_tf.prediction.outputs import named_outputs
 

@@ -19,12 +19,12 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from descargan_tf.export.bytes_input import FileRule
 
 from descargan_tf.config import Config, parse
 from descargan_tf.data.images import Scaling
 from descargan_tf.evaluation.validation import validate
 from descargan_tf.export import saved_model
+from descargan_tf.export.bytes_input import FileRule
 from descargan_tf.methods import METHODS, Entry
 from descargan_tf.training import checkpoint
 from descargan_tf.training.loop import LoopSettings, Trainer

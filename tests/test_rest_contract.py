@@ -6,10 +6,12 @@ import json
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
 from descargan_tf.export.embedded.rest_api import unpack
 from descargan_tf.export.embedded.rest_contract import (
-    TensorSpec,
-    check_shape,
     parse_json,
     parse_route,
     read_tensors,
@@ -18,9 +20,7 @@ from descargan_tf.export.embedded.rest_contract import (
     write_prediction,
 )
 from descargan_tf.export.embedded.status import Code, ServingError
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from hypothesis.extra import numpy as hnp
+from descargan_tf.export.embedded.types import TensorSpec, check_shape
 
 
 def read(text, dtype="float", name="x"):

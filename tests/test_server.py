@@ -19,13 +19,6 @@ import grpc
 import numpy as np
 import pytest
 import tensorflow as tf
-from descargan_tf.export.embedded import grpc_service, http_app
-from descargan_tf.export.embedded.batching import Batcher, BatchingParameters, read_parameters
-from descargan_tf.export.embedded.http_app import HttpSettings
-from descargan_tf.export.embedded.models import LoadSettings, ModelConfig, read_configs
-from descargan_tf.export.embedded.server import EmbeddedServer, ServerSettings, main, settings_from_flags
-from descargan_tf.export.embedded.status import Code, ServingError
-from descargan_tf.export.embedded.text_protos import parse_file
 from serving_http import Server
 from tensorflow_serving.apis import (
     get_model_metadata_pb2,
@@ -37,6 +30,13 @@ from tensorflow_serving.apis import (
 
 from descargan_tf.errors import UserError
 from descargan_tf.export import warmup
+from descargan_tf.export.embedded import grpc_service, http_app
+from descargan_tf.export.embedded.batching import Batcher, BatchingParameters, read_parameters
+from descargan_tf.export.embedded.http_app import HttpSettings
+from descargan_tf.export.embedded.models import LoadSettings, ModelConfig, read_configs
+from descargan_tf.export.embedded.server import EmbeddedServer, ServerSettings, main, settings_from_flags
+from descargan_tf.export.embedded.status import Code, ServingError
+from descargan_tf.export.embedded.text_protos import parse_file
 
 ROOT = Path(__file__).resolve().parent.parent
 PLAIN = "/v1/models/half_plus_two:predict"

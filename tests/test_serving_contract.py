@@ -19,10 +19,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import serving_models
-from descargan_tf.export.embedded.models import read_configs
-from descargan_tf.export.embedded.server import EmbeddedServer, ServerSettings
 from PIL import Image
 from serving_http import Server
+
+from descargan_tf.export.embedded.models import read_configs
+from descargan_tf.export.embedded.server import EmbeddedServer, ServerSettings
 
 BINARY = shutil.which("tensorflow_model_server")
 TARGETS = ["embedded"]
@@ -195,6 +196,14 @@ ERRORS = {
         400,
         r"value is an empty array",
     ),
+    # As an export of this project has none for it; a real server's words depend on whether it checks methods' names.
+    "C1 classify, no signature for it": (
+        "/v1/models/m:classify",
+        {"signature_name": "serving_bytes", "examples": [{"image_bytes": "x"}]},
+        400,
+        r"SignatureDef|signature",
+    ),
+    "C1 regress, no signature for it": ("/v1/models/m:regress", {"examples": [{"x": 1.0}]}, 400, r"SignatureDef|sign"),
     "C1 unknown signature": (
         "/v1/models/half_plus_two:regress",
         {"signature_name": "nope", "examples": [{"x": 1.0}]},

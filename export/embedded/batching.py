@@ -1,4 +1,8 @@
-"""Requests that come at the same time run as one batch: joined along axis 0, split again, faults kept apart."""
+"""Requests that come at the same time run as one batch: joined along axis 0, split again, faults kept apart.
+
+Not tf.nondifferentiable_batch_function (tried in TensorFlow 2.21): there one broken image fails every request of its
+batch, and a caller's deadline cancels the batch of the others.
+"""
 
 import collections
 import concurrent.futures
@@ -12,9 +16,9 @@ import numpy as np
 
 from descargan_tf.errors import UserError
 
-from .servable import Servable
 from .status import Code, ServingError, invalid
 from .text_protos import parse_file
+from .types import Model
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +66,7 @@ def read_parameters(path: str | Path) -> BatchingParameters:
     return BatchingParameters(**given, allowed_batch_sizes=tuple(parsed.allowed_batch_sizes))
 
 
-def run_alone(servable: Servable, signature_name: str, inputs: dict, deadline: float) -> dict[str, np.ndarray]:
+def run_alone(servable: Model, signature_name: str, inputs: dict, deadline: float) -> dict[str, np.ndarray]:
     """One request by itself: what is done without batching."""
     servable.check(signature_name, inputs)
     return servable.run(signature_name, inputs, deadline)
@@ -78,7 +82,7 @@ class _Task:
 
 @dataclasses.dataclass
 class _Batch:
-    servable: Servable
+    servable: Model
     signature_name: str
     due: float
     tasks: list = dataclasses.field(default_factory=list)
@@ -117,11 +121,11 @@ class Batcher:
         for thread in self._threads:
             thread.join()
 
-    def run(self, servable: Servable, signature_name: str, inputs: dict, deadline: float) -> dict[str, np.ndarray]:
+    def run(self, servable: Model, signature_name: str, inputs: dict, deadline: float) -> dict[str, np.ndarray]:
         """One request, as part of a batch; the same answer as by itself where the model's rows are independent.
 
         Raises:
-            ServingError: as `Servable.check` and `Servable.run`; no first dimension in common, too large for a batch,
+            ServingError: as `Model.check` and `Model.run`; no first dimension in common, too large for a batch,
                 or the queue is full.
         """
         servable.check(signature_name, inputs)

@@ -1,7 +1,8 @@
 """Classify and regress: requests of tf.train.Examples, for models with signatures made for them.
 
-Models that this project exports have none; TensorFlow Serving's contract does. As there by default, a signature is
-taken for what its tensors are called, not for the method that it names.
+Models that this project exports have none, and are told so with 400. Kept because TensorFlow Serving's contract, which
+this server stands in for with any SavedModel, answers both calls with 200 where a signature is made for them. As there
+by default, a signature is taken for what its tensors are called, not for the method that it names.
 """
 
 from collections.abc import Callable
@@ -10,8 +11,8 @@ import numpy as np
 from tensorflow.core.example import example_pb2
 
 from .rest_contract import decode_base64, is_base64, json_type, shown
-from .servable import Servable
 from .status import Code, ServingError, invalid
+from .types import Model
 
 _INPUT = "inputs"  # serialized Examples, of both methods
 _CLASSES, _SCORES, _VALUES = "classes", "scores", "outputs"
@@ -39,7 +40,7 @@ def read_examples(document: dict) -> np.ndarray:
     return np.array([context + _example(each).SerializeToString() for each in examples], dtype=object)
 
 
-def classify(servable: Servable, signature_name: str, examples: np.ndarray, run: Run) -> list:
+def classify(servable: Model, signature_name: str, examples: np.ndarray, run: Run) -> list:
     """[label, score] of each class of each example; a label or score that the model lacks is "" or 0.
 
     Raises:
@@ -71,7 +72,7 @@ def classify(servable: Servable, signature_name: str, examples: np.ndarray, run:
     ]
 
 
-def regress(servable: Servable, signature_name: str, examples: np.ndarray, run: Run) -> list:
+def regress(servable: Model, signature_name: str, examples: np.ndarray, run: Run) -> list:
     """The value of each example.
 
     Raises:

@@ -12,9 +12,8 @@ from descargan_tf.errors import UserError
 
 from .models import ModelManager
 from .monitoring import Metrics
-from .rest_api import Run
-from .rest_contract import DEFAULT_SIGNATURE
 from .status import Code, ServingError, invalid
+from .types import DEFAULT_SIGNATURE, Run
 
 _STATUS_CODES = {code.value[0]: code for code in grpc.StatusCode}
 

@@ -2,18 +2,14 @@
 
 import json
 import zlib
-from collections.abc import Callable, Mapping
 
-import numpy as np
 from google.protobuf import json_format
 
 from . import examples, rest_contract
 from .models import ModelManager
 from .rest_contract import Route
-from .servable import Servable
 from .status import Code, ServingError, invalid
-
-Run = Callable[[Servable, str, Mapping[str, np.ndarray], float], dict[str, np.ndarray]]
+from .types import Run
 
 
 class RestApi:

@@ -15,8 +15,8 @@ import numpy as np
 import orjson
 
 from .status import Code, ServingError, invalid
+from .types import DEFAULT_SIGNATURE, TensorSpec, shape_text, type_name
 
-DEFAULT_SIGNATURE = "serving_default"
 BYTES_SUFFIX = "_bytes"  # an output of strings so named holds bytes, not text
 
 _MAX_RANK = 64  # numpy's; TensorFlow's own is 254
@@ -35,15 +35,7 @@ _NUMBERS = {
     "uint64": (np.uint64, (0, 2**64 - 1)),
 }
 _WRITABLE = {np.dtype(kind).name for kind, _ in _NUMBERS.values()} | {"bool"}
-_TYPE_NAMES = {"float32": "float", "float64": "double", "float16": "half", "object": "string"}
 _JSON_TYPES = {dict: "Object", list: "Array", str: "String", int: "Number", float: "Number", type(None): "Null"}
-
-
-class TensorSpec(NamedTuple):
-    """What a signature says of an input: type as TensorFlow names it, shape with None for open; None: any rank."""
-
-    dtype: str
-    shape: tuple[int | None, ...] | None
 
 
 class Route(NamedTuple):
@@ -143,7 +135,7 @@ def read_tensors(document: dict, inputs: Mapping[str, TensorSpec]) -> tuple[dict
 
     Raises:
         ServingError: neither or both formats, a name, a shape or a value that does not fit. Shapes are not compared
-            with the signature: see `check_shape`.
+            with the signature: see `types.check_shape`.
     """
     if "instances" in document and "inputs" in document:
         raise invalid(
@@ -160,23 +152,6 @@ def read_tensors(document: dict, inputs: Mapping[str, TensorSpec]) -> tuple[dict
     if "inputs" in document:
         return _read_inputs(document["inputs"], inputs), False
     raise invalid("Missing 'inputs' or 'instances' key")
-
-
-def check_shape(name: str, shape: tuple[int, ...], spec: TensorSpec) -> None:
-    """Refuse a tensor that does not fit its signature, in the words of tf.ensure_shape.
-
-    Departs: TensorFlow Serving hands any shape to the graph. A wrong rank can abort the process there (a failed check
-    in the CPU convolution), so nothing is run here that the signature does not allow.
-
-    Raises:
-        ServingError: names both shapes.
-    """
-    expected = spec.shape
-    if expected is None:
-        return
-    if len(shape) != len(expected) or any(want not in (None, size) for size, want in zip(shape, expected, strict=True)):
-        wanted = ",".join("?" if size is None else str(size) for size in expected)
-        raise invalid(f"Shape of tensor {name} {_shape(shape)} is not compatible with expected shape [{wanted}].")
 
 
 def _read_instances(instances, inputs):
@@ -234,7 +209,7 @@ def _stack(items, spec, key):
                 if size != first[1]:
                     raise invalid(f"Expecting tensor size: {first[1]} but got: {size}")
                 if shape != first[0]:
-                    raise invalid(f"Expecting shape {_shape(first[0])} but got: {_shape(shape)}")
+                    raise invalid(f"Expecting shape {shape_text(first[0])} but got: {shape_text(shape)}")
             except ServingError as error:
                 raise _in_instance(number, key, error) from None
         raise
@@ -454,11 +429,6 @@ def _strings(array, name):
         raise invalid(f"Output {name} is not UTF-8 text; outputs of bytes have names that end in _bytes.") from None
 
 
-def type_name(numpy_name: str) -> str:
-    """TensorFlow's name of a type."""
-    return _TYPE_NAMES.get(numpy_name, numpy_name)
-
-
 # ---- errors
 
 
@@ -478,10 +448,6 @@ def _too_big():
 def _in_instance(number, key, error):
     named = f" key: {key}" if key else ""
     return invalid(f"Failed to process element: {number}{named} of 'instances' list. Error: {error}")
-
-
-def _shape(shape):
-    return f"[{','.join(map(str, shape))}]"
 
 
 def shown(value) -> str:

@@ -3,24 +3,15 @@
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
 from .. import warmup
-from .rest_contract import DEFAULT_SIGNATURE, TensorSpec, check_shape, type_name
 from .status import Code, ServingError, invalid
+from .types import DEFAULT_SIGNATURE, Signature, TensorSpec, check_shape, type_name
 
 _WARMUP_SECONDS = 600  # for one request, the first of which may take long
-
-
-class Signature(NamedTuple):
-    """A function of the model, as the SavedModel declares it."""
-
-    inputs: dict[str, TensorSpec]
-    outputs: dict[str, TensorSpec]
-    definition: object  # its SignatureDef
 
 
 class Servable:

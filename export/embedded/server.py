@@ -19,7 +19,7 @@ from pathlib import Path
 from absl import flags
 
 from descargan_tf.errors import UserError
-from descargan_tf.main import held_back_unless_it_fails
+from descargan_tf.screen import held_back_unless_it_fails
 
 with held_back_unless_it_fails(2):
     import tensorflow as tf

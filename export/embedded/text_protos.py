@@ -1,47 +1,69 @@
 """TensorFlow Serving's three configuration files: the messages of its text format, as far as the embedded server reads.
 
-The published API package lacks two of the three, so all are declared here; protobuf parses them and names the line of
-a mistake.
+protobuf parses them and names the line of a mistake. Field numbers are of no account in text.
 """
 
 from pathlib import Path
 
-from google.protobuf import descriptor_pb2, descriptor_pool, message, message_factory, text_format
+from google.protobuf import message, text_format
 
 from descargan_tf.errors import UserError
 
-# Message: {field: type}. A map is a repeated message of key and value; field numbers are of no account in text.
-_MESSAGES = {
-    "Int64Value": {"value": "int64"},
-    "Latest": {"num_versions": "uint32"},
-    "All": {},
-    "Specific": {"versions": "repeated int64"},
-    "VersionPolicy": {"latest": "Latest", "all": "All", "specific": "Specific"},
-    "Label": {"key": "string", "value": "int64"},
-    "Model": {
-        "name": "string",
-        "base_path": "string",
-        "model_platform": "string",
-        "model_version_policy": "VersionPolicy",
-        "version_labels": "repeated Label",
-    },
-    "ModelList": {"config": "repeated Model"},
-    "ModelServerConfig": {"model_config_list": "ModelList"},
-    "BatchingParameters": {
-        "max_batch_size": "Int64Value",
-        "batch_timeout_micros": "Int64Value",
-        "max_enqueued_batches": "Int64Value",
-        "num_batch_threads": "Int64Value",
-        "allowed_batch_sizes": "repeated int64",
-        "enable_large_batch_splitting": "BoolValue",
-        "pad_variable_length_inputs": "bool",
-        "thread_pool_name": "StringValue",
-    },
-    "BoolValue": {"value": "bool"},
-    "StringValue": {"value": "string"},
-    "Prometheus": {"enable": "bool", "path": "string"},
-    "MonitoringConfig": {"prometheus_config": "Prometheus"},
-}
+from ..protos import message_classes
+
+_CLASSES = message_classes("""
+    name: "configuration.proto" package: "serving" syntax: "proto3"
+    message_type {
+      name: "ModelServerConfig"
+      field { name: "model_config_list" number: 1 type_name: "ModelList" }
+    }
+    message_type {
+      name: "ModelList"
+      field { name: "config" number: 1 type_name: "Model" label: LABEL_REPEATED }
+    }
+    message_type {
+      name: "Model"
+      field { name: "name" number: 1 type: TYPE_STRING }
+      field { name: "base_path" number: 2 type: TYPE_STRING }
+      field { name: "model_platform" number: 3 type: TYPE_STRING }
+      field { name: "model_version_policy" number: 4 type_name: "VersionPolicy" }
+      field { name: "version_labels" number: 5 type_name: "Label" label: LABEL_REPEATED }  # map<string, int64>
+    }
+    message_type {
+      name: "VersionPolicy"
+      field { name: "latest" number: 1 type_name: "Latest" }
+      field { name: "all" number: 2 type_name: "All" }
+      field { name: "specific" number: 3 type_name: "Specific" }
+    }
+    message_type { name: "Latest" field { name: "num_versions" number: 1 type: TYPE_UINT32 } }
+    message_type { name: "All" }
+    message_type { name: "Specific" field { name: "versions" number: 1 type: TYPE_INT64 label: LABEL_REPEATED } }
+    message_type {
+      name: "Label"
+      field { name: "key" number: 1 type: TYPE_STRING }
+      field { name: "value" number: 2 type: TYPE_INT64 }
+    }
+    message_type {
+      name: "BatchingParameters"
+      field { name: "max_batch_size" number: 1 type_name: "Int64Value" }
+      field { name: "batch_timeout_micros" number: 2 type_name: "Int64Value" }
+      field { name: "max_enqueued_batches" number: 3 type_name: "Int64Value" }
+      field { name: "num_batch_threads" number: 4 type_name: "Int64Value" }
+      field { name: "allowed_batch_sizes" number: 5 type: TYPE_INT64 label: LABEL_REPEATED }
+      field { name: "enable_large_batch_splitting" number: 6 type_name: "BoolValue" }
+      field { name: "pad_variable_length_inputs" number: 7 type: TYPE_BOOL }
+      field { name: "thread_pool_name" number: 8 type_name: "StringValue" }
+    }
+    message_type { name: "Int64Value" field { name: "value" number: 1 type: TYPE_INT64 } }
+    message_type { name: "BoolValue" field { name: "value" number: 1 type: TYPE_BOOL } }
+    message_type { name: "StringValue" field { name: "value" number: 1 type: TYPE_STRING } }
+    message_type { name: "MonitoringConfig" field { name: "prometheus_config" number: 1 type_name: "Prometheus" } }
+    message_type {
+      name: "Prometheus"
+      field { name: "enable" number: 1 type: TYPE_BOOL }
+      field { name: "path" number: 2 type: TYPE_STRING }
+    }
+""")
 
 
 def parse_file(kind: str, path: str | Path) -> message.Message:
@@ -60,24 +82,3 @@ def parse_file(kind: str, path: str | Path) -> message.Message:
         raise UserError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}.") from error
     except text_format.ParseError as error:
         raise UserError(f"{path} is not a {kind} that this server reads: {error}") from error
-
-
-def _classes():
-    file = descriptor_pb2.FileDescriptorProto(name="descargan_serving.proto", package="serving", syntax="proto3")
-    kinds = descriptor_pb2.FieldDescriptorProto
-    for name, fields in _MESSAGES.items():
-        described = file.message_type.add(name=name)
-        for number, (field, kind) in enumerate(fields.items(), start=1):
-            repeated, _, kind = kind.rpartition(" ")
-            added = described.field.add(name=field, number=number)
-            added.label = kinds.LABEL_REPEATED if repeated else kinds.LABEL_OPTIONAL
-            if kind in _MESSAGES:
-                added.type, added.type_name = kinds.TYPE_MESSAGE, f".serving.{kind}"
-            else:
-                added.type = getattr(kinds, f"TYPE_{kind.upper()}")
-    pool = descriptor_pool.DescriptorPool()
-    pool.Add(file)
-    return message_factory.GetMessageClassesForFiles([file.name], pool)
-
-
-_CLASSES = _classes()
