@@ -34,7 +34,7 @@ ALLOWED = {
         *("types", "measures", "errors", "files", "config"),
         *("methods", "training", "evaluation", "run_folder"),
     },
-    "export": {"types", "errors", "files", "data", "models", "methods", "prediction", "evaluation"},
+    "export": {"types", "measures", "errors", "files", "data", "models", "methods", "prediction", "evaluation"},
     "export.embedded": {"errors", "screen", "export.warmup", "export.protos"},
     "commands": {
         *("types", "errors", "config", "hardware", "provenance"),
