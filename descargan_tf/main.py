@@ -1,14 +1,9 @@
 """python -m descargan_tf.main --flagfile=configs/quickstart.flags: flags to Config, and one function per --mode."""
 
-import contextlib
-import importlib.util
-import os
-import shutil
 import signal
 import sys
-import tempfile
 
-from descargan_tf.config import parse
+from descargan_tf import flags, surroundings
 from descargan_tf.errors import UserError
 
 
@@ -19,13 +14,15 @@ def main(argv=None) -> int:
         The exit status: 0 done, 1 some inputs failed, 2 bad input, 128 + n stopped by signal n after saving.
     """
     try:
-        config = parse(argv or sys.argv)
-        choose_backend(config.backend)
-        with held_back_unless_it_fails(2):
+        given = flags.parse(argv or sys.argv)  # what is wrong with them is said before anything is loaded
+        surroundings.settle(given.config.backend)
+        with surroundings.loading(given.config.backend):
             from descargan_tf.commands import COMMANDS
+            from descargan_tf.run_folder import resolve
             from descargan_tf.training.loop import Interrupted
 
         try:
+            config = resolve(given)
             return COMMANDS[config.mode](config)
         except Interrupted as stop:
             print(stop, file=sys.stderr)
@@ -36,46 +33,6 @@ def main(argv=None) -> int:
     except KeyboardInterrupt:  # training saves first and does not come here
         print("stopped by Ctrl-C", file=sys.stderr)
         return 128 + signal.SIGINT
-
-
-def choose_backend(name: str) -> None:
-    """Have Keras compute with TensorFlow or JAX; it asks the environment once, when it is first imported.
-
-    Raises:
-        UserError: it is not installed.
-    """
-    if importlib.util.find_spec(name) is None:
-        file = {"tensorflow": "requirements.txt", "jax": "requirements-jax.txt"}[name]
-        raise UserError(
-            f"--backend={name}, but {name} is not installed: `pip install -r {file}`, or choose the other backend."
-        )
-    os.environ["KERAS_BACKEND"] = name
-
-
-@contextlib.contextmanager
-def held_back_unless_it_fails(descriptor):
-    """Keep what TensorFlow's libraries write while they load (no log level reaches it) from the user's terminal."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    # TensorFlow leaves oneDNN off on processors without AVX-512; there too its convolutions are twice as fast.
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
-    sys.stderr.flush()
-    kept = os.dup(descriptor)
-    with contextlib.ExitStack() as stack:
-        stack.callback(os.close, kept)
-        try:
-            held = stack.enter_context(tempfile.TemporaryFile())
-        except OSError as error:
-            raise UserError(f"no temporary file can be written: {error.strerror or error}. Free space.") from error
-        os.dup2(held.fileno(), descriptor)
-        try:
-            yield
-        except BaseException:
-            held.seek(0)
-            with open(kept, "wb", closefd=False) as out:
-                shutil.copyfileobj(held, out)
-            raise
-        finally:
-            os.dup2(kept, descriptor)
 
 
 if __name__ == "__main__":
