@@ -23,9 +23,10 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]  # the tests' network has been lived in: see exports.lively_method
 CORES = len(os.sched_getaffinity(0))
 
-from descargan_tf.screen import held_back_unless_it_fails
+from descargan_tf import surroundings
 
-with held_back_unless_it_fails(2):
+surroundings.settle()
+with surroundings.loading():
     import tensorflow as tf
 
 import keras

@@ -75,9 +75,10 @@ def parse_arguments():
 def make_export(folder, size, filters, seed=0):
     """A version with random weights, which is as fast as any other."""
     sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
-    from descargan_tf.screen import held_back_unless_it_fails
+    from descargan_tf import surroundings
 
-    with held_back_unless_it_fails(2):
+    surroundings.settle()
+    with surroundings.loading():
         from exports import UINT8, lively_method
 
         from descargan_tf.export.saved_model import Predictor, write_saved_model

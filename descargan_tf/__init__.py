@@ -11,7 +11,7 @@ The map of the package:
     losses.py      the paper's equations                  methods/       networks + losses = a method
     training/      steps, loop, checkpoints, writer       evaluation/    metrics, figures, report
     prediction/    splits, files -> maps, table, overlays benchmark/     a grid of runs and its tables
-    screen.py      what libraries write unasked           pretrained.py  published weights: written, loaded, begun with
+    surroundings.py  environment, Keras, terminal         pretrained.py  published weights: written, loaded, begun with
     export/        what serves a model; in a checkout this is the folder beside the package
 
 Letters in shapes: B batch, N images of a split, H height, W width, C channels, K classes. Images are float32 in

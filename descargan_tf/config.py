@@ -1,33 +1,21 @@
-"""Every flag, with its unit and range, and the one frozen Config that comes of them. FLAGS are read nowhere else."""
+"""One run, resolved: the frozen Config, whose fields are the flags, each with its unit and range."""
 
 import dataclasses
-import math
 import re
 import shlex
-from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
-
-from absl import flags
 
 from descargan_tf.errors import UserError
 
 MODES = ("generate", "check_data", "train", "evaluate", "predict", "export", "serve", "publish", "benchmark")
 EXPORT_FORMATS = ("onnx", "openvino", "litert")
-RUN_FLAGS = "flags.txt"
 PRETRAINED, PUBLISHED = "pretrained", "published.json"  # where published weights are, and what marks a folder of them
-_OF_THE_DATA = ("dataset", "value_range", "num_train", "num_validate", "num_test", "data_seed", "flips")
-_TRAINED_MODES = ("evaluate", "predict", "export", "serve", "publish")
-_OF_THE_BENCHMARK = {"mode", "run_dir", "dry_run", "saliency"}
-_OF_ONE_RUN = {
-    "method": "name rows in --benchmark_runs",
-    "seed": "name seeds in --benchmark_runs",
-    "max_steps": "it follows from --benchmark_images",
-    "max_minutes": "its length is --benchmark_images, so that all see as many",
-}
 
 
 @dataclasses.dataclass(frozen=True)
-class _Flag:
+class Flag:
+    """What a field of Config is as a flag."""
+
     default: object
     help: str
     choices: tuple[str, ...] = ()
@@ -35,15 +23,30 @@ class _Flag:
     high: float | None = None
     multiple_of: int = 1
     of_run: bool = True  # whether a run folder made with another value is another run
+    kind: type = str
+    of_method: bool = False  # a setting of the methods that have a field of its name; the default is theirs
+    is_path: bool = False
 
 
 def _flag(default, help, **kwargs):
-    return dataclasses.field(default=default, metadata={"flag": _Flag(default, help, **kwargs)})
+    return dataclasses.field(default=default, metadata={"flag": Flag(default, help, kind=type(default), **kwargs)})
+
+
+def _path(help, **kwargs):
+    return _flag("", help, is_path=True, **kwargs)
+
+
+def _method_flag(kind, help, **kwargs):
+    return dataclasses.field(default=None, metadata={"flag": Flag(None, help, kind=kind, of_method=True, **kwargs)})
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """One run, resolved: field names are flag names."""
+    """One run; field names are flag names.
+
+    A method's settings are None until `run_folder.resolve` puts in the method's own, and stay so where it has none of
+    that name.
+    """
 
     # What to do, and where
     mode: str = _flag("train", "what to do", choices=MODES, of_run=False)
@@ -53,28 +56,29 @@ class Config:
         "synthetic: the paper's data, generated into --data_dir when it is missing; folders: your own images",
         choices=("synthetic", "folders"),
     )
-    data_dir: str = _flag("", "where the data lie; data/synthetic_<image_size> by default for synthetic", of_run=False)
-    run_dir: str = _flag("", "where a run lies; runs/<name of the flagfile> by default", of_run=False)
+    data_dir: str = _path("where the data lie; data/synthetic_<image_size> by default for synthetic", of_run=False)
+    run_dir: str = _path("where a run lies; runs/<name of the flagfile> by default", of_run=False)
     backend: str = _flag(
         "tensorflow",
         "what computes; train, evaluate, predict: jax does it without TensorFlow (requirements-jax.txt)",
         choices=("tensorflow", "jax"),
         of_run=False,
     )
-    input: str = _flag("", "predict: an image file, or a folder of them", of_run=False)
-    output_dir: str = _flag("", "predict: where results go; <run_dir>/predictions by default", of_run=False)
+    input: str = _path("predict: an image file, or a folder of them", of_run=False)
+    output_dir: str = _path("predict: where results go; <run_dir>/predictions by default", of_run=False)
     checkpoint: str = _flag(
         "best",
         "evaluate, predict, export, serve: best, latest, a step, the folder of a checkpoint, or published weights, "
         "pretrained/<name>, which need no run",
+        is_path=True,
         of_run=False,
     )
-    init_from: str = _flag("", "train: published weights to begin with, pretrained/<name>")
-    publish_dir: str = _flag(
-        "", "publish: a folder that does not exist; pretrained/<name of the run> by default", of_run=False
+    init_from: str = _path("train: published weights to begin with, pretrained/<name>")
+    publish_dir: str = _path(
+        "publish: a folder that does not exist; pretrained/<name of the run> by default", of_run=False
     )
     publish_note: str = _flag("", "publish: what else the model card is to say", of_run=False)
-    export_dir: str = _flag("", "export, serve: holds the numbered versions; <run_dir>/export by default", of_run=False)
+    export_dir: str = _path("export, serve: holds the numbered versions; <run_dir>/export by default", of_run=False)
     export_version: int = _flag(0, "export: number of the version; 0: the next free one", low=0, of_run=False)
     export_precision: str = _flag(
         "float32",
@@ -142,10 +146,10 @@ class Config:
     keep_checkpoints: int = _flag(2, "latest checkpoints kept beside the best one", low=1, of_run=False)
 
     # Networks
-    generator_filters: int = _flag(64, "of the generator's first layer", low=1)
-    discriminator_filters: int = _flag(32, "of the discriminator's first layer", low=1)
-    batch_norm: str = _flag(
-        "moving",
+    generator_filters: int | None = _method_flag(int, "of the generator's first layer", low=1)
+    discriminator_filters: int | None = _method_flag(int, "of the discriminator's first layer", low=1)
+    batch_norm: str | None = _method_flag(
+        str,
         "statistics at inference: moving averages, each image's own (the authors' program's), or those of two kinds of "
         "passes, for weights trained so",
         choices=("moving", "per_image", "two_kinds"),
@@ -153,64 +157,70 @@ class Config:
     )
 
     # DeScarGAN's losses (paper, sect. 2.1 and 4) and where its text and the authors' program differ
-    critic_updates: int = _flag(5, "discriminator updates per generator update", low=1)
-    generator_learning_rate: float = _flag(1e-4, "Adam", low=0)
-    discriminator_learning_rate: float = _flag(1e-4, "Adam", low=0)
-    lambda_adv_d: float = _flag(20.0, "eq. (8)", low=0)
-    lambda_gp: float = _flag(10.0, "eq. (1); multiplied by lambda_adv_d as well", low=0)
-    lambda_cls_d: float = _flag(5.0, "eq. (8)", low=0)
-    lambda_adv_g: float = _flag(1.0, "eq. (7)", low=0)
-    lambda_cls_g: float = _flag(1.0, "eq. (7)", low=0)
-    lambda_id: float = _flag(50.0, "eq. (7)", low=0)
-    lambda_rec: float = _flag(50.0, "eq. (7)", low=0)
-    distance: str = _flag(
-        "l2", "eq. (3), (6): the norm as printed, or the program's mean square", choices=("l2", "mse")
+    critic_updates: int | None = _method_flag(int, "discriminator updates per generator update", low=1)
+    generator_learning_rate: float | None = _method_flag(float, "Adam", low=0)
+    discriminator_learning_rate: float | None = _method_flag(float, "Adam", low=0)
+    lambda_adv_d: float | None = _method_flag(float, "eq. (8)", low=0)
+    lambda_gp: float | None = _method_flag(float, "eq. (1); multiplied by lambda_adv_d as well", low=0)
+    lambda_cls_d: float | None = _method_flag(float, "eq. (8)", low=0)
+    lambda_adv_g: float | None = _method_flag(float, "eq. (7)", low=0)
+    lambda_cls_g: float | None = _method_flag(float, "eq. (7)", low=0)
+    lambda_id: float | None = _method_flag(float, "eq. (7)", low=0)
+    lambda_rec: float | None = _method_flag(float, "eq. (7)", low=0)
+    distance: str | None = _method_flag(
+        str, "eq. (3), (6): the norm as printed, or the program's mean square", choices=("l2", "mse")
     )
-    rules: str = _flag(
-        "paper",
+    rules: str | None = _method_flag(
+        str,
         "of DeScarGAN, where the authors' program does otherwise than their text: which translations are criticised, "
         "in what passes, what the gradient penalty differentiates, noise, and the border of the critics' maps",
         choices=("paper", "program"),
     )
-    classifier_dropout: float = _flag(0.1, "rate before the classifier's last layer", low=0, high=0.9)
-    discriminator_initializer: str = _flag(
-        "glorot_normal",
+    classifier_dropout: float | None = _method_flag(float, "rate before the classifier's last layer", low=0, high=0.9)
+    discriminator_initializer: str | None = _method_flag(
+        str,
         "of the discriminator's convolutions; glorot_normal is the program's, pytorch_uniform that of StarGAN's",
         choices=("glorot_normal", "he_normal", "pytorch_uniform"),
     )
-    discriminator_activation: str = _flag(
-        "relu",
+    discriminator_activation: str | None = _method_flag(
+        str,
         "between the layers of DeScarGAN's discriminator and of dcls; relu is the paper's",
         choices=("relu", "leaky_relu"),
     )
-    discriminator_max_filters: int = _flag(
-        0, "no layer of DeScarGAN's discriminator, or of dcls, has more; 0: 16 times the first layer's", low=0
+    discriminator_max_filters: int | None = _method_flag(
+        int, "no layer of DeScarGAN's discriminator, or of dcls, has more; 0: 16 times the first layer's", low=0
     )
-    discriminator_poolings: int = _flag(
-        5, "of its trunk, each halves the width; the critics' maps are image_size / 2^this wide", low=1, high=5
+    discriminator_poolings: int | None = _method_flag(
+        int, "of its trunk, each halves the width; the critics' maps are image_size / 2^this wide", low=1, high=5
     )
 
     # What the paper claims to be of use, undone (configs/ablation_*.flags)
-    skip_connections: str = _flag(
-        "inner",
+    skip_connections: str | None = _method_flag(
+        str,
         "of the generator: all but the topmost (paper), none, or all",
         choices=("inner", "none", "all"),
     )
-    generator_branches: int = _flag(2, "output branches of the generator: one per class (paper), or one", low=1, high=2)
-    critic_branches: int = _flag(2, "critics of the discriminator: one per class (paper), or one", low=1, high=2)
-    output: str = _flag(
-        "image",
+    generator_branches: int | None = _method_flag(
+        int, "output branches of the generator: one per class (paper), or one", low=1, high=2
+    )
+    critic_branches: int | None = _method_flag(
+        int, "critics of the discriminator: one per class (paper), or one", low=1, high=2
+    )
+    output: str | None = _method_flag(
+        str,
         "what the generator makes: a new image (paper), or a change of its input, x + 2 tanh(delta)",
         choices=("image", "change"),
     )
 
     # Of the compared methods alone; they share the flags above where their settings have a field of that name
-    lambda_map: float = _flag(100.0, "vagan: weight of the mean magnitude of its map on diseased images", low=0)
-    latent_units: int = _flag(128, "vae: length of an image's code", low=1)
-    dense_blocks: str = _flag(
-        "6,12,32,32", "densenet169: layers in each of the four dense blocks; DenseNet-121 has 6,12,24,16"
+    lambda_map: float | None = _method_flag(
+        float, "vagan: weight of the mean magnitude of its map on diseased images", low=0
     )
-    lambda_kl: float = _flag(1.0, "vae: weight of the divergence of the codes", low=0)
+    latent_units: int | None = _method_flag(int, "vae: length of an image's code", low=1)
+    dense_blocks: str | None = _method_flag(
+        str, "densenet169: layers in each of the four dense blocks; DenseNet-121 has 6,12,24,16"
+    )
+    lambda_kl: float | None = _method_flag(float, "vae: weight of the divergence of the codes", low=0)
     saliency: str = _flag(
         "none",
         "evaluate, predict: what gives a method that only classifies a map of where it sees disease",
@@ -225,7 +235,7 @@ class Config:
         of_run=False,
     )
     benchmark_flagfiles: str = _flag(
-        "configs/quick_{}.flags", "benchmark: the flagfile of a row; {} stands for its name", of_run=False
+        "configs/quick_{}.flags", "benchmark: the flagfile of a row; {} stands for its name", is_path=True, of_run=False
     )
     benchmark_images: int = _flag(
         28000, "benchmark: training images that every run sees in its updates; sets --max_steps", low=1, of_run=False
@@ -265,10 +275,8 @@ class Config:
                 "--data_dir is missing: name the folder that holds train, validate and test, "
                 "or pass --dataset=synthetic (as configs/quickstart.flags does) for generated data."
             )
-        if not re.fullmatch(r"[1-9]\d*(,[1-9]\d*){3}", self.dense_blocks):
+        if self.dense_blocks is not None and not re.fullmatch(r"[1-9]\d*(,[1-9]\d*){3}", self.dense_blocks):
             raise UserError(f"--dense_blocks={self.dense_blocks}: expected four numbers of layers, as in 6,12,32,32.")
-        if self.decay_steps > self.max_steps:
-            raise UserError(f"--decay_steps={self.decay_steps} is more than --max_steps={self.max_steps}.")
         if self.mode == "train" and not self.run_dir:
             raise UserError("--run_dir is missing: name the folder of this run, or pass a --flagfile to name it after.")
         unknown = [name for name in self.formats if name not in EXPORT_FORMATS]
@@ -352,192 +360,3 @@ def published_folder(name: str) -> Path | None:
         known = ", ".join(sorted(path.parent.name for path in folder.parent.glob(f"*/{PUBLISHED}")))
         raise UserError(f"there are no weights in {folder}; {folder.parent} holds {known or 'none'}.")
     return None
-
-
-def define_flags(flag_values=flags.FLAGS):
-    """Register every field of Config as an absl flag with its range; impossible values die while parsing."""
-    for field in dataclasses.fields(Config):
-        flag: _Flag = field.metadata["flag"]
-        options = {"flag_values": flag_values}
-        if flag.choices:
-            flags.DEFINE_enum(field.name, flag.default, flag.choices, flag.help, **options)
-        elif isinstance(flag.default, bool):
-            flags.DEFINE_bool(field.name, flag.default, flag.help, **options)
-        elif isinstance(flag.default, str):
-            flags.DEFINE_string(field.name, flag.default, flag.help, **options)
-        else:
-            define = flags.DEFINE_integer if isinstance(flag.default, int) else flags.DEFINE_float
-            suffix = f", a multiple of {flag.multiple_of}" if flag.multiple_of > 1 else ""
-            define(
-                field.name,
-                flag.default,
-                flag.help + suffix,
-                lower_bound=flag.low,
-                upper_bound=flag.high,
-                **options,
-            )
-            if isinstance(flag.default, float):  # absl's bounds let nan through
-                flags.register_validator(
-                    field.name, math.isfinite, message="must be a finite number", flag_values=flag_values
-                )
-            if flag.multiple_of > 1:
-                flags.register_validator(
-                    field.name,
-                    lambda value, n=flag.multiple_of: value % n == 0,
-                    message=f"must be a multiple of {flag.multiple_of}",
-                    flag_values=flag_values,
-                )
-
-
-def parse(argv: Sequence[str]) -> Config:
-    """Flags to Config.
-
-    `--mode=evaluate`, `predict`, `export`, `serve` and `publish` start from the flags of what was trained, so that
-    naming the run's folder is enough, or that of published weights, whose results go to runs/pretrained/<name>.
-
-    Args:
-        argv: program name, then flags.
-
-    Raises:
-        UserError: an unknown flag, a value out of range, a combination that cannot be, another run's folder.
-    """
-    values = _parse(argv)
-    if values["mode"] in _TRAINED_MODES and (published := published_folder(values["checkpoint"])):
-        return _of_published(argv, published, values["run_dir"] or str(Path("runs") / PRETRAINED / published.name))
-    if values["mode"] in _TRAINED_MODES and values["run_dir"]:
-        saved = Path(values["run_dir"]) / RUN_FLAGS
-        if saved.exists():
-            backend = values["backend"]  # of this machine: a run is evaluated elsewhere than it was trained
-            values = {**_parse([argv[0], f"--flagfile={saved}", *argv[1:]]), "backend": backend}
-            config = _with_precision_of_run(Config(**values), saved)
-            check_run(config, saved)
-            return config
-        raise UserError(
-            f"--run_dir={values['run_dir']} is not a run: it holds no {RUN_FLAGS}. Train first (--mode=train)."
-        )
-    if values["mode"] == "benchmark":
-        values = _for_every_run(argv, values)
-    return Config(**values)
-
-
-def _of_published(argv, published, run_dir):
-    """Flags of published weights, which may be shown other data than they were trained on."""
-    if (Path(run_dir) / RUN_FLAGS).exists():
-        raise UserError(
-            f"--run_dir={run_dir} is a run of its own: name another folder for what {published} makes of the data."
-        )
-    saved = published / RUN_FLAGS
-    config = Config(**{**_parse([argv[0], f"--flagfile={saved}", *argv[1:]]), "run_dir": run_dir})
-    check_run(config, saved, _OF_THE_DATA)
-    return config
-
-
-def _for_every_run(argv, values):
-    """What a benchmark is given beside its own flags is meant for its runs."""
-    given = _read_flags(argv)
-    present = [field.name for field in dataclasses.fields(Config) if given[field.name].present]
-    for name in sorted(_OF_ONE_RUN.keys() & set(present)):
-        raise UserError(f"--{name} is set for each run of a benchmark by itself: {_OF_ONE_RUN[name]}.")
-    joining = [name for name in present if name not in _OF_THE_BENCHMARK and not name.startswith("benchmark_")]
-    flags = [f"--{name}={_text(values[name])}" for name in joining]
-    defaults = {field.name: field.default for field in dataclasses.fields(Config)}
-    return {
-        **values,
-        **{name: defaults[name] for name in (*joining, "data_dir")},
-        "benchmark_flags": " ".join(filter(None, (values["benchmark_flags"], shlex.join(flags)))),
-    }
-
-
-def _read_flags(argv):
-    flag_values = flags.FlagValues()
-    define_flags(flag_values)
-    if {"--help", "-h", "--helpfull"} & set(argv[1:]):
-        print(f"python -m descargan_tf.main --flagfile=configs/quickstart.flags\n\n{flag_values.get_help()}")
-        raise SystemExit(0)
-    try:
-        rest = flag_values(list(argv))
-    except flags.Error as error:
-        raise UserError(" ".join(str(error).split())) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"--flagfile cannot be read: {error}") from None
-    if len(rest) > 1:
-        raise UserError(f"unexpected argument {rest[1]!r}: flags are written --name=value.")
-    return flag_values
-
-
-def _parse(argv):
-    flag_values = _read_flags(argv)
-    values = {field.name: flag_values[field.name].value for field in dataclasses.fields(Config)}
-    name = _flagfile_name(argv)
-    if not values["run_dir"] and name:
-        values["run_dir"] = str(Path("runs") / name)
-    if not values["data_dir"] and (values["dataset"] == "synthetic" or values["mode"] == "generate"):
-        values["data_dir"] = str(Path("data") / f"synthetic_{values['image_size']}")
-    return values
-
-
-def _flagfile_name(argv):
-    for i, argument in enumerate(argv):
-        flag, equals, value = argument.lstrip("-").partition("=")
-        if flag == "flagfile" and argument.startswith("-"):
-            return Path(value if equals else argv[i + 1]).stem
-    return ""
-
-
-def flag_lines(config: Config) -> str:
-    """The flagfile that reruns this configuration."""
-    return "".join(f"--{name}={_text(value)}\n" for name, value in dataclasses.asdict(config).items() if name != "mode")
-
-
-def read_saved(saved: Path) -> Config:
-    """The configuration that a flagfile of a run, or of published weights, was written of."""
-    return Config(**_parse(["saved", f"--flagfile={saved}", "--mode=generate"]))
-
-
-def published_flag_lines(config: Config, unused: Collection[str] = ()) -> str:
-    """The flagfile of what a configuration trained, without the places, numbers and addresses of this machine."""
-    kept = {field.name for field in dataclasses.fields(Config) if field.metadata["flag"].of_run} - set(unused)
-    kept |= {"max_steps", "max_minutes", "batch_norm", "saliency"}
-    return "".join(line for line in flag_lines(config).splitlines(True) if line[2:].partition("=")[0] in kept)
-
-
-def with_precision(config: Config, saved: Path, fast_precision: Callable[[], str]) -> Config:
-    """--precision=auto made definite: what the run began with, else what the hardware is fast in."""
-    if saved.exists():
-        return _with_precision_of_run(config, saved)
-    return config if config.precision != "auto" else dataclasses.replace(config, precision=fast_precision())
-
-
-def _with_precision_of_run(config, saved):
-    if config.precision != "auto":
-        return config
-    before = _read_flags(["saved", f"--flagfile={saved}"])
-    return dataclasses.replace(config, precision=before["precision"].value)
-
-
-def check_run(config: Config, saved: Path, unused: Collection[str] = ()) -> None:
-    """Refuse a run folder that was made with other settings; those in `unused` are none of its method's.
-
-    Raises:
-        UserError: names each setting, with both values.
-    """
-    before = _read_flags(["saved", f"--flagfile={saved}"])
-    differing = [
-        f"--{field.name} is {_text(before[field.name].value)} there and {_text(getattr(config, field.name))} here"
-        for field in dataclasses.fields(Config)
-        # A flag that the file lacks is newer than the run.
-        if field.metadata["flag"].of_run
-        and field.name not in unused
-        and before[field.name].present
-        and before[field.name].value != getattr(config, field.name)
-    ]
-    if differing:
-        is_run = not (saved.parent / PUBLISHED).exists()
-        raise UserError(
-            f"{'the run in --run_dir=' if is_run else ''}{saved.parent} was made with other settings: "
-            f"{'; '.join(differing)}. Give the same settings, or name another folder."
-        )
-
-
-def _text(value) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)

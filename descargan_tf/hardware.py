@@ -32,6 +32,11 @@ def fast_precision(backend: str = "tensorflow") -> str:
     return "bfloat16" if fast else "float32"
 
 
+def has_accelerator(backend: str = "tensorflow") -> bool:
+    """Whether the backend sees a GPU or TPU."""
+    return bool(_accelerators(backend))
+
+
 def _accelerators(backend):
     """Name of each GPU or TPU that the backend sees, and whether it is known to have instructions for bfloat16."""
     if backend == "jax":

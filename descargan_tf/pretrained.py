@@ -10,6 +10,7 @@ pretrained/<name>/
 import hashlib
 import io
 import json
+import shlex
 import shutil
 import uuid
 import zipfile
@@ -325,7 +326,7 @@ def card(folder: Path) -> str:
         "",
         "```sh",
         *(
-            f"python -m descargan_tf.main --mode={mode} --checkpoint=pretrained/{name}{more}"
+            f"python -m descargan_tf.main --mode={mode} {shlex.quote(f'--checkpoint=pretrained/{name}')}{more}"
             for mode, more in (
                 ("evaluate", ""),
                 ("predict", " --input=<file or folder>"),
@@ -333,7 +334,8 @@ def card(folder: Path) -> str:
                 ("serve", ""),
             )
         ),
-        f"python -m descargan_tf.main --flagfile=configs/own_data.flags --init_from=pretrained/{name} ...   # train on",
+        "python -m descargan_tf.main --flagfile=configs/own_data.flags "
+        f"{shlex.quote(f'--init_from=pretrained/{name}')} ...   # train on",
         "```",
         "",
         "## Measured",

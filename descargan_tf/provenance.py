@@ -26,8 +26,13 @@ def git_commit() -> str | None:
             capture_output=True,
             text=True,
             check=True,
-            env={**os.environ, "GIT_OPTIONAL_LOCKS": "0"},
+            env={**_without_git(os.environ), "GIT_OPTIONAL_LOCKS": "0"},
         )
     except (OSError, subprocess.CalledProcessError):
         return None  # installed from a package, or no git: the report says "not recorded"
     return found.stdout.strip()
+
+
+def _without_git(environment):
+    """GIT_DIR and its kin, which a hook has set for one, name another repository."""
+    return {name: value for name, value in environment.items() if not name.startswith("GIT_")}

@@ -4,19 +4,21 @@ import dataclasses
 import functools
 import json
 import os
+import shlex
 import shutil
 import sys
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from descargan_tf import config as config_module
-from descargan_tf import methods, pretrained
-from descargan_tf.config import RUN_FLAGS, Config
+from descargan_tf import flags, methods, pretrained
+from descargan_tf.config import PUBLISHED, Config, published_folder
 from descargan_tf.data.dataset import Dataset
 from descargan_tf.data.folders import DataSummary
 from descargan_tf.data.images import Scaling
 from descargan_tf.errors import UserError
 from descargan_tf.files import write_atomically
+from descargan_tf.flags import RUN_FLAGS
 from descargan_tf.hardware import fast_precision
 from descargan_tf.methods import two_statistics
 from descargan_tf.methods.base import Method
@@ -39,7 +41,39 @@ _SHAPING = (
 )
 
 
-# ---- flags and data
+_OF_THE_DATA = ("dataset", "value_range", "num_train", "num_validate", "num_test", "data_seed", "flips")
+_WITHOUT_METHOD = ("generate", "check_data", "serve", "benchmark")  # modes in which --method need not be one of ours
+
+
+# ---- flags
+
+
+def configure(argv: Sequence[str]) -> Config:
+    """Flags to Config: `flags.parse` and `resolve`."""
+    return resolve(flags.parse(argv))
+
+
+def resolve(given: flags.Given) -> Config:
+    """What is given, with the method's own defaults for what is not, and checked against what was trained.
+
+    Raises:
+        UserError: there is no such method; a flag was given for it that it does not have; another run's folder.
+    """
+    config, name = given.config, given.config.method
+    if name not in methods.METHODS and config.mode in _WITHOUT_METHOD:
+        return config
+    defaults = methods.entry(name).defaults
+    unused = flags.METHOD_FLAGS - defaults.keys()
+    for flag in sorted(given.meant & unused):
+        having = ", ".join(other for other, entry in methods.METHODS.items() if flag in entry.setting_names)
+        raise UserError(f"--{flag}: --method={name} has no such setting; {having} has.".replace("; has.", "."))
+    values = {flag: getattr(config, flag) for flag in flags.METHOD_FLAGS}
+    resolved = {flag: defaults.get(flag) if value is None else value for flag, value in values.items()}
+    config = dataclasses.replace(config, **resolved | dict.fromkeys(unused))
+    if given.saved is not None:
+        config = _with_precision_of_run(config, given.saved)
+        check_run(config, given.saved, _OF_THE_DATA if config.published else ())
+    return config
 
 
 def check(config: Config) -> Config:
@@ -51,12 +85,66 @@ def check(config: Config) -> Config:
     methods.entry(config.method)
     run_dir = Path(config.run_dir)
     saved = run_dir / RUN_FLAGS
-    config = config_module.with_precision(config, saved, functools.partial(fast_precision, config.backend))
+    config = with_precision(config, saved, functools.partial(fast_precision, config.backend))
     if saved.exists():
-        config_module.check_run(config, saved, methods.unused_settings(config.method))
+        check_run(config, saved)
     elif run_dir.exists() and (not run_dir.is_dir() or any(run_dir.iterdir())):
         raise UserError(f"--run_dir={run_dir} holds something that is not a run: name another folder.")
     return config
+
+
+def read_saved(saved: Path) -> Config:
+    """The configuration that a flagfile of a run, or of published weights, was written of."""
+    return resolve(flags.Given(Config(**{**flags.read_file(saved), "mode": "generate"}), frozenset(), None))
+
+
+def with_precision(config: Config, saved: Path, fast: Callable[[], str]) -> Config:
+    """--precision=auto made definite: what the run began with, else what the hardware is fast in."""
+    if saved.exists():
+        return _with_precision_of_run(config, saved)
+    return config if config.precision != "auto" else dataclasses.replace(config, precision=fast())
+
+
+def _with_precision_of_run(config, saved):
+    if config.precision != "auto":
+        return config
+    before = flags.read_file(saved).get("precision", flags.FIELDS["precision"].default)
+    return dataclasses.replace(config, precision=before)
+
+
+def check_run(config: Config, saved: Path, let_pass: Collection[str] = ()) -> None:
+    """Refuse a flagfile of what was trained that was made with other settings of its method, or of the run.
+
+    Raises:
+        UserError: names each setting, with both values.
+    """
+    before = flags.read_file(saved)
+    # A flag that the file lacks is newer than the run.
+    names = flags.OF_RUN & before.keys() - methods.unused_settings(config.method) - set(let_pass)
+    differing = [
+        f"--{name} is {_text(before[name])} there and {_text(getattr(config, name))} here"
+        for name in flags.FIELDS
+        if name in names and before[name] != getattr(config, name)
+    ]
+    if differing:
+        is_run = not (saved.parent / PUBLISHED).exists()
+        raise UserError(
+            f"{'the run in --run_dir=' if is_run else ''}{saved.parent} was made with other settings: "
+            f"{'; '.join(differing)}. Give the same settings, or name another folder."
+        )
+
+
+def published_lines(config: Config) -> str:
+    """The flagfile of what a configuration trained, without the places, numbers and addresses of this machine."""
+    kept = flags.OF_RUN | {"max_steps", "max_minutes", "batch_norm", "saliency"}
+    return "".join(line for line in flags.lines(config).splitlines(True) if line[2:].partition("=")[0] in kept)
+
+
+def _text(value):
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+# ---- beginning, and the data
 
 
 def begin(config: Config, facts: dict) -> None:
@@ -74,7 +162,7 @@ def begin(config: Config, facts: dict) -> None:
         run_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"--run_dir={run_dir} cannot be written: {error.strerror or error}.") from error
-    write_atomically(run_dir / RUN_FLAGS, config_module.flag_lines(config).encode())
+    write_atomically(run_dir / RUN_FLAGS, flags.lines(config).encode(errors="surrogateescape"))
     write_atomically(run_dir / DATA_FACTS, (json.dumps(facts, indent=1) + "\n").encode())
 
 
@@ -163,10 +251,10 @@ def begun(config: Config) -> tuple[Method, list[str]]:
     method = build_method(config)
     if not begins_with_published(config):
         return method, []
-    folder = config_module.published_folder(config.init_from)
+    folder = published_folder(config.init_from)
     if folder is None:
-        raise UserError(f"--init_from={config.init_from} holds no {config_module.PUBLISHED}: name published weights.")
-    theirs, weights = config_module.read_saved(folder / RUN_FLAGS), pretrained.load(folder)
+        raise UserError(f"--init_from={config.init_from} holds no {PUBLISHED}: name published weights.")
+    theirs, weights = read_saved(folder / RUN_FLAGS), pretrained.load(folder)
     if theirs.method != config.method:
         raise UserError(f"--init_from={folder} is of --method={theirs.method}, this is {config.method}.")
     if theirs.batch_norm == two_statistics.NAME:
@@ -204,7 +292,8 @@ def training_facts(config: Config, method: Method) -> dict:
 def report_of(config: Config, step: int) -> tuple[dict | None, str]:
     """The run's report where it is of this checkpoint, and why there is none."""
     path = config.trained_dir / REPORT
-    evaluate = f"python -m descargan_tf.main --mode=evaluate --run_dir={config.run_dir} --checkpoint={step}"
+    flag = shlex.quote(f"--run_dir={config.run_dir}")
+    evaluate = f"python -m descargan_tf.main --mode=evaluate {flag} --checkpoint={step}"
     again = f"then {'publish' if config.mode == 'publish' else 'export'} again"
     try:
         found = json.loads(path.read_text())
@@ -214,7 +303,7 @@ def report_of(config: Config, step: int) -> tuple[dict | None, str]:
     if _step_of(found) != step:
         return None, f"{path} is of {found.get('checkpoint')}, this is step {step}. `{evaluate}`; {again}."
     for name, used in (("batch_norm_inference", config.batch_norm), ("saliency", config.saliency)):
-        if found.get(name, used) != used:
+        if used is not None and found.get(name, used) != used:
             return None, f"{path} was made with {name} {found[name]}, this with {used}."
     return found, ""
 
@@ -232,7 +321,7 @@ def tensorboard_command(run_dir: Path) -> str:
     program = "tensorboard"
     if not shutil.which(program):
         program = os.path.relpath(Path(sys.executable).parent / program)
-    return f"{program} --logdir {run_dir}"
+    return shlex.join([program, "--logdir", str(run_dir)])
 
 
 def prepare(config: Config, splits: tuple[str, ...]) -> tuple[Dataset, DataSummary]:

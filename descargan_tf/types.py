@@ -4,6 +4,7 @@ Letters in shapes: B batch, N images of a split, H height, W width, C channels (
 Images are float32 in [-1, 1]; label 0 is healthy, label 1 is diseased, whatever the folders' alphabetical order.
 """
 
+import dataclasses
 from typing import Any, NamedTuple
 
 HEALTHY = 0
@@ -29,7 +30,8 @@ class Split(NamedTuple):
     names: Any  # N file names relative to the data folder
 
 
-class Phase(NamedTuple):
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Phase:
     """One kind of update: which network it trains, and how often in a round."""
 
     name: str

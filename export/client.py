@@ -14,6 +14,7 @@ import argparse
 import base64
 import json
 import logging
+import os
 import random
 import sys
 from collections.abc import Callable, Iterable
@@ -300,17 +301,21 @@ def _parser():
         description="Ask a model server about PNG and JPEG files; write maps, overlays and predictions.csv.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument("files", nargs="+", metavar="FILES", help="image files, or folders of them")
+    parser.add_argument("files", nargs="+", type=_path, metavar="FILES", help="image files, or folders of them")
     parser.add_argument("--url", required=True, help="the server's REST API, such as http://127.0.0.1:8501")
     parser.add_argument("--model_name", default="descargan", help="as the server calls it")
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--model_version", type=int, help="a version by number; without it the latest")
     which.add_argument("--model_label", help="a version by label, such as canary")
-    parser.add_argument("--output_dir", type=Path, default=Path("predictions"), help="made if need be")
+    parser.add_argument("--output_dir", type=_path, default=Path("predictions"), help="made if need be")
     parser.add_argument("--concurrency", type=_positive(int), default=4, help="requests at a time")
     parser.add_argument("--timeout_seconds", type=_positive(float), default=60.0, help="for one attempt")
     parser.add_argument("--retries", type=_natural, default=5, help="attempts after 429, 503 or a broken connection")
     return parser
+
+
+def _path(text):
+    return Path(os.path.expanduser(text))
 
 
 def _positive(kind):

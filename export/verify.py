@@ -13,10 +13,15 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import tensorflow as tf
-from tensorflow.core.protobuf import saved_model_pb2
 
+from descargan_tf import surroundings
 from descargan_tf.errors import UserError
+
+if __name__ == "__main__":
+    surroundings.settle()
+with surroundings.loading():
+    import tensorflow as tf
+    from tensorflow.core.protobuf import saved_model_pb2
 
 from . import warmup
 
@@ -158,7 +163,7 @@ def main(argv: list[str] | None = None) -> int:
     failed = 0
     for folder in arguments.folders:
         try:
-            result = verify(Path(folder))
+            result = verify(Path(folder).expanduser())
         except UserError as error:
             print(f"error: {error}", file=sys.stderr)
             failed = 1

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from descargan_tf.config import parse
 from descargan_tf.methods.descargan import DeScarGAN
 from descargan_tf.models.discriminator import build_discriminator
 from descargan_tf.models.generator import build_generator
+from descargan_tf.run_folder import configure
 from descargan_tf.training.step import TrainStep
 from descargan_tf.types import HEALTHY, Batch
 
@@ -43,8 +43,8 @@ def images(count, seed):
 @pytest.mark.parametrize("name", ABLATIONS)
 def test_a_flagfile_changes_its_own_flags_alone(name, monkeypatch):
     monkeypatch.chdir(ROOT)
-    base = parse(["main", "--flagfile=configs/synthetic.flags", "--run_dir=runs/a"])
-    found = parse(["main", f"--flagfile=configs/ablation_{name}.flags", "--run_dir=runs/a"])
+    base = configure(["main", "--flagfile=configs/synthetic.flags", "--run_dir=runs/a"])
+    found = configure(["main", f"--flagfile=configs/ablation_{name}.flags", "--run_dir=runs/a"])
     assert found == dataclasses.replace(base, **ABLATIONS[name])
     assert found != base
 
@@ -55,16 +55,16 @@ def test_every_flagfile_of_an_ablation_is_tested():
 
 def test_parameter_counts_at_the_papers_size_follow_from_the_layers():
     # Without skips the first convolutions after the two joins do not read 256 and 128 channels more.
-    assert count(build_generator(64, skip_connections="none")) == 8_528_262 - 9 * (256 * 256 + 128 * 128)
+    assert count(build_generator(image_size=64, skip_connections="none")) == 8_528_262 - 9 * (256 * 256 + 128 * 128)
     # With the topmost, the first convolution of each branch reads 64 channels more.
-    assert count(build_generator(64, skip_connections="all")) == 8_528_262 + 2 * 9 * 64 * 64
+    assert count(build_generator(image_size=64, skip_connections="all")) == 8_528_262 + 2 * 9 * 64 * 64
     # A branch: convolution 64 -> 64, normalisation, convolution 64 -> 1, normalisation.
     branch = 9 * 64 * 64 + 64 + 2 * 64 + 9 * 64 + 1 + 2
-    assert count(build_generator(64, branches=BOTH)) == 8_528_262 - branch
-    assert count(build_generator(64, output="change")) == 8_528_262
+    assert count(build_generator(image_size=64, branches=BOTH)) == 8_528_262 - branch
+    assert count(build_generator(image_size=64, output="change")) == 8_528_262
     # A critic: two convolutions 512 -> 512 and one 1x1 -> 1.
     critic = 2 * (9 * 512 * 512 + 512) + 512 + 1
-    assert count(build_discriminator(256, critics=BOTH)) == 18_170_180 - critic
+    assert count(build_discriminator(image_size=256, critics=BOTH)) == 18_170_180 - critic
 
 
 def activations(trunk, size):

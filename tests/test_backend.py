@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from descargan_tf.config import RUN_FLAGS, check_run, flag_lines, parse
+from descargan_tf import flags as flags_module
 from descargan_tf.errors import UserError
+from descargan_tf.flags import RUN_FLAGS
 from descargan_tf.main import choose_backend, main
+from descargan_tf.run_folder import check_run, configure
 
 ROOT = Path(__file__).resolve().parent.parent
 RUN = ("--dataset=synthetic", "--run_dir=run")
@@ -22,13 +24,13 @@ def inside(tmp_path, monkeypatch):
 
 
 def parsed(*arguments):
-    return parse(["main", *arguments])
+    return configure(["main", *arguments])
 
 
 def trained_in_jax(folder):
     config = parsed(*RUN, "--backend=jax")
     (folder / "run").mkdir()
-    (folder / "run" / RUN_FLAGS).write_text(flag_lines(config))
+    (folder / "run" / RUN_FLAGS).write_text(flags_module.lines(config))
     return config
 
 

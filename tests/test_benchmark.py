@@ -18,9 +18,9 @@ import pytest
 
 from descargan_tf.benchmark import grid
 from descargan_tf.benchmark.grid import Grid, Run, alone_in, time_left
-from descargan_tf.config import parse
 from descargan_tf.errors import UserError
 from descargan_tf.main import main
+from descargan_tf.run_folder import configure
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -28,7 +28,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def parsed(*arguments):
-    return parse(["main", "--mode=benchmark", "--run_dir=runs/b", *arguments])
+    return configure(["main", "--mode=benchmark", "--run_dir=runs/b", *arguments])
 
 
 def refusal(*arguments):
@@ -95,13 +95,13 @@ def test_a_flagfile_names_flagfiles_of_every_method(name, monkeypatch):
     from descargan_tf.methods import METHODS
 
     monkeypatch.chdir(ROOT)
-    config = parse(["main", f"--flagfile=configs/benchmark_{name}.flags"])
+    config = configure(["main", f"--flagfile=configs/benchmark_{name}.flags"])
     assert (config.mode, config.run_dir) == ("benchmark", f"runs/benchmark_{name}")
     assert config.benchmark_flags == ""
     assert set(config.runs) == set(METHODS)
     for row in config.runs:
         flagfile = config.benchmark_flagfiles.replace("{}", row)
-        assert parse(["main", f"--flagfile={flagfile}", "--data_dir=d"]).method == row
+        assert configure(["main", f"--flagfile={flagfile}", "--data_dir=d"]).method == row
 
 
 # ---- runs

@@ -9,7 +9,6 @@ import oracles
 import pytest
 import tensorflow as tf
 
-from descargan_tf.config import parse
 from descargan_tf.data.images import Scaling, write_npy
 from descargan_tf.errors import UserError
 from descargan_tf.evaluation import evaluator, figures, report
@@ -20,6 +19,7 @@ from descargan_tf.models.densenet import build_densenet
 from descargan_tf.models.discriminator import build_discriminator
 from descargan_tf.prediction.files import predict_files
 from descargan_tf.prediction.splits import predict_split
+from descargan_tf.run_folder import configure
 from descargan_tf.training.step import TrainStep, input_gradient
 from descargan_tf.types import Batch, Split
 
@@ -70,7 +70,7 @@ def test_densenet_is_that_of_keras_applications():
     """Which has fixed widths, so it has to be the whole of it; the image size changes no weight."""
     settings = DenseNet169Settings()
     assert settings.dense_blocks == "6,12,32,32"
-    ours = build_densenet(64, settings.discriminator_filters)
+    ours = build_densenet(image_size=64, filters=settings.discriminator_filters)
     assert count(ours) == 12_481_538
     theirs = keras.applications.DenseNet169(
         weights=None, input_shape=(64, 64, 1), classes=2, classifier_activation=None
@@ -83,9 +83,9 @@ def test_densenet_is_that_of_keras_applications():
 
 def test_dcls_is_the_classifier_of_the_discriminator(dcls):
     settings = DClsSettings()
-    alone = build_discriminator(256, settings.discriminator_filters, critics=())
+    alone = build_discriminator(image_size=256, filters=settings.discriminator_filters, critics=())
     assert count(alone) == 8_729_922
-    with_critics = build_discriminator(64, 2)
+    with_critics = build_discriminator(image_size=64, filters=2)
     for part in ("trunk", "classifier"):
         source = dcls.networks["classifier"].get_layer(part).get_weights()
         with_critics.get_layer(part).set_weights(source)
@@ -106,7 +106,7 @@ def test_bfloat16_keeps_weights_and_logits_in_float32():
 def test_dense_blocks_that_cannot_be_are_refused(value):
     expected = f"--dense_blocks={value}: expected four numbers of layers, as in 6,12,32,32."
     with pytest.raises(UserError, match=f"^{re.escape(expected)}$"):
-        parse(["main", "--mode=generate", f"--dense_blocks={value}"])
+        configure(["main", "--mode=generate", f"--dense_blocks={value}"])
 
 
 # ---- losses

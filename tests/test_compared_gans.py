@@ -10,7 +10,6 @@ import pytest
 import tensorflow as tf
 
 from descargan_tf import losses
-from descargan_tf.config import parse
 from descargan_tf.data.images import Scaling, write_npy
 from descargan_tf.evaluation import evaluator, figures, report
 from descargan_tf.evaluation.validation import validate
@@ -20,6 +19,7 @@ from descargan_tf.methods.vagan import VAGAN, VAGANSettings
 from descargan_tf.models import stargan, vagan
 from descargan_tf.prediction.files import predict_files
 from descargan_tf.prediction.splits import predict_split
+from descargan_tf.run_folder import configure
 from descargan_tf.training.step import TrainStep
 from descargan_tf.types import CLASS_NAMES, DISEASED, HEALTHY, Batch, Split
 
@@ -50,12 +50,12 @@ def images(*shape, seed=0):
 
 
 def test_parameter_counts_at_the_papers_size():
-    assert count(stargan.build_generator(256)) == 8_408_576
-    assert count(stargan.build_discriminator(256)) == 44_784_576
-    assert count(stargan.build_generator(256, label_planes=1, additive=True)) == 8_405_440
-    assert count(stargan.build_discriminator(256, num_logits=1)) == 44_751_808
-    assert count(vagan.build_generator(256)) == 462_305
-    assert count(vagan.build_critic(256)) == 1_757_249
+    assert count(stargan.build_generator(image_size=256)) == 8_408_576
+    assert count(stargan.build_discriminator(image_size=256)) == 44_784_576
+    assert count(stargan.build_generator(image_size=256, label_planes=1, additive=True)) == 8_405_440
+    assert count(stargan.build_discriminator(image_size=256, num_logits=1)) == 44_751_808
+    assert count(vagan.build_generator(image_size=256)) == 462_305
+    assert count(vagan.build_critic(image_size=256)) == 1_757_249
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -91,7 +91,7 @@ def convolve_transposed(x, kernel):
 
 @pytest.mark.parametrize(("code", "additive"), [((1.0, 0.0), False), ((0.0, 1.0), False), ((1.0,), True)])
 def test_stargans_generator_equals_an_independent_computation(code, additive):
-    model = stargan.build_generator(16, 2, label_planes=len(code), additive=additive)
+    model = stargan.build_generator(image_size=16, filters=2, label_planes=len(code), additive=additive)
     randomise(model)
     image = images(16, 16, 1, seed=1)
     w = oracles.weights_of(model)
@@ -113,7 +113,7 @@ def test_stargans_generator_equals_an_independent_computation(code, additive):
 
 
 def test_stargans_discriminator_equals_an_independent_computation():
-    model = stargan.build_discriminator(128, 2)
+    model = stargan.build_discriminator(image_size=128, filters=2)
     randomise(model)
     image = images(128, 128, 1, seed=2)
     w = oracles.weights_of(model.get_layer("trunk"))
@@ -130,8 +130,8 @@ def test_stargans_discriminator_equals_an_independent_computation():
 
 
 def test_vagans_networks_equal_an_independent_computation():
-    generator = vagan.build_generator(16, 2, inference_statistics="per_image")
-    critic = vagan.build_critic(16, 2)
+    generator = vagan.build_generator(image_size=16, filters=2, inference_statistics="per_image")
+    critic = vagan.build_critic(image_size=16, filters=2)
     randomise(generator)
     randomise(critic)
     image = images(16, 16, 1, seed=3)
@@ -167,10 +167,10 @@ def test_vagans_networks_equal_an_independent_computation():
 
 def test_bfloat16_keeps_weights_and_outputs_in_float32():
     models = (
-        stargan.build_generator(64, 2, "bfloat16"),
-        stargan.build_discriminator(64, 2, "bfloat16"),
-        vagan.build_generator(64, 2, "bfloat16"),
-        vagan.build_critic(64, 2, "bfloat16"),
+        stargan.build_generator(image_size=64, filters=2, precision="bfloat16"),
+        stargan.build_discriminator(image_size=64, filters=2, precision="bfloat16"),
+        vagan.build_generator(image_size=64, filters=2, precision="bfloat16"),
+        vagan.build_critic(image_size=64, filters=2, precision="bfloat16"),
     )
     for model in models:
         assert {v.dtype for v in model.variables} == {"float32"}
@@ -180,7 +180,7 @@ def test_bfloat16_keeps_weights_and_outputs_in_float32():
 
 
 def test_layers_of_one_shape_start_with_different_weights():
-    model = stargan.build_generator(16, 2)
+    model = stargan.build_generator(image_size=16, filters=2)
     kernels = [np.asarray(w) for w in model.weights if tuple(w.shape) == (3, 3, 8, 8)]
     assert len(kernels) == 12
     assert len({kernel.tobytes() for kernel in kernels}) == 12
@@ -478,7 +478,7 @@ def test_a_method_without_classes_predicts_files(methods, split, tmp_path):
 @pytest.mark.parametrize("name", METHODS)
 def test_the_flagfile_pins_the_programs_numbers(name, monkeypatch):
     monkeypatch.chdir(ROOT)
-    config = parse(["main", f"--flagfile=configs/synthetic_{name}.flags"])
+    config = configure(["main", f"--flagfile=configs/synthetic_{name}.flags"])
     settings = METHODS[name][1]()
     assert config.method == name
     assert {field: getattr(config, field) for field in dataclasses.asdict(settings)} == dataclasses.asdict(settings)

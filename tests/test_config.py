@@ -9,8 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from descargan_tf import config as config_module
-from descargan_tf.config import RUN_FLAGS, Config, check_run, flag_lines, parse, with_precision
+from descargan_tf import flags as flags_module
+from descargan_tf.config import Config
 from descargan_tf.errors import UserError
+from descargan_tf.flags import RUN_FLAGS
+from descargan_tf.run_folder import check_run, configure, with_precision
 
 ROOT = Path(__file__).resolve().parent.parent
 FIELDS = {field.name: field for field in dataclasses.fields(Config)}
@@ -18,7 +21,7 @@ SYNTHETIC = ("--dataset=synthetic", "--run_dir=runs/a")
 
 
 def parsed(*arguments):
-    return parse(["main", *arguments])
+    return configure(["main", *arguments])
 
 
 def refusal(*arguments):
@@ -38,7 +41,7 @@ def make_run(folder, *arguments):
     """A run folder as training leaves it, without its checkpoints."""
     folder.mkdir(parents=True)
     config = parsed("--dataset=synthetic", f"--run_dir={folder}", *arguments)
-    (folder / RUN_FLAGS).write_text(flag_lines(config))
+    (folder / RUN_FLAGS).write_text(flags_module.lines(config))
     return config
 
 
@@ -236,9 +239,9 @@ def test_flag_lines_rerun_the_same_configuration(tmp_path):
         "--rules=program",
         "--checkpoint=latest",
     )
-    (tmp_path / RUN_FLAGS).write_text(flag_lines(config))
+    (tmp_path / RUN_FLAGS).write_text(flags_module.lines(config))
     assert parsed(f"--flagfile={tmp_path / RUN_FLAGS}") == config
-    assert "--mode" not in flag_lines(config)  # so that --mode=evaluate can take the file up
+    assert "--mode" not in flags_module.lines(config)  # so that --mode=evaluate can take the file up
 
 
 @settings(deadline=None, max_examples=30)
@@ -252,7 +255,7 @@ def test_flag_lines_keep_every_digit(tmp_path_factory, weight, dropout, flips, s
         seed=seed,
     )
     file = tmp_path_factory.getbasetemp() / "digits.flags"
-    file.write_text(flag_lines(config))
+    file.write_text(flags_module.lines(config))
     assert parsed(f"--flagfile={file}") == config
 
 

@@ -58,7 +58,10 @@ class Toy(Method):
             name: keras.Sequential([keras.Input((None, None, 1)), keras.layers.Conv2D(1, 1)])
             for name in ("generator", "discriminator")
         }
-        self.phases = (Phase("discriminator", "discriminator", 2, 1e-2), Phase("generator", "generator", 1, 1e-2))
+        self.phases = (
+            Phase(name="discriminator", trains="discriminator", updates=2, learning_rate=1e-2),
+            Phase(name="generator", trains="generator", updates=1, learning_rate=1e-2),
+        )
 
     def weights(self, phase):
         return {"match": 1.0, "size": 0.5}

@@ -25,11 +25,12 @@ from PIL import Image
 
 from descargan_tf import run_folder
 from descargan_tf.commands import COMMANDS
-from descargan_tf.config import Config, parse
+from descargan_tf.config import Config
 from descargan_tf.data.dataset import Dataset
 from descargan_tf.data.images import Scaling
 from descargan_tf.main import main
 from descargan_tf.methods import METHODS
+from descargan_tf.run_folder import configure
 from descargan_tf.training import checkpoint
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -179,8 +180,8 @@ def test_a_run_folder_holds_what_is_documented(trained):
 
 
 def test_the_flags_of_a_run_folder_rerun_it(trained, inside):
-    again = parse(["main", "--flagfile=runs/tiny/flags.txt"])
-    assert again == parse(["main", "--flagfile=tiny.flags", f"--max_steps={trained[1]}"])
+    again = configure(["main", "--flagfile=runs/tiny/flags.txt"])
+    assert again == configure(["main", "--flagfile=tiny.flags", f"--max_steps={trained[1]}"])
 
 
 def test_evaluation_writes_the_documented_report(evaluated, inside):

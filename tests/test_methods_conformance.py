@@ -20,12 +20,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from descargan_tf.config import Config, parse
+from descargan_tf.config import Config
 from descargan_tf.data.images import Scaling
 from descargan_tf.evaluation.validation import validate
 from descargan_tf.export import saved_model
 from descargan_tf.export.bytes_input import FileRule
 from descargan_tf.methods import METHODS, Entry
+from descargan_tf.run_folder import configure
 from descargan_tf.training import checkpoint
 from descargan_tf.training.loop import LoopSettings, Trainer
 from descargan_tf.training.step import TensorFlowEngine, TrainStep
@@ -163,7 +164,7 @@ def test_a_flagfile_makes_it(row, kind, base, monkeypatch):
     path = f"configs/{kind}_{row}.flags"
     lines = [line for line in Path(path).read_text().splitlines() if line and not line.startswith("#")]
     assert lines[:2] == [f"--flagfile=configs/{base}.flags", f"--method={row}"]
-    assert parse(["main", f"--flagfile={path}"]).method == row
+    assert configure(["main", f"--flagfile={path}"]).method == row
 
 
 def test_networks_and_phases_fit_together(method):

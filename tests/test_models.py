@@ -30,13 +30,13 @@ def randomise(model, seed=0):
 
 
 def test_parameter_counts_of_the_paper():
-    assert count(build_generator(256, 64)) == 8_528_262
-    assert count(build_discriminator(256, 32)) == 18_170_180
-    assert count(build_discriminator(256, 32, max_filters=512)) == 18_170_180
+    assert count(build_generator(image_size=256, filters=64)) == 8_528_262
+    assert count(build_discriminator(image_size=256, filters=32)) == 18_170_180
+    assert count(build_discriminator(image_size=256, filters=32, max_filters=512)) == 18_170_180
 
 
 def test_no_layer_of_the_discriminator_has_more_filters_than_allowed():
-    model = build_discriminator(64, 4, max_filters=20)
+    model = build_discriminator(image_size=64, filters=4, max_filters=20)
     expected = {
         "trunk": [4, 8, 16, 16, 20, 20, 20, 20, 20],
         "critic_healthy": [20, 20, 1],
@@ -49,7 +49,7 @@ def test_no_layer_of_the_discriminator_has_more_filters_than_allowed():
 
 
 def test_generator_equals_an_independent_computation():
-    model = build_generator(16, 3, inference_statistics="per_image")
+    model = build_generator(image_size=16, filters=3, inference_statistics="per_image")
     randomise(model)
     image = np.random.default_rng(1).uniform(-1, 1, (16, 16, 1))
     for target in ([1, 0], [0, 1]):
@@ -61,7 +61,7 @@ def test_generator_equals_an_independent_computation():
 
 @pytest.mark.parametrize(("activation", "poolings", "scores"), [("relu", 5, 2), ("leaky_relu", 5, 2), ("relu", 3, 8)])
 def test_discriminator_equals_an_independent_computation(activation, poolings, scores):
-    model = build_discriminator(64, 3, activation=activation, poolings=poolings)
+    model = build_discriminator(image_size=64, filters=3, activation=activation, poolings=poolings)
     randomise(model)
     image = np.random.default_rng(2).uniform(-1, 1, (64, 64, 1))
     found = model({"image": image[None].astype("f"), "keep": np.ones((1, CLASSIFIER_UNITS), "f")})
@@ -72,7 +72,7 @@ def test_discriminator_equals_an_independent_computation(activation, poolings, s
 
 
 def test_critic_padding_gives_the_reference_border():
-    model = build_discriminator(64, 2, critic_padding=1)
+    model = build_discriminator(image_size=64, filters=2, critic_padding=1)
     randomise(model)
     out = model({"image": tf.random.uniform((1, 64, 64, 1)), "keep": tf.ones((1, 64))})["critic_healthy"]
     assert out.shape == (1, 4, 4, 1)
@@ -82,7 +82,7 @@ def test_critic_padding_gives_the_reference_border():
 
 @pytest.mark.parametrize("statistics", ["moving", "per_image"])
 def test_an_answer_does_not_depend_on_the_rest_of_the_batch(statistics):
-    model = build_generator(64, 2, inference_statistics=statistics)
+    model = build_generator(image_size=64, filters=2, inference_statistics=statistics)
     randomise(model)
     images = np.random.default_rng(0).uniform(-1, 1, (5, 64, 64, 1)).astype("f")
     images[1] *= 100  # a wild neighbour
@@ -109,7 +109,7 @@ def test_batch_normalisation_in_training():
 
 
 def test_statistics_are_estimated_from_the_passes_that_are_made_and_no_others():
-    model = build_generator(64, 2)
+    model = build_generator(image_size=64, filters=2)
     randomise(model)
     target = np.zeros((4, 2), "f")
     batches = [np.random.default_rng(seed).uniform(-1, 1, (4, 64, 64, 1)).astype("f") for seed in range(3)]
@@ -133,7 +133,7 @@ def test_statistics_are_estimated_from_the_passes_that_are_made_and_no_others():
 
 
 def test_fixed_statistics_are_used_in_training_and_stay():
-    model = build_generator(64, 2)
+    model = build_generator(image_size=64, filters=2)
     randomise(model)
     inputs = {
         "image": np.random.default_rng(0).uniform(-1, 1, (4, 64, 64, 1)).astype("f"),
@@ -185,7 +185,10 @@ def test_upsampling_convolution_equals_its_two_steps():
 
 
 def test_bfloat16_keeps_weights_and_outputs_in_float32():
-    generator, discriminator = build_generator(64, 2, "bfloat16"), build_discriminator(64, 2, "bfloat16")
+    generator, discriminator = (
+        build_generator(image_size=64, filters=2, precision="bfloat16"),
+        build_discriminator(image_size=64, filters=2, precision="bfloat16"),
+    )
     for model in (generator, discriminator):
         assert {v.dtype for v in model.variables} == {"float32"}
         assert {out.dtype for out in model.output.values()} == {"float32"}
@@ -193,7 +196,7 @@ def test_bfloat16_keeps_weights_and_outputs_in_float32():
 
 
 def test_networks_are_functional_and_survive_keras_files(tmp_path):
-    model = build_generator(64, 2)
+    model = build_generator(image_size=64, filters=2)
     randomise(model)
     model.save(tmp_path / "g.keras")
     loaded = keras.saving.load_model(

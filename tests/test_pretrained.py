@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from descargan_tf import flags as flags_module
 from descargan_tf import pretrained, run_folder
-from descargan_tf.config import flag_lines, parse
 from descargan_tf.data import generation
 from descargan_tf.data.synthetic import SyntheticSettings
 from descargan_tf.evaluation import pages
@@ -23,6 +23,7 @@ from descargan_tf.main import main
 from descargan_tf.methods import METHODS
 from descargan_tf.methods.two_statistics import KEEPING
 from descargan_tf.models.blocks import BatchNormalization
+from descargan_tf.run_folder import configure
 from descargan_tf.training import checkpoint
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -34,7 +35,7 @@ NAME = "pretrained/tiny"
 
 def make_run(folder, *flags):
     """A run folder as training leaves it, of weights that no initialiser draws."""
-    config = parse(["main", "--mode=generate", *TINY, *SPLITS, f"--run_dir={folder}", *flags])
+    config = configure(["main", "--mode=generate", *TINY, *SPLITS, f"--run_dir={folder}", *flags])
     method = run_folder.build_method(config)
     source = exports.lively_method()
     for name, network in method.networks.items():
@@ -49,7 +50,7 @@ def make_run(folder, *flags):
     folder.mkdir(parents=True)
     about = {"step": 7, "trained_seconds": 90.0, "machine": "a machine", "git_commit": "c0ffee"}
     checkpoint.save(folder / "checkpoints" / "best", arrays, about)
-    (folder / "flags.txt").write_text(flag_lines(config))
+    (folder / "flags.txt").write_text(flags_module.lines(config))
     (folder / "data.json").write_text(json.dumps({"scaling": [-1, 1], "dtype": "float32", "digest": "0"}))
     return method
 
@@ -138,7 +139,7 @@ def test_what_sixteen_bits_cannot_hold_stays_as_it_is():
 def test_weights_have_the_same_names_in_every_process(name):
     """Which begin counting their layers at different numbers."""
     small = {"image_size": 64, "generator_filters": 2, "discriminator_filters": 2, "dense_blocks": "1,1,1,1"}
-    config = parse(["main", "--mode=generate", f"--method={name}", *(f"--{k}={v}" for k, v in small.items())])
+    config = configure(["main", "--mode=generate", f"--method={name}", *(f"--{k}={v}" for k, v in small.items())])
     first, second = (run_folder.build_method(config).networks for _ in range(2))
     named = pretrained.named_weights(first)
     assert list(named) == list(pretrained.named_weights(second))
@@ -182,7 +183,7 @@ def test_what_rounding_changes_is_measured(inside):
     ]
     images = tf.constant(np.stack([np.load(file) for file in files])[..., None])
     live, published = (
-        run_folder.restore(parse(["main", "--mode=evaluate", where]))[0].predict(images)
+        run_folder.restore(configure(["main", "--mode=evaluate", where]))[0].predict(images)
         for where in ("--run_dir=runs/tiny", f"--checkpoint={NAME}")
     )
     changes = json.loads(Path(NAME, "published.json").read_text())["largest_change"]
@@ -378,7 +379,7 @@ def test_a_training_begins_with_published_weights(inside, capsys):
     assert f"begins with {NAME}, all but discriminator/critic_" in out
     assert "classifier" not in out.partition("all but")[2].partition("\n")[0]
     arrays, weights = first_state("runs/further"), pretrained.load(Path(NAME))
-    config = parse(["main", "--mode=generate", *TINY])
+    config = configure(["main", "--mode=generate", *TINY])
     for network_name, network in run_folder.build_method(config).networks.items():
         for i, weight in enumerate(network.weights):
             weight.assign(arrays[f"networks/{network_name}/{i:03d}"])
@@ -389,7 +390,9 @@ def test_a_training_begins_with_published_weights(inside, capsys):
 
 
 def test_at_another_size_the_dense_layers_begin_anew(inside, capsys):
-    config = parse(["main", *TINY, *SPLITS, "--image_size=128", "--init_from=pretrained/tiny", "--run_dir=runs/larger"])
+    config = configure(
+        ["main", *TINY, *SPLITS, "--image_size=128", "--init_from=pretrained/tiny", "--run_dir=runs/larger"]
+    )
     method, fresh = run_folder.begun(config)
     assert {name for name in fresh if "critic" not in name} == {
         "discriminator/classifier/02_Dense",
@@ -421,7 +424,7 @@ def test_there_are_weights_in_the_repository():
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.parent.name)
 def test_shipped_weights_are_whole_and_fit_their_networks(path):
     folder = path.parent
-    config = parse(["main", "--mode=evaluate", f"--checkpoint={folder}", "--run_dir=runs/none"])
+    config = configure(["main", "--mode=evaluate", f"--checkpoint={folder}", "--run_dir=runs/none"])
     method, _, about = run_folder.restore(config)
     assert method.num_parameters == (about["num_parameters"])
     assert about["bytes"] <= 24e6

@@ -11,7 +11,7 @@ import tensorflow as tf
 from keras import ops
 
 from descargan_tf import run_folder
-from descargan_tf.config import Config, parse
+from descargan_tf.config import Config
 from descargan_tf.data.images import write_npy
 from descargan_tf.errors import UserError
 from descargan_tf.evaluation import evaluator, figures, metrics, report
@@ -22,6 +22,7 @@ from descargan_tf.methods.classifier import Classifier
 from descargan_tf.methods.dcls import DCls, DClsSettings
 from descargan_tf.methods.densenet169 import DenseNet169, DenseNet169Settings
 from descargan_tf.methods.saliency import MAPS, explained
+from descargan_tf.run_folder import configure
 from descargan_tf.training.step import input_gradient
 from descargan_tf.types import Prediction, Split
 
@@ -308,7 +309,7 @@ def test_methods_with_maps_of_their_own_are_refused(name):
 
 def test_an_unknown_kind_is_refused():
     with pytest.raises(UserError, match=re.escape("<none|gradcam|integrated_gradients|occlusion>")):
-        parse(["main", "--mode=generate", "--saliency=cam"])
+        configure(["main", "--mode=generate", "--saliency=cam"])
 
 
 FLAGS = """--dataset=synthetic

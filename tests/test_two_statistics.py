@@ -9,9 +9,9 @@ import pytest
 import tensorflow as tf
 
 from descargan_tf import run_folder
-from descargan_tf.config import parse
 from descargan_tf.errors import UserError
 from descargan_tf.methods.two_statistics import KEEPING, TwoStatistics, of_one_kind
+from descargan_tf.run_folder import configure
 
 
 def test_two_kinds_of_statistics_are_weighed_with_the_classifiers_probability():
@@ -52,11 +52,11 @@ def logits(method, images):
 
 def test_they_are_not_trained():
     with pytest.raises(UserError, match="--batch_norm=two_kinds is for weights"):
-        parse(["main", "--dataset=synthetic", "--run_dir=runs/never", "--batch_norm=two_kinds"])
+        configure(["main", "--dataset=synthetic", "--run_dir=runs/never", "--batch_norm=two_kinds"])
 
 
 def test_they_are_of_one_method():
-    config = parse(["main", "--mode=generate", "--method=stargan", "--batch_norm=two_kinds", "--image_size=64"])
+    config = configure(["main", "--mode=generate", "--method=stargan", "--batch_norm=two_kinds", "--image_size=64"])
     assert isinstance(run_folder.build_method(dataclasses.replace(config, method="descargan")), TwoStatistics)
     with pytest.raises(UserError, match="--method=stargan has no such weights"):
         run_folder.build_method(config)

@@ -49,7 +49,9 @@ def method():
 
 def test_parameter_counts_at_the_papers_size():
     settings = VAESettings()
-    network = build_vae(settings.image_size, settings.generator_filters, settings.latent_units)
+    network = build_vae(
+        image_size=settings.image_size, filters=settings.generator_filters, latent_units=settings.latent_units
+    )
     assert count(network.get_layer("encoder")) == 17_760_464
     assert count(network.get_layer("decoder")) == 9_142_450
 
@@ -106,7 +108,7 @@ def residual(model, x, inner, outer, transposed=False):
 
 
 def test_encoder_equals_an_independent_computation():
-    encoder = build_vae(32, 2, 3).get_layer("encoder")
+    encoder = build_vae(image_size=32, filters=2, latent_units=3).get_layer("encoder")
     randomise(encoder)
     image = images(1, 32)
     x = block(encoder, image[0], 2)
@@ -120,7 +122,7 @@ def test_encoder_equals_an_independent_computation():
 
 
 def test_decoder_equals_an_independent_computation():
-    decoder = build_vae(32, 2, 3).get_layer("decoder")
+    decoder = build_vae(image_size=32, filters=2, latent_units=3).get_layer("decoder")
     randomise(decoder)
     code = np.random.default_rng(1).normal(size=(1, 3)).astype("f")
     (dense,) = (layer for layer in decoder.layers if isinstance(layer, keras.layers.Dense))
@@ -136,13 +138,13 @@ def test_decoder_equals_an_independent_computation():
 
 
 def test_sigma_is_one_at_the_start():
-    code = build_vae(64, 2, 3).get_layer("encoder")(100 * images(2))
+    code = build_vae(image_size=64, filters=2, latent_units=3).get_layer("encoder")(100 * images(2))
     np.testing.assert_array_equal(np.asarray(code["log_sigma"]), 0)
     assert np.ptp(np.asarray(code["mean"])) > 0
 
 
 def test_bfloat16_keeps_weights_codes_and_images_in_float32():
-    network = build_vae(64, 2, 3, "bfloat16")
+    network = build_vae(image_size=64, filters=2, latent_units=3, precision="bfloat16")
     assert {str(w.dtype) for w in network.weights} == {"float32"}
     assert {str(v.dtype) for v in network.get_layer("encoder").outputs} == {"float32"}
     assert network.output.dtype == "float32"

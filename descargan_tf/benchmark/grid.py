@@ -10,6 +10,7 @@ import datetime
 import json
 import math
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -152,7 +153,7 @@ class Grid:
             return False
         job.run.log.parent.mkdir(parents=True, exist_ok=True)
         with open(job.run.log, "ab") as log:
-            log.write(f"$ {' '.join(command[1:])}\n".encode())
+            log.write(f"$ {shlex.join(['python', *command[1:]])}\n".encode(errors="surrogateescape"))
             log.flush()
             path = [str(Path(__file__).resolve().parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]
             job.process = subprocess.Popen(

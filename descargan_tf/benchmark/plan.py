@@ -4,11 +4,11 @@ import dataclasses
 import shlex
 from pathlib import Path
 
-from descargan_tf import config as config_module
-from descargan_tf import methods, run_folder
+from descargan_tf import flags, methods, run_folder
 from descargan_tf.benchmark.grid import Run
 from descargan_tf.config import Config
 from descargan_tf.errors import UserError
+from descargan_tf.flags import RUN_FLAGS
 from descargan_tf.training import checkpoint
 
 
@@ -32,6 +32,7 @@ def make_plans(config: Config) -> list[Plan]:
             settings, or has trained for longer than the budget.
     """
     plans = [_plan(config, name, seeds) for name, seeds in config.runs.items()]
+    _refuse_flags_of_no_row(config, plans)
     first = plans[0]
     for plan in plans[1:]:
         for flag in ("dataset", "data_dir", "image_size", "num_train", "num_validate", "num_test", "data_seed"):
@@ -49,7 +50,10 @@ def _plan(config, name, seeds):
     if not Path(flagfile).is_file():
         raise UserError(f"--benchmark_runs: there is no {flagfile} for {name} (--benchmark_flagfiles says where).")
     given = (f"--flagfile={flagfile}", *shlex.split(config.benchmark_flags), "--max_minutes=0")
-    base = config_module.parse(["main", *given])
+    # What is meant for all rows is passed over where a row's method does not have it.
+    unused = methods.unused_settings(flags.parse(["main", *given]).config.method)
+    given = tuple(flags.without(given, unused))
+    base = run_folder.configure(["main", *given])
     try:
         method = methods.build(base.method, {**dataclasses.asdict(base), "precision": "float32"})
     except UserError as error:
@@ -63,7 +67,6 @@ def _plan(config, name, seeds):
     every = -(-rounds // config.benchmark_validations)
     given += (
         f"--max_steps={rounds}",
-        f"--decay_steps={min(base.decay_steps, rounds)}",
         f"--validate_every_steps={every}",
         f"--checkpoint_every_steps={every}",
         f"--log_every_steps={min(base.log_every_steps, every)}",
@@ -84,17 +87,26 @@ def _plan(config, name, seeds):
         )
         _refuse_other_run(run)
         runs.append(run)
-    first = config_module.parse(["main", *runs[0].flags, f"--run_dir={runs[0].run_dir}"])
+    first = run_folder.configure(["main", *runs[0].flags, f"--run_dir={runs[0].run_dir}"])
     return Plan(name, flagfile, first, method.num_parameters, method.sees, tuple(runs))
+
+
+def _refuse_flags_of_no_row(config, plans):
+    rows = {plan.config.method for plan in plans}
+    unused = set.intersection(*(methods.unused_settings(method) for method in rows))
+    for name in flags.names_in(shlex.split(config.benchmark_flags)):
+        if name in unused:
+            having = ", ".join(other for other, entry in methods.METHODS.items() if name in entry.setting_names)
+            raise UserError(f"--{name}: no row's method has such a setting; {having} would.")
 
 
 def _refuse_other_run(run):
     """As training would, but before any run of the benchmark begins."""
-    saved = run.run_dir / config_module.RUN_FLAGS
+    saved = run.run_dir / RUN_FLAGS
     if saved.exists():
-        config = config_module.parse(["main", *run.flags, f"--run_dir={run.run_dir}"])
+        config = run_folder.configure(["main", *run.flags, f"--run_dir={run.run_dir}"])
         run_folder.check(config)
-        planned = config_module.parse(["main", f"--flagfile={saved}"]).max_steps
+        planned = run_folder.configure(["main", f"--flagfile={saved}"]).max_steps
         if config.decay_steps and planned != run.rounds:
             raise UserError(
                 f"{run}: {run.run_dir} was begun for {planned} rounds, at whose end its learning rates are zero; the "

@@ -9,7 +9,6 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from descargan_tf import config as config_module
 from descargan_tf import run_folder
 from descargan_tf.benchmark import report, tables
 from descargan_tf.benchmark.grid import Grid, alone_in
@@ -18,6 +17,7 @@ from descargan_tf.config import Config
 from descargan_tf.data.dataset import Dataset
 from descargan_tf.errors import UserError
 from descargan_tf.evaluation import figures
+from descargan_tf.flags import RUN_FLAGS
 from descargan_tf.hardware import fast_precision
 from descargan_tf.provenance import versions
 from descargan_tf.training.backends import engine_maker, time_rounds
@@ -30,7 +30,7 @@ def benchmark(config: Config) -> int:
     plans = make_plans(config)
     if config.dry_run:
         return _dry_run(config, plans)
-    if (folder / config_module.RUN_FLAGS).exists():
+    if (folder / RUN_FLAGS).exists():
         raise UserError(f"--run_dir={folder} is a run: name another folder for a benchmark.")
     # The first seed of every row comes first, so that the tables are soon complete if rough.
     turns = itertools.zip_longest(*(plan.runs for plan in plans))
@@ -68,15 +68,15 @@ def _dry_run(config, plans):
     total = 0.0
     for plan in plans:
         run, left = plan.runs[0], sum(not run.is_finished for run in plan.runs)
-        saved = run.run_dir / config_module.RUN_FLAGS
-        precise = config_module.with_precision(plan.config, saved, functools.partial(fast_precision, config.backend))
-        _, seconds = time_rounds(precise, make_engine)
-        total += seconds * run.rounds * left
+        saved = run.run_dir / RUN_FLAGS
+        precise = run_folder.with_precision(plan.config, saved, functools.partial(fast_precision, config.backend))
+        pace = time_rounds(precise, make_engine, run_folder.build_method)
+        total += pace.seconds * run.rounds * left
         parameters = " + ".join(f"{count:,} {name}" for name, count in plan.num_parameters.items())
         print(
             f"{plan.name}: {len(plan.runs)} runs, {left} to do; {run.rounds} rounds of {run.images_per_round} images, "
-            f"{parameters} parameters, {seconds:.3f} s a round, {seconds * run.rounds / 60:.0f} minutes a run\n"
-            f"  python -m descargan_tf.main {shlex.join(run.flags)} --run_dir={run.run_dir}",
+            f"{parameters} parameters, {pace}, {pace.seconds * run.rounds / 60:.0f} minutes a run\n"
+            f"  python -m descargan_tf.main {shlex.join([*run.flags, f'--run_dir={run.run_dir}'])}",
             flush=True,
         )
     hours = total / config.benchmark_jobs / 3600

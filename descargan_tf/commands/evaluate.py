@@ -8,12 +8,12 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from descargan_tf import config as config_module
 from descargan_tf import run_folder
 from descargan_tf.config import Config
 from descargan_tf.data.dataset import Dataset
 from descargan_tf.errors import UserError
 from descargan_tf.evaluation import evaluator, figures, report
+from descargan_tf.flags import RUN_FLAGS
 from descargan_tf.hardware import describe_machine
 from descargan_tf.prediction.splits import BATCH_SIZE, predict_split
 from descargan_tf.provenance import git_commit, versions
@@ -96,7 +96,7 @@ def _thresholds(config, answer, data, scaling):
 def _command(config):
     given = ["run_dir", "checkpoint", "batch_norm", "saliency"]
     if config.published:  # whose flags may be of other data
-        theirs = config_module.read_saved(config.published / config_module.RUN_FLAGS)
+        theirs = run_folder.read_saved(config.published / RUN_FLAGS)
         names = ("dataset", "data_dir", "num_train", "num_validate", "num_test", "data_seed")
         given += [name for name in names if getattr(config, name) != getattr(theirs, name)]
     flags = (f"--{name}={getattr(config, name)}" for name in given)

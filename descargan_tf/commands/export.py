@@ -1,6 +1,7 @@
 """--mode=export."""
 
 import dataclasses
+import shlex
 from pathlib import Path
 
 from descargan_tf import run_folder
@@ -53,10 +54,8 @@ def export(config: Config) -> int:
     )
     folder = exporter.export_version(base, config.export_version, what, describe)
     print(f"exported:     {folder} (model card: {folder / 'assets.extra' / 'README.md'})")
-    print(
-        f"serve:        tensorflow_model_server --rest_api_port=8501 --model_name={config.method} "
-        f"--model_base_path={base.resolve()}"
-    )
+    where = shlex.quote(f"--model_base_path={base.resolve()}")
+    print(f"serve:        tensorflow_model_server --rest_api_port=8501 --model_name={config.method} {where}")
     return 0
 
 

@@ -1,20 +1,21 @@
 """--mode=publish."""
 
 import dataclasses
+import shlex
 from pathlib import Path
 
-from descargan_tf import config as config_module
-from descargan_tf import methods, pretrained, run_folder
-from descargan_tf.config import Config
+from descargan_tf import pretrained, run_folder
+from descargan_tf.config import PRETRAINED, Config
 from descargan_tf.errors import UserError
 from descargan_tf.evaluation import pages
+from descargan_tf.flags import RUN_FLAGS
 
 
 def publish(config: Config) -> int:
     """A run's weights, rounded, and what is known of them, for --checkpoint and --init_from."""
     import tensorflow as tf
 
-    folder = Path(config.publish_dir or Path(config_module.PRETRAINED) / Path(config.run_dir).resolve().name)
+    folder = Path(config.publish_dir or Path(PRETRAINED) / Path(config.run_dir).resolve().name)
     pretrained.refuse_existing(folder)
     method, _, about = run_folder.restore(dataclasses.replace(config, saliency="none"))
     found, reason = run_folder.report_of(config, about["step"])
@@ -25,7 +26,7 @@ def publish(config: Config) -> int:
     if len(facts["in_eight_bits"]) < len(method.classifying):
         print(f"eight bits change a probability by more than {pretrained.MAX_CHANGE}: sixteen for all kernels")
     files = {
-        config_module.RUN_FLAGS: config_module.published_flag_lines(config, methods.unused_settings(config.method)),
+        RUN_FLAGS: run_folder.published_lines(config),
         run_folder.DATA_FACTS: (config.trained_dir / run_folder.DATA_FACTS).read_text(),
         run_folder.REPORT: pages.json_text(_report(found, f"{folder} (step {about['step']})")),
     }
@@ -37,6 +38,7 @@ def publish(config: Config) -> int:
 
 def _about(config, folder, method, about):
     """Where the weights come from."""
+    flagfile = shlex.quote(f"--flagfile={folder / RUN_FLAGS}")
     own_data = "" if config.dataset == "synthetic" else " --data_dir=<root>"
     return {
         "name": folder.name,
@@ -48,8 +50,7 @@ def _about(config, folder, method, about):
         "trained_seconds": about.get("trained_seconds"),
         "machine": about.get("machine"),
         "git_commit": about.get("git_commit"),
-        "command": about.get("command")
-        or f"python -m descargan_tf.main --flagfile={folder / config_module.RUN_FLAGS}{own_data} --run_dir=runs/again",
+        "command": about.get("command") or f"python -m descargan_tf.main {flagfile}{own_data} --run_dir=runs/again",
         "num_parameters": method.num_parameters,
     }
 

@@ -3,8 +3,7 @@
 import dataclasses
 from pathlib import Path
 
-from descargan_tf import config as config_module
-from descargan_tf import run_folder
+from descargan_tf import flags, run_folder
 from descargan_tf.config import Config
 from descargan_tf.data.dataset import Dataset
 from descargan_tf.evaluation import evaluator
@@ -15,6 +14,7 @@ from descargan_tf.prediction.splits import BATCH_SIZE
 from descargan_tf.provenance import git_commit
 from descargan_tf.training.backends import engine_maker, seed_initial_weights, time_rounds
 from descargan_tf.training.loop import LoopSettings, Trainer
+from descargan_tf.training.schedule import Schedule
 from descargan_tf.types import CLASS_NAMES, DISEASED, HEALTHY, SPLITS
 
 
@@ -51,16 +51,19 @@ def train(config: Config) -> int:
 
 
 def _dry_run(config, make_engine):
-    print(config_module.flag_lines(config), end="")
+    print(flags.lines(config), end="")
     data = Dataset(config)
     for split in SPLITS:
         counts = data.counts(split)
         print(
             f"{split}: {HEALTHY}={CLASS_NAMES[HEALTHY]} n={counts[0]}, {DISEASED}={CLASS_NAMES[DISEASED]} n={counts[1]}"
         )
-    method, seconds = time_rounds(config, make_engine)
-    _print_networks(method)
-    print(f"{seconds:.2f} s a round: {config.max_steps} rounds in about {seconds * config.max_steps / 3600:.1f} hours")
+    schedule = Schedule(config.max_steps, config.warmup_steps, config.decay_steps)
+    if schedule.shortened:
+        print(schedule.shortened)
+    pace = time_rounds(config, make_engine, run_folder.build_method)
+    _print_networks(pace.method)
+    print(f"{pace}: {config.max_steps} rounds in about {pace.seconds * config.max_steps / 3600:.1f} hours")
     return 0
 
 

@@ -31,6 +31,11 @@ class Entry:
         """The flags that the method uses."""
         return {field.name for field in dataclasses.fields(self.settings)}
 
+    @property
+    def defaults(self) -> dict:
+        """The method's own values of the flags that it uses."""
+        return {field.name: field.default for field in dataclasses.fields(self.settings)}
+
 
 METHODS = {
     "descargan": Entry(method=DeScarGAN, settings=DeScarGANSettings, program=ProgramDeScarGAN, two_kinds=TwoStatistics),
@@ -55,7 +60,7 @@ def entry(name: str) -> Entry:
 
 
 def unused_settings(name: str) -> set[str]:
-    """Settings of other methods alone: a flagfile that this one's builds on may change them."""
+    """Settings of other methods alone."""
     return set().union(*(other.setting_names for other in METHODS.values())) - entry(name).setting_names
 
 
@@ -64,7 +69,7 @@ def build(name: str, values: Mapping) -> Method:
 
     Args:
         name: a key of METHODS.
-        values: flags by name; those that are no setting of the method are left alone.
+        values: flags by name; those that are no setting of the method are left alone, None is the method's default.
 
     Raises:
         UserError: there is no such method, or it has not what else `values` ask for.
@@ -83,4 +88,5 @@ def build(name: str, values: Mapping) -> Method:
         if chosen.two_kinds is None:
             raise UserError(f"--batch_norm={two_statistics.NAME}: --method={name} has no such weights.")
         kind = chosen.two_kinds
-    return kind(chosen.settings(**{key: value for key, value in values.items() if key in chosen.setting_names}))
+    given = {key: value for key, value in values.items() if key in chosen.setting_names and value is not None}
+    return kind(chosen.settings(**given))

@@ -28,7 +28,14 @@ class Classifier(Method):
     @property
     def phases(self):
         """The one update of a round."""
-        return (Phase("classifier", "classifier", 1, self.settings.discriminator_learning_rate),)
+        return (
+            Phase(
+                name="classifier",
+                trains="classifier",
+                updates=1,
+                learning_rate=self.settings.discriminator_learning_rate,
+            ),
+        )
 
     @abc.abstractmethod
     def features(self, images):

@@ -30,9 +30,9 @@ class DCls(Classifier):
         s = self.settings = settings
         self.networks = {
             "classifier": build_discriminator(
-                s.image_size,
-                s.discriminator_filters,
-                s.precision,
+                image_size=s.image_size,
+                filters=s.discriminator_filters,
+                precision=s.precision,
                 initializer=s.discriminator_initializer,
                 activation=s.discriminator_activation,
                 max_filters=s.discriminator_max_filters,

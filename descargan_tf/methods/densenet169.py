@@ -30,7 +30,13 @@ class DenseNet169(Classifier):
         s = self.settings = settings
         blocks = tuple(map(int, s.dense_blocks.split(",")))
         self.networks = {
-            "classifier": build_densenet(s.image_size, s.discriminator_filters, blocks, s.precision, s.batch_norm)
+            "classifier": build_densenet(
+                image_size=s.image_size,
+                filters=s.discriminator_filters,
+                blocks=blocks,
+                precision=s.precision,
+                inference_statistics=s.batch_norm,
+            )
         }
 
     def _training_logits(self, images, draws):

@@ -69,20 +69,25 @@ class DeScarGAN(Method):
         s = self.settings = settings
         self.networks = {
             "generator": build_generator(
-                s.image_size,
-                s.generator_filters,
-                s.precision,
-                s.batch_norm,
-                s.skip_connections,
-                _NAMES[s.generator_branches],
-                s.output,
+                image_size=s.image_size,
+                filters=s.generator_filters,
+                precision=s.precision,
+                inference_statistics=s.batch_norm,
+                skip_connections=s.skip_connections,
+                branches=_NAMES[s.generator_branches],
+                output=s.output,
             ),
             "discriminator": self._build_discriminator(s.precision),
         }
         self._in_float32 = InFloat32(self.networks["discriminator"], s.precision, self._build_discriminator)
         self.phases = (
-            Phase("discriminator", "discriminator", s.critic_updates, s.discriminator_learning_rate),
-            Phase("generator", "generator", 1, s.generator_learning_rate),
+            Phase(
+                name="discriminator",
+                trains="discriminator",
+                updates=s.critic_updates,
+                learning_rate=s.discriminator_learning_rate,
+            ),
+            Phase(name="generator", trains="generator", updates=1, learning_rate=s.generator_learning_rate),
         )
 
     # --- the two networks and their parts
@@ -90,15 +95,15 @@ class DeScarGAN(Method):
     def _build_discriminator(self, precision):
         s = self.settings
         return build_discriminator(
-            s.image_size,
-            s.discriminator_filters,
-            precision,
-            self.critic_padding,
-            s.discriminator_initializer,
-            s.discriminator_activation,
-            s.discriminator_max_filters,
-            s.discriminator_poolings,
-            _NAMES[s.critic_branches],
+            image_size=s.image_size,
+            filters=s.discriminator_filters,
+            precision=precision,
+            critic_padding=self.critic_padding,
+            initializer=s.discriminator_initializer,
+            activation=s.discriminator_activation,
+            max_filters=s.discriminator_max_filters,
+            poolings=s.discriminator_poolings,
+            critics=_NAMES[s.critic_branches],
         )
 
     def _planes(self, count, label):

@@ -33,11 +33,23 @@ class FPGAN(StarGAN):
 
     def _build_generator(self):
         s = self.settings
-        return build_generator(s.image_size, s.generator_filters, s.precision, label_planes=1, additive=True)
+        return build_generator(
+            image_size=s.image_size,
+            filters=s.generator_filters,
+            precision=s.precision,
+            label_planes=1,
+            additive=True,
+        )
 
     def _build_discriminator(self, precision):
         s = self.settings
-        return build_discriminator(s.image_size, s.discriminator_filters, precision, 1, s.discriminator_initializer)
+        return build_discriminator(
+            image_size=s.image_size,
+            filters=s.discriminator_filters,
+            precision=precision,
+            num_logits=1,
+            initializer=s.discriminator_initializer,
+        )
 
     def _code(self, labels):
         return ops.cast(labels[:, None], "float32")

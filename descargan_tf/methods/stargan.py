@@ -58,20 +58,28 @@ class StarGAN(Method):
         }
         self._in_float32 = InFloat32(self.networks["discriminator"], s.precision, self._build_discriminator)
         self.phases = (
-            Phase("discriminator", "discriminator", s.critic_updates, s.discriminator_learning_rate),
-            Phase("generator", "generator", 1, s.generator_learning_rate),
+            Phase(
+                name="discriminator",
+                trains="discriminator",
+                updates=s.critic_updates,
+                learning_rate=s.discriminator_learning_rate,
+            ),
+            Phase(name="generator", trains="generator", updates=1, learning_rate=s.generator_learning_rate),
         )
 
     # --- the networks, and how they are told and tell a class
 
     def _build_generator(self):
         s = self.settings
-        return build_generator(s.image_size, s.generator_filters, s.precision)
+        return build_generator(image_size=s.image_size, filters=s.generator_filters, precision=s.precision)
 
     def _build_discriminator(self, precision):
         s = self.settings
         return build_discriminator(
-            s.image_size, s.discriminator_filters, precision, initializer=s.discriminator_initializer
+            image_size=s.image_size,
+            filters=s.discriminator_filters,
+            precision=precision,
+            initializer=s.discriminator_initializer,
         )
 
     def _code(self, labels):

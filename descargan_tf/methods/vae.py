@@ -42,9 +42,17 @@ class VAE(Method):
     def __init__(self, settings: VAESettings):
         s = self.settings = settings
         self.networks = {
-            "autoencoder": build_vae(s.image_size, s.generator_filters, s.latent_units, s.precision, s.batch_norm)
+            "autoencoder": build_vae(
+                image_size=s.image_size,
+                filters=s.generator_filters,
+                latent_units=s.latent_units,
+                precision=s.precision,
+                inference_statistics=s.batch_norm,
+            )
         }
-        self.phases = (Phase("autoencoder", "autoencoder", 1, s.generator_learning_rate),)
+        self.phases = (
+            Phase(name="autoencoder", trains="autoencoder", updates=1, learning_rate=s.generator_learning_rate),
+        )
 
     # --- training
 

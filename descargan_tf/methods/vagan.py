@@ -53,18 +53,30 @@ class VAGAN(Method):
     def __init__(self, settings: VAGANSettings):
         s = self.settings = settings
         self.networks = {
-            "generator": build_generator(s.image_size, s.generator_filters, s.precision, s.batch_norm),
+            "generator": build_generator(
+                image_size=s.image_size,
+                filters=s.generator_filters,
+                precision=s.precision,
+                inference_statistics=s.batch_norm,
+            ),
             "discriminator": self._build_critic(s.precision),
         }
         self._in_float32 = InFloat32(self.networks["discriminator"], s.precision, self._build_critic)
         betas = {"beta_1": 0.0, "beta_2": 0.9}
         self.phases = (
-            Phase("discriminator", "discriminator", s.critic_updates, s.discriminator_learning_rate, **betas),
-            Phase("generator", "generator", 1, s.generator_learning_rate, **betas),
+            Phase(
+                name="discriminator",
+                trains="discriminator",
+                updates=s.critic_updates,
+                learning_rate=s.discriminator_learning_rate,
+                **betas,
+            ),
+            Phase(name="generator", trains="generator", updates=1, learning_rate=s.generator_learning_rate, **betas),
         )
 
     def _build_critic(self, precision):
-        return build_critic(self.settings.image_size, self.settings.discriminator_filters, precision)
+        s = self.settings
+        return build_critic(image_size=s.image_size, filters=s.discriminator_filters, precision=precision)
 
     # --- training
 

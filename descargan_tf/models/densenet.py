@@ -12,7 +12,7 @@ from descargan_tf.types import CLASS_NAMES
 DENSENET_169 = (6, 12, 32, 32)  # layers in each dense block
 
 
-def build_densenet(image_size, filters=64, blocks=DENSENET_169, precision="float32", inference_statistics="moving"):
+def build_densenet(*, image_size, filters=64, blocks=DENSENET_169, precision="float32", inference_statistics="moving"):
     """12,481,538 trainable parameters at 64 filters and 6, 12, 32, 32 layers, whatever the image size.
 
     Parts are models of their own: `get_layer("trunk")` from images to the last map, `get_layer("head")` from there to

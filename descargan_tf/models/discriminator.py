@@ -9,6 +9,7 @@ CLASSIFIER_UNITS = 64
 
 
 def build_discriminator(
+    *,
     image_size,
     filters=32,
     precision="float32",

@@ -10,6 +10,7 @@ _INITIAL_CHANGE = 0.1  # scale of the normalisation before the tanh of a change
 
 
 def build_generator(
+    *,
     image_size,
     filters=64,
     precision="float32",

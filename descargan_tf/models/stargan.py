@@ -11,7 +11,7 @@ _NUM_RESIDUAL_BLOCKS = 6
 _NUM_HALVINGS = 6
 
 
-def build_generator(image_size, filters=64, precision="float32", label_planes=2, additive=False):
+def build_generator(*, image_size, filters=64, precision="float32", label_planes=2, additive=False):
     """G: 8,408,576 trainable parameters at 64 filters and two label planes, 8,405,440 at one, whatever the image size.
 
     Two halvings, six residual blocks, two doublings, no skip connections. Instance normalisation by each image's own
@@ -63,7 +63,7 @@ def build_generator(image_size, filters=64, precision="float32", label_planes=2,
     return keras.Model({"image": image, "target": target}, x, name="generator")
 
 
-def build_discriminator(image_size, filters=64, precision="float32", num_logits=2, initializer="pytorch_uniform"):
+def build_discriminator(*, image_size, filters=64, precision="float32", num_logits=2, initializer="pytorch_uniform"):
     """D: 44,784,576 trainable parameters at 256x256 and 64 filters, 44,751,808 with one logit. No normalisation.
 
     Parts are models of their own: `get_layer("trunk")`, `"critic"`, `"classifier"`.

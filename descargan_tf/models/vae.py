@@ -7,7 +7,7 @@ from descargan_tf.models.blocks import BatchNormalization, policy
 _SLOPE = 0.2  # of the rectifiers below zero
 
 
-def build_vae(image_size, filters=16, latent_units=128, precision="float32", inference_statistics="moving"):
+def build_vae(*, image_size, filters=16, latent_units=128, precision="float32", inference_statistics="moving"):
     """17,760,464 trainable parameters of the encoder and 9,142,450 of the decoder at 256x256 and the defaults.
 
     Parts are models of their own: `get_layer("encoder")` from images [B, H, W, 1] to {mean [B, Z], log_sigma [B, Z]},

@@ -5,7 +5,7 @@ import keras
 from descargan_tf.models.blocks import BatchNormalization, MaxPooling2D, policy
 
 
-def build_generator(image_size, filters=16, precision="float32", inference_statistics="moving"):
+def build_generator(*, image_size, filters=16, precision="float32", inference_statistics="moving"):
     """G: 462,305 trainable parameters at 16 filters, whatever the image size.
 
     A U-Net with three poolings and skip connections at all three levels, the topmost too. It makes the map M, and
@@ -53,7 +53,7 @@ def build_generator(image_size, filters=16, precision="float32", inference_stati
     return keras.Model(image, keras.layers.Activation("tanh", dtype=last)(y), name="generator")
 
 
-def build_critic(image_size, filters=16, precision="float32"):
+def build_critic(*, image_size, filters=16, precision="float32"):
     """D: 1,757,249 trainable parameters at 16 filters, whatever the image size. No normalisation.
 
     Args:

@@ -1,21 +1,25 @@
 """What computes, TensorFlow or JAX: each is imported where it is asked for, as the other may not be there."""
 
+import dataclasses
+import math
 import random
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import keras
 import numpy as np
 
 from descargan_tf.config import Config
-from descargan_tf.hardware import leave_activations_unfused
+from descargan_tf.hardware import has_accelerator, leave_activations_unfused
 from descargan_tf.methods.base import Method
 from descargan_tf.training.engine import Engine
 from descargan_tf.types import DISEASED, HEALTHY, Split
 
 _COMPILED_CODE = Path(".cache") / "descargan_tf" / "jax"  # in the home folder
-_TIMED_ROUNDS = 3
+_TIMED_ROUNDS, _TIMED_SECONDS = 3, 5.0  # whichever is reached first
+_SMALLEST_SIZE = 64
 
 
 def engine_maker(config: Config, make_method: Callable[[Config], Method]) -> Callable[[Config, Split], Engine]:
@@ -78,14 +82,55 @@ def input_gradient(config: Config) -> Callable:
     return step.input_gradient
 
 
-def time_rounds(config: Config, make_engine: Callable[[Config, Split], Engine]) -> tuple[Method, float]:
-    """A new method, and the seconds that a round of it takes."""
-    half = config.batch_size // 2
-    shape = (config.batch_size, config.image_size, config.image_size, 1)
-    images = np.random.default_rng(config.seed).uniform(-1, 1, shape).astype("float32")
-    labels = np.repeat([HEALTHY, DISEASED], half)
-    engine = make_engine(config, Split(images, labels, None, list(map(str, range(config.batch_size)))))
-    for rounds in (1, _TIMED_ROUNDS):  # the first is compilation
-        started = time.perf_counter()
-        engine.rounds([1.0] * rounds)
-    return engine.method, (time.perf_counter() - started) / _TIMED_ROUNDS
+class Pace(NamedTuple):
+    """What a round takes."""
+
+    method: Method  # a new one, of the size that is asked about
+    seconds: float
+    timed_size: int  # pixels a side of the images in the rounds that were timed
+
+    def __str__(self):
+        """In words."""
+        size = self.method.settings.image_size
+        if self.timed_size == size:
+            return f"{self.seconds:.3g} s a round"
+        return f"about {self.seconds:.2g} s a round, an estimate from rounds at {self.timed_size}x{self.timed_size}"
+
+
+def time_rounds(
+    config: Config, make_engine: Callable[[Config, Split], Engine], make_method: Callable[[Config], Method]
+) -> Pace:
+    """A few rounds, timed. Without a GPU, of the smallest images, and multiplications are counted to the size asked."""
+    size = config.image_size if has_accelerator(config.backend) else min(config.image_size, _SMALLEST_SIZE)
+    timed = dataclasses.replace(config, image_size=size)
+    half = timed.batch_size // 2
+    images = np.random.default_rng(timed.seed).uniform(-1, 1, (2 * half, size, size, 1)).astype("float32")
+    engine = make_engine(
+        timed, Split(images, np.repeat([HEALTHY, DISEASED], half), None, list(map(str, range(2 * half))))
+    )
+    engine.rounds([1.0])  # which is compilation
+    started, rounds = time.perf_counter(), 0
+    while rounds < _TIMED_ROUNDS and (not rounds or time.perf_counter() - started < _TIMED_SECONDS):
+        engine.rounds([1.0])
+        rounds += 1
+    seconds = (time.perf_counter() - started) / rounds
+    if size == config.image_size:
+        return Pace(engine.method, seconds, size)
+    method = make_method(config)
+    return Pace(method, seconds * _multiplications(method) / _multiplications(engine.method), size)
+
+
+def _multiplications(method):
+    """Of one image in one pass through each network: what their ratio between two sizes is taken from."""
+    return sum(
+        math.prod(weight.shape) * math.prod(layer.output.shape[1:-1])
+        for network in method.networks.values()
+        for layer in _leaves(network)
+        for weight in layer.weights
+        if len(weight.shape) > 1
+    )
+
+
+def _leaves(network):
+    for layer in network.layers:
+        yield from _leaves(layer) if isinstance(layer, keras.Model) else [layer]

@@ -159,6 +159,8 @@ class Trainer:
             if 0 < self.settings.max_minutes * 60 <= self._trained_seconds:
                 self._say(f"nothing to do: --max_minutes={self.settings.max_minutes:g} were used up by step {start}")
                 return start
+            if self._schedule.shortened:
+                self._say(self._schedule.shortened)
             return self._train_from(start)
         except OSError as error:
             raise UserError(

@@ -2,7 +2,10 @@
 
 import sys
 
-from .server import main
+from descargan_tf import surroundings
 
 if __name__ == "__main__":
+    surroundings.settle()
+    from .server import main
+
     sys.exit(main())

@@ -9,6 +9,7 @@ Serving's names. Unlike it, this server listens on 127.0.0.1 unless told otherwi
 import contextlib
 import dataclasses
 import logging
+import os
 import signal
 import socket
 import sys
@@ -18,11 +19,11 @@ from pathlib import Path
 
 from absl import flags
 
+from descargan_tf import flagfiles, surroundings
 from descargan_tf.errors import UserError
-from descargan_tf.screen import held_back_unless_it_fails
 
-with held_back_unless_it_fails(2):
-    import tensorflow as tf
+with surroundings.loading():
+    pass
 
 import uvicorn
 
@@ -33,6 +34,7 @@ from .models import LoadSettings, ModelConfig, ModelManager
 from .monitoring import Metrics
 from .rest_api import RestApi
 
+_PATHS = ("model_base_path", "model_config_file", "batching_parameters_file", "monitoring_config_file")
 HOST = "127.0.0.1"
 REST_PORT = 8501
 _BACKLOG = 1024  # connections that wait to be taken
@@ -157,8 +159,6 @@ def serve(settings: ServerSettings) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     for library in ("tensorflow", "uvicorn"):  # one says that sessions are old, the other every start and stop
         logging.getLogger(library).setLevel(logging.ERROR)
-    with held_back_unless_it_fails(2):
-        tf.config.list_physical_devices()  # the first look for a GPU is as talkative
     stop = threading.Event()
     with _handled((signal.SIGTERM, signal.SIGINT), stop), EmbeddedServer(settings) as server:
         for name in server.manager.names:
@@ -195,9 +195,11 @@ def settings_from_flags(argv: Sequence[str]) -> ServerSettings:
         print(f"{__doc__}\n{values.get_help()}")
         raise SystemExit(0)
     try:
-        rest = values(list(argv))
+        rest = values([argv[0], *(argument.text for argument in flagfiles.expanded(argv[1:]))])
     except flags.Error as error:
         raise UserError(" ".join(str(error).split())) from None
+    for name in _PATHS:
+        values[name].value = values[name].value and os.path.expanduser(values[name].value)
     if len(rest) > 1:
         raise UserError(f"unexpected argument {rest[1]!r}: flags are written --name=value.")
     if bool(values.model_base_path) == bool(values.model_config_file):

@@ -1,0 +1,288 @@
+"""Flags: what is declared, parsed and refused, and where each value was given. absl's are read nowhere else."""
+
+import dataclasses
+import math
+import os
+import re
+import shlex
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from absl import flags
+
+from descargan_tf import flagfiles
+from descargan_tf.config import PRETRAINED, Config, published_folder
+from descargan_tf.errors import UserError
+from descargan_tf.flagfiles import Argument
+
+RUN_FLAGS = "flags.txt"  # the flagfile in the folder of a run, or of published weights
+FIELDS = {field.name: field for field in dataclasses.fields(Config)}
+METHOD_FLAGS = frozenset(name for name, field in FIELDS.items() if field.metadata["flag"].of_method)
+OF_RUN = frozenset(name for name, field in FIELDS.items() if field.metadata["flag"].of_run)
+_PATHS = [name for name, field in FIELDS.items() if field.metadata["flag"].is_path]
+_TRAINED_MODES = ("evaluate", "predict", "export", "serve", "publish")
+_OF_THE_BENCHMARK = {"mode", "run_dir", "dry_run", "saliency"}
+_OF_ONE_RUN = {
+    "method": "name rows in --benchmark_runs",
+    "seed": "name seeds in --benchmark_runs",
+    "max_steps": "it follows from --benchmark_images",
+    "max_minutes": "its length is --benchmark_images, so that all see as many",
+}
+_HELP = {"--help", "-h", "--helpfull"}
+# Flags of earlier versions by name, with the value at which they did nothing; None: they never changed a result.
+_GONE = {
+    "critic_blur": "0",
+    "critic_blur_steps": "0",
+    "reals_per_fake": "1",
+    "generator_warmup_steps": "0",
+    "generator_initial_learning_rate": "0",
+    "discriminator_warmup_steps": "0",
+    "discriminator_initial_learning_rate": "0",
+    "num_workers": None,
+    "adversarial_delay_steps": "0",
+    "fake_classes": "opposite",
+    "penalty_score": "mean",
+    "critic_padding": "0",
+    "noise": "0",
+}
+_GONE_SINCE = "27 November 2026 (8cf5eac, version 0.1.0)"
+
+
+class Given(NamedTuple):
+    """What flags say, before it is known what the method says of those that were not given."""
+
+    config: Config  # a method's settings that were not given are None
+    meant: frozenset[str]  # names that were given for this very method, see `_meant`
+    saved: Path | None  # the flagfile of what was trained, from which they start
+
+
+class _Read(NamedTuple):
+    values: dict  # of every field; None where a method's setting was not given
+    sources: dict[str, Path | None]  # where each flag that was given was given last
+    run_name: str  # after the first flagfile of the command line
+
+
+# ---- declare
+
+
+def declare(flag_values: flags.FlagValues) -> None:
+    """Register every field of Config as an absl flag with its range; impossible values die while parsing."""
+    for name, field in FIELDS.items():
+        flag = field.metadata["flag"]
+        options = {"flag_values": flag_values}
+        text = flag.help + ("; by default the method's own" if flag.of_method else "")
+        if flag.choices:
+            flags.DEFINE_enum(name, flag.default, flag.choices, text, **options)
+        elif flag.kind is bool:
+            flags.DEFINE_bool(name, flag.default, text, **options)
+        elif flag.kind is str:
+            flags.DEFINE_string(name, flag.default, text, **options)
+        else:
+            define = flags.DEFINE_integer if flag.kind is int else flags.DEFINE_float
+            suffix = f", a multiple of {flag.multiple_of}" if flag.multiple_of > 1 else ""
+            define(name, flag.default, text + suffix, lower_bound=flag.low, upper_bound=flag.high, **options)
+            if flag.kind is float:  # absl's bounds let nan through
+                flags.register_validator(
+                    name,
+                    lambda value: value is None or math.isfinite(value),
+                    message="must be a finite number",
+                    flag_values=flag_values,
+                )
+            if flag.multiple_of > 1:
+                flags.register_validator(
+                    name,
+                    lambda value, n=flag.multiple_of: value % n == 0,
+                    message=f"must be a multiple of {flag.multiple_of}",
+                    flag_values=flag_values,
+                )
+
+
+# ---- parse
+
+
+def parse(argv: Sequence[str]) -> Given:
+    """Flags, checked as far as they can be without the method that they are for.
+
+    `--mode=evaluate`, `predict`, `export`, `serve` and `publish` start from the flags of what was trained, so that
+    naming the run's folder is enough, or that of published weights, whose results go to runs/pretrained/<name>.
+
+    Args:
+        argv: program name, then flags.
+
+    Raises:
+        UserError: an unknown flag, a value out of range, a combination that cannot be, a run folder that is none.
+    """
+    found = _read(argv)
+    saved, run_dir = _trained(found.values, found.run_name)
+    values = found.values
+    if saved is not None:
+        backend = values["backend"]  # of this machine: a run is evaluated elsewhere than it was trained
+        values = _read([argv[0], f"--flagfile={saved}", *argv[1:]]).values | {"backend": backend}
+    values["run_dir"] = run_dir
+    if not values["data_dir"] and (values["dataset"] == "synthetic" or values["mode"] == "generate"):
+        values["data_dir"] = str(Path("data") / f"synthetic_{values['image_size']}")
+    if values["mode"] == "benchmark":
+        values |= _for_every_run(found)
+    return Given(Config(**values), _meant(found.sources), saved)
+
+
+def _trained(values, run_name):
+    """The flagfile of what was trained, None in modes that start from nothing, and the run's folder."""
+    run_dir = values["run_dir"] or (str(Path("runs") / run_name) if run_name else "")
+    if values["mode"] not in _TRAINED_MODES:
+        return None, run_dir
+    if published := published_folder(values["checkpoint"]):
+        run_dir = run_dir or str(Path("runs") / PRETRAINED / published.name)
+        if (Path(run_dir) / RUN_FLAGS).exists():
+            raise UserError(
+                f"--run_dir={run_dir} is a run of its own: name another folder for what {published} makes of the data."
+            )
+        return published / RUN_FLAGS, run_dir
+    if not run_dir:
+        return None, ""
+    saved = Path(run_dir) / RUN_FLAGS
+    if not saved.exists():
+        raise UserError(f"--run_dir={run_dir} is not a run: it holds no {RUN_FLAGS}. Train first (--mode=train).")
+    return saved, run_dir
+
+
+def _meant(sources):
+    """Flags that were given for this very method: on the command line, or in the flagfile that chooses the method.
+
+    All others come from flagfiles that several methods share, or from a run's own, in which earlier versions wrote the
+    flags of all methods: there a flag that the method does not have is passed over.
+    """
+    chosen_in = sources.get("method")
+    if chosen_in is not None and chosen_in.name == RUN_FLAGS:
+        chosen_in = None
+    return frozenset(name for name, source in sources.items() if source is None or source == chosen_in)
+
+
+def _for_every_run(found):
+    """What a benchmark is given beside its own flags is meant for its runs."""
+    present = [name for name in FIELDS if name in found.sources]
+    for name in sorted(_OF_ONE_RUN.keys() & set(present)):
+        raise UserError(f"--{name} is set for each run of a benchmark by itself: {_OF_ONE_RUN[name]}.")
+    joining = [name for name in present if name not in _OF_THE_BENCHMARK and not name.startswith("benchmark_")]
+    joined = shlex.join(f"--{name}={_text(found.values[name])}" for name in joining)
+    return {
+        **{name: FIELDS[name].default for name in (*joining, "data_dir")},
+        "benchmark_flags": " ".join(filter(None, (found.values["benchmark_flags"], joined))),
+    }
+
+
+def read_file(path: Path) -> dict:
+    """The flags that a flagfile gives, by name; those of earlier versions that did nothing are left out.
+
+    Raises:
+        UserError: it cannot be read, or a value cannot be.
+    """
+    found = _read(["saved", f"--flagfile={path}"])
+    return {name: found.values[name] for name in FIELDS if name in found.sources}
+
+
+def _read(argv):
+    flag_values = flags.FlagValues()
+    declare(flag_values)
+    if _HELP & set(argv[1:]):
+        print(f"python -m descargan_tf.main --flagfile=configs/quickstart.flags\n\n{flag_values.get_help()}")
+        raise SystemExit(0)
+    arguments = _without_gone_flags(flagfiles.expanded(argv[1:]))
+    try:
+        rest = flag_values([argv[0], *(argument.text for argument in arguments)])
+    except flags.Error as error:
+        raise UserError(" ".join(str(error).split())) from None
+    if len(rest) > 1:
+        raise UserError(f"unexpected argument {rest[1]!r}: flags are written --name=value.")
+    values = {name: flag_values[name].value for name in FIELDS}
+    for name in _PATHS:
+        values[name] = os.path.expanduser(values[name])
+        if re.search(r"[\r\n]", values[name]):
+            raise UserError(f"--{name}={values[name]!r}: a path with a line break cannot be kept in a flagfile.")
+    sources = {name: part[0].source for name, part in _named(arguments) if name in FIELDS}
+    return _Read(values, sources, flagfiles.first_name(argv[1:]))
+
+
+def _named(arguments) -> Iterator[tuple[str, list[Argument]]]:
+    """Arguments by the flag that they give, one or two for each: --name=value, --noname, --name value."""
+    left = iter(arguments)
+    for argument in left:
+        name, equals, _ = argument.text.lstrip("-").partition("=")
+        part = [argument]
+        if not argument.text.startswith("-"):
+            name = ""
+        elif name.startswith("no") and name not in FIELDS and name.removeprefix("no") in FIELDS:
+            name = name.removeprefix("no")
+        elif not equals and not (name in FIELDS and FIELDS[name].metadata["flag"].kind is bool):
+            part.extend([following] if (following := next(left, None)) is not None else [])
+        yield name, part
+
+
+def without(arguments: Sequence[str], names: Collection[str]) -> list[str]:
+    """Arguments but those that give one of some flags."""
+    parts = _named([Argument(text, None) for text in arguments])
+    return [argument.text for name, part in parts if name not in names for argument in part]
+
+
+def names_in(arguments: Sequence[str]) -> list[str]:
+    """The flags that arguments give."""
+    return [name for name, _ in _named([Argument(text, None) for text in arguments])]
+
+
+# ---- what is no flag any more
+
+
+def _without_gone_flags(arguments):
+    """Pass over what earlier versions wrote into flagfiles and what did nothing there.
+
+    Raises:
+        UserError: it did something; names the flags, since when there are none of these, and what to do.
+    """
+    gone, kept = [], []
+    for name, part in _named(arguments):
+        if name not in _GONE:
+            kept.extend(part)
+        elif part[0].source is None or not _did_nothing(name, part):
+            gone.append((part[0].source, " ".join(argument.text for argument in part)))
+    if not gone:
+        return kept
+    source = gone[0][0]
+    texts = ", ".join(dict.fromkeys(text for other, text in gone if other == source))
+    since = f"of earlier versions, gone since {_GONE_SINCE}"
+    if source is None:
+        raise UserError(
+            f"{texts}: {since}. Leave them out; --rules=program is the authors' program, --warmup_steps rising rates."
+        )
+    if source.name == RUN_FLAGS:
+        raise UserError(
+            f"{source} names flags {since}: {texts}. What was trained with them needs the version that wrote it (git "
+            f"checkout the git_commit in {source.parent / 'checkpoints'}/<step>/checkpoint.json), or train anew with "
+            "today's flags in another --run_dir."
+        )
+    raise UserError(
+        f"--flagfile={source} names flags {since}: {texts}. Take them out; --rules=program is the authors' program, "
+        "--warmup_steps rising rates."
+    )
+
+
+def _did_nothing(name, part):
+    idle = _GONE[name]
+    value = part[0].text.partition("=")[2] if "=" in part[0].text else part[-1].text
+    try:
+        return idle is None or float(value) == float(idle)
+    except ValueError:
+        return value == idle
+
+
+# ---- and back
+
+
+def lines(config: Config) -> str:
+    """The flagfile that reruns this configuration; the settings that its method does not have are not in it."""
+    values = {name: value for name, value in dataclasses.asdict(config).items() if name != "mode" and value is not None}
+    return "".join(f"--{name}={_text(value)}\n" for name, value in values.items())
+
+
+def _text(value) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
