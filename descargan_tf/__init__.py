@@ -11,6 +11,7 @@ The map of the package:
     losses.py      the paper's equations                  methods/       networks + losses = a method
     training/      steps, loop, checkpoints, writer       evaluation/    metrics, figures, report
     prediction/    splits, files -> maps, table, overlays benchmark/     a grid of runs and its tables
+    model.py       load(): a trained model from Python
     surroundings.py  environment, Keras, terminal         pretrained.py  published weights: written, loaded, begun with
     export/        what serves a model; in a checkout this is the folder beside the package
 
@@ -19,3 +20,30 @@ Letters in shapes: B batch, N images of a split, H height, W width, C channels, 
 """
 
 __version__ = "0.1.0"
+
+
+def load(path, checkpoint: str = "best"):
+    """A trained model, which takes and gives numpy arrays: a `descargan_tf.model.Model`.
+
+    Keras computes with TensorFlow, unless it is already there with JAX or KERAS_BACKEND says jax.
+
+    Args:
+        path: the folder of a run, of published weights (pretrained/<name>), or of what --mode=export wrote.
+        checkpoint: of a run: best, latest or a step.
+
+    Raises:
+        descargan_tf.errors.UserError: it is none of these, or cannot be read.
+    """
+    import os
+    import sys
+
+    from descargan_tf import surroundings
+
+    if "keras" not in sys.modules:  # which asks once what to compute with
+        backend = "jax" if os.environ.get("KERAS_BACKEND") == "jax" else "tensorflow"
+        surroundings.settle(backend)
+        with surroundings.loading(backend):
+            from descargan_tf import model
+    else:
+        from descargan_tf import model
+    return model.load(path, checkpoint)

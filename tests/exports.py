@@ -1,17 +1,25 @@
-"""What the tests of the exports share: a method that is no longer as it was initialised, and its SavedModel."""
+"""A method that is no longer as it was initialised: itself, its run folder, its SavedModel."""
 
 import io
+import json
 
 import keras
 import numpy as np
 from PIL import Image
 
+from descargan_tf import flags as flags_module
+from descargan_tf import run_folder
 from descargan_tf.data.images import Scaling
 from descargan_tf.export import reference, saved_model, warmup
 from descargan_tf.export.bytes_input import FileRule
 from descargan_tf.methods.descargan import DeScarGAN, DeScarGANSettings
+from descargan_tf.methods.two_statistics import KEEPING
+from descargan_tf.models.blocks import BatchNormalization
+from descargan_tf.training import checkpoint
 
 SIZE = 64
+TINY = ("--dataset=synthetic", "--image_size=64", "--generator_filters=3", "--discriminator_filters=2")
+SPLITS = ("--num_train=4", "--num_validate=3", "--num_test=3")
 UINT8 = FileRule(Scaling(0, 255), "uint8")
 
 
@@ -33,6 +41,32 @@ def lively_method(seed=0, kind=DeScarGAN, **changes):
     head = method.networks["discriminator"].get_layer("classifier").layers[-1]
     head.kernel.assign(head.kernel * 200)
     return method
+
+
+def make_run(folder, *flags):
+    """A run folder as training leaves it, of weights that no initialiser draws."""
+    config = run_folder.configure(["main", "--mode=generate", *TINY, *SPLITS, f"--run_dir={folder}", *flags])
+    method = run_folder.build_method(config)
+    source = lively_method()
+    for name, network in method.networks.items():
+        network.set_weights(source.networks.get(name, source.networks["generator"]).get_weights())
+    if KEEPING in method.networks:
+        for layer in statistics_of(method.networks[KEEPING]):
+            layer.moving_mean.assign(layer.moving_mean + 0.2)
+            layer.moving_variance.assign(layer.moving_variance * 1.5)
+    arrays = {}
+    for name, network in method.networks.items():
+        arrays |= checkpoint.network_arrays("averaged" if name == "generator" else f"networks/{name}", network)
+    folder.mkdir(parents=True)
+    about = {"step": 7, "trained_seconds": 90.0, "machine": "a machine", "git_commit": "c0ffee"}
+    checkpoint.save(folder / "checkpoints" / "best", arrays, about)
+    (folder / "flags.txt").write_text(flags_module.lines(config))
+    (folder / "data.json").write_text(json.dumps({"scaling": [-1, 1], "dtype": "float32", "digest": "0"}))
+    return method
+
+
+def statistics_of(network):
+    return [layer for layer in network._flatten_layers() if isinstance(layer, BatchNormalization)]
 
 
 def write_export(folder, method, rule=UINT8, precision="float32", live_float32=None):

@@ -12,7 +12,7 @@ CHECKOUT = Path(__file__).parents[1]
 ROOT = CHECKOUT / "descargan_tf"
 # What the files of a part may import besides one another: parts, or single modules of one.
 ALLOWED = {
-    "descargan_tf": set(),  # its __init__.py
+    "descargan_tf": {"surroundings", "model"},  # its __init__.py
     "types": set(),
     "measures": {"types"},
     "errors": set(),
@@ -52,6 +52,7 @@ ALLOWED = {
         "evaluation",
     },
     "export.embedded": {"errors", "flagfiles", "surroundings", "export.warmup", "export.protos"},
+    "model": {"types", "errors", "config", "flags", "data", "prediction", "training", "run_folder"},
     "commands": {
         *("types", "errors", "config", "flags", "hardware", "provenance"),
         *("data", "methods", "training", "prediction", "evaluation", "pretrained", "run_folder", "benchmark"),
@@ -63,9 +64,11 @@ ALLOWED = {
 BACKENDS = {
     "tensorflow": {
         "commands/publish.py",
+        "model.py",
         "data/pipeline.py",
         "models/blocks.py",
         "hardware.py",
+        "surroundings.py",
         "training/backends.py",
         "training/step.py",
     },

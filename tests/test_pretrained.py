@@ -10,11 +10,11 @@ import exports
 import numpy as np
 import pytest
 import tensorflow as tf
+from exports import SPLITS, TINY, statistics_of
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from descargan_tf import flags as flags_module
 from descargan_tf import pretrained, run_folder
 from descargan_tf.data import generation
 from descargan_tf.data.synthetic import SyntheticSettings
@@ -22,41 +22,12 @@ from descargan_tf.evaluation import pages
 from descargan_tf.main import main
 from descargan_tf.methods import METHODS
 from descargan_tf.methods.two_statistics import KEEPING
-from descargan_tf.models.blocks import BatchNormalization
 from descargan_tf.run_folder import configure
 from descargan_tf.training import checkpoint
 
 ROOT = Path(__file__).resolve().parent.parent
 SHIPPED = sorted((ROOT / "pretrained").glob("*/published.json"))
-TINY = ("--dataset=synthetic", "--image_size=64", "--generator_filters=3", "--discriminator_filters=2")
-SPLITS = ("--num_train=4", "--num_validate=3", "--num_test=3")
 NAME = "pretrained/tiny"
-
-
-def make_run(folder, *flags):
-    """A run folder as training leaves it, of weights that no initialiser draws."""
-    config = configure(["main", "--mode=generate", *TINY, *SPLITS, f"--run_dir={folder}", *flags])
-    method = run_folder.build_method(config)
-    source = exports.lively_method()
-    for name, network in method.networks.items():
-        network.set_weights(source.networks.get(name, source.networks["generator"]).get_weights())
-    if KEEPING in method.networks:
-        for layer in statistics_of(method.networks[KEEPING]):
-            layer.moving_mean.assign(layer.moving_mean + 0.2)
-            layer.moving_variance.assign(layer.moving_variance * 1.5)
-    arrays = {}
-    for name, network in method.networks.items():
-        arrays |= checkpoint.network_arrays("averaged" if name == "generator" else f"networks/{name}", network)
-    folder.mkdir(parents=True)
-    about = {"step": 7, "trained_seconds": 90.0, "machine": "a machine", "git_commit": "c0ffee"}
-    checkpoint.save(folder / "checkpoints" / "best", arrays, about)
-    (folder / "flags.txt").write_text(flags_module.lines(config))
-    (folder / "data.json").write_text(json.dumps({"scaling": [-1, 1], "dtype": "float32", "digest": "0"}))
-    return method
-
-
-def statistics_of(network):
-    return [layer for layer in network._flatten_layers() if isinstance(layer, BatchNormalization)]
 
 
 pytestmark = pytest.mark.usefixtures("one_replica")
@@ -72,7 +43,7 @@ def workplace(tmp_path_factory):
         settings = SyntheticSettings(image_size=64, num_train=4, num_validate=3, num_test=3)
         generation.generate("data/synthetic_64", settings, num_workers=1)
         for name, kind in (("tiny", "two_kinds"), ("plain", "moving")):
-            make_run(Path("runs") / name, f"--batch_norm={kind}", "--lambda_id=3")
+            exports.make_run(Path("runs") / name, f"--batch_norm={kind}", "--lambda_id=3")
             assert main(["main", "--mode=evaluate", f"--run_dir=runs/{name}"]) == 0
             note = "--publish_note=Made for a test."
             assert main(["main", "--mode=publish", f"--run_dir=runs/{name}", note]) == 0
@@ -291,7 +262,7 @@ def test_publishing_twice_is_refused(refused, inside):
 
 
 def test_publishing_without_an_evaluation_is_refused(refused, inside):
-    make_run(Path("runs/young"), "--batch_norm=two_kinds")
+    exports.make_run(Path("runs/young"), "--batch_norm=two_kinds")
     message = refused("--mode=publish", "--run_dir=runs/young")
     assert "not evaluated when it was published" in message
     assert "--mode=evaluate --run_dir=runs/young --checkpoint=7" in message
@@ -373,7 +344,14 @@ STILL = ("--generator_learning_rate=1e-30", "--discriminator_learning_rate=1e-30
 
 
 def test_a_training_begins_with_published_weights(inside, capsys):
-    flags = (*TINY, *SPLITS, *STILL, f"--init_from={NAME}", "--run_dir=runs/further", "--critic_updates=1")
+    flags = (
+        *TINY,
+        *SPLITS,
+        *STILL,
+        f"--init_from={NAME}",
+        "--run_dir=runs/further",
+        "--critic_updates=1",
+    )
     assert main(["main", *flags]) == 0
     out = capsys.readouterr().out
     assert f"begins with {NAME}, all but discriminator/critic_" in out
@@ -391,7 +369,14 @@ def test_a_training_begins_with_published_weights(inside, capsys):
 
 def test_at_another_size_the_dense_layers_begin_anew(inside, capsys):
     config = configure(
-        ["main", *TINY, *SPLITS, "--image_size=128", "--init_from=pretrained/tiny", "--run_dir=runs/larger"]
+        [
+            "main",
+            *TINY,
+            *SPLITS,
+            "--image_size=128",
+            "--init_from=pretrained/tiny",
+            "--run_dir=runs/larger",
+        ]
     )
     method, fresh = run_folder.begun(config)
     assert {name for name in fresh if "critic" not in name} == {
