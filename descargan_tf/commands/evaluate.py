@@ -50,7 +50,7 @@ def evaluate(config: Config) -> int:
                 "checkpoint": f"{folder} (step {about['step']})",
                 "checkpoint_step": about["step"],
                 "data_digest": data.digest(),
-                "batch_norm_inference": config.batch_norm,
+                "batch_norm_inference": config.batch_norm or "no setting of this method",
                 "saliency": config.saliency,
                 "num_parameters": method.num_parameters,
                 "training": run_folder.training_facts(config, method),

@@ -18,8 +18,8 @@ from descargan_tf.training.engine import Engine
 from descargan_tf.types import DISEASED, HEALTHY, Split
 
 _COMPILED_CODE = Path(".cache") / "descargan_tf" / "jax"  # in the home folder
-_TIMED_ROUNDS, _TIMED_SECONDS = 3, 5.0  # whichever is reached first
-_SMALLEST_SIZE = 64
+_TIMED_ROUNDS, _TIMED_SECONDS = 3, 2.0  # whichever is reached first
+_SMALLEST_SIZE, _LARGEST_TIMED_BATCH = 64, 16
 
 
 def engine_maker(config: Config, make_method: Callable[[Config], Method]) -> Callable[[Config, Split], Engine]:
@@ -87,37 +87,47 @@ class Pace(NamedTuple):
 
     method: Method  # a new one, of the size that is asked about
     seconds: float
-    timed_size: int  # pixels a side of the images in the rounds that were timed
+    timed: str  # what was timed in its place, empty where it was a round itself
 
     def __str__(self):
         """In words."""
-        size = self.method.settings.image_size
-        if self.timed_size == size:
-            return f"{self.seconds:.3g} s a round"
-        return f"about {self.seconds:.2g} s a round, an estimate from rounds at {self.timed_size}x{self.timed_size}"
+        seconds = f"{self.seconds:.3f}" if self.seconds < 1 else f"{self.seconds:.1f}"
+        return f"about {seconds} s a round, an estimate from {self.timed}" if self.timed else f"{seconds} s a round"
 
 
 def time_rounds(
     config: Config, make_engine: Callable[[Config, Split], Engine], make_method: Callable[[Config], Method]
 ) -> Pace:
-    """A few rounds, timed. Without a GPU, of the smallest images, and multiplications are counted to the size asked."""
-    size = config.image_size if has_accelerator(config.backend) else min(config.image_size, _SMALLEST_SIZE)
-    timed = dataclasses.replace(config, image_size=size)
-    half = timed.batch_size // 2
-    images = np.random.default_rng(timed.seed).uniform(-1, 1, (2 * half, size, size, 1)).astype("float32")
-    engine = make_engine(
-        timed, Split(images, np.repeat([HEALTHY, DISEASED], half), None, list(map(str, range(2 * half))))
-    )
+    """What a round takes, from a few of them.
+
+    Where rounds are long, on a CPU and of larger images than the smallest, others are timed, of fewer updates and
+    smaller images, and multiplications are counted: minutes of tracing and computing less, within about a third of it.
+    """
+    small = config
+    if config.image_size > _SMALLEST_SIZE and not has_accelerator(config.backend):
+        size, batch_size = _SMALLEST_SIZE, min(config.batch_size, _LARGEST_TIMED_BATCH)
+        one = {"critic_updates": 1} if config.critic_updates else {}
+        small = dataclasses.replace(config, image_size=size, batch_size=batch_size, **one)
+    shape = (small.batch_size, small.image_size, small.image_size, 1)
+    images = np.random.default_rng(config.seed).uniform(-1, 1, shape).astype("float32")
+    labels = np.repeat([HEALTHY, DISEASED], small.batch_size // 2)
+    engine = make_engine(small, Split(images, labels, None, list(map(str, range(small.batch_size)))))
     engine.rounds([1.0])  # which is compilation
     started, rounds = time.perf_counter(), 0
     while rounds < _TIMED_ROUNDS and (not rounds or time.perf_counter() - started < _TIMED_SECONDS):
         engine.rounds([1.0])
         rounds += 1
     seconds = (time.perf_counter() - started) / rounds
-    if size == config.image_size:
-        return Pace(engine.method, seconds, size)
+    if small is config:
+        return Pace(engine.method, seconds, "")
     method = make_method(config)
-    return Pace(method, seconds * _multiplications(method) / _multiplications(engine.method), size)
+    work = [
+        _multiplications(made) * own.batch_size * sum(phase.updates for phase in made.phases)
+        for made, own in ((method, config), (engine.method, small))
+    ]
+    updates = sum(phase.updates for phase in engine.method.phases)
+    timed = f"rounds of {updates} updates with {small.batch_size} images of {small.image_size}x{small.image_size}"
+    return Pace(method, seconds * work[0] / work[1], timed)
 
 
 def _multiplications(method):
