@@ -66,7 +66,9 @@ def resolve(given: flags.Given) -> Config:
     unused = flags.METHOD_FLAGS - defaults.keys()
     for flag in sorted(given.meant & unused):
         having = ", ".join(other for other, entry in methods.METHODS.items() if flag in entry.setting_names)
-        raise UserError(f"--{flag}: --method={name} has no such setting; {having} has.".replace("; has.", "."))
+        raise UserError(
+            f"--{flag}: --method={name} has no such setting; {having} {'have' if ',' in having else 'has'} it."
+        )
     values = {flag: getattr(config, flag) for flag in flags.METHOD_FLAGS}
     resolved = {flag: defaults.get(flag) if value is None else value for flag, value in values.items()}
     config = dataclasses.replace(config, **resolved | dict.fromkeys(unused))

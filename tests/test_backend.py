@@ -9,8 +9,9 @@ import pytest
 from descargan_tf import flags as flags_module
 from descargan_tf.errors import UserError
 from descargan_tf.flags import RUN_FLAGS
-from descargan_tf.main import choose_backend, main
+from descargan_tf.main import main
 from descargan_tf.run_folder import check_run, configure
+from descargan_tf.surroundings import settle
 
 ROOT = Path(__file__).resolve().parent.parent
 RUN = ("--dataset=synthetic", "--run_dir=run")
@@ -36,7 +37,7 @@ def trained_in_jax(folder):
 
 def test_keras_is_told_the_backend():
     for name in ("jax", "tensorflow"):
-        choose_backend(name)
+        settle(name)
         assert os.environ["KERAS_BACKEND"] == name
 
 
