@@ -9,6 +9,7 @@ import zipfile
 from pathlib import Path
 from typing import NamedTuple
 
+import matplotlib.style
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -22,6 +23,8 @@ from descargan_tf.types import CLASS_NAMES, DISEASED, HEALTHY, Prediction, Split
 
 _SIGNED_MAP = "RdBu_r"  # the two hues of the overlays
 _DPI = 110
+# A matplotlibrc in the working directory, or a notebook's style, is none of a report's.
+_in_one_style = matplotlib.style.context("default", after_reset=True)
 
 
 class FigureFile(NamedTuple):
@@ -33,6 +36,7 @@ class FigureFile(NamedTuple):
     alt: str
 
 
+@_in_one_style
 def draw_all(folder, prediction, split, threshold=None, num_samples=4):
     """Draw every figure that the split and the method allow into a folder; a list of FigureFile."""
     folder = Path(folder)
@@ -192,6 +196,7 @@ def read_samples(path):
         raise UserError(f"{path} cannot be read ({error}): evaluate that run again.") from error
 
 
+@_in_one_style
 def draw_comparison(folder, predictions, split):
     """Draw methods side by side (Figures 5 and 6), a row for each image; a list of FigureFile.
 
