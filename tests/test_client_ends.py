@@ -8,12 +8,27 @@ import threading
 import time
 
 import pytest
-from descargan_tf.export.client import Client
-from scripted_server import Reply, error, outputs_of
-from test_client import client, inputs, names_in, png, rows_of, run, server  # noqa: F401  fixtures among them
+from scripted_server import Reply, ScriptedServer, error, outputs_of
+from test_client import names_in, picture, png, rows_of, run
 
 from descargan_tf import signals
+from descargan_tf.data.images import write_png
 from descargan_tf.errors import UserError
+from descargan_tf.export.client import Client
+
+
+@pytest.fixture
+def server():
+    with ScriptedServer() as running:
+        yield running
+
+
+@pytest.fixture
+def inputs(tmp_path):
+    (tmp_path / "in").mkdir()
+    for i in range(4):
+        write_png(tmp_path / "in" / f"scan {i}.png", picture(i))
+    return tmp_path / "in"
 
 
 def press(number, when):

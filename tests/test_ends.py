@@ -15,7 +15,6 @@ import time
 from pathlib import Path
 
 import pytest
-from descargan_tf.export.embedded import server as server_module
 from image_folders import make_data_set
 from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
 
@@ -23,13 +22,14 @@ from descargan_tf import run_folder, signals
 from descargan_tf.benchmark.plan import Plan
 from descargan_tf.commands import benchmark as benchmark_command
 from descargan_tf.commands import export as export_command
-from descargan_tf.config import parse
 from descargan_tf.data import generation
 from descargan_tf.data.dataset import Dataset
 from descargan_tf.data.synthetic import SyntheticSettings
 from descargan_tf.evaluation import figures
 from descargan_tf.export import exporter
+from descargan_tf.export.embedded import server as server_module
 from descargan_tf.main import main
+from descargan_tf.run_folder import configure
 from descargan_tf.training import checkpoint
 from descargan_tf.types import CLASS_NAMES
 
@@ -320,7 +320,7 @@ def test_each_step_names_the_next_one(trained, inside, capsys):
     out = capsys.readouterr().out
     assert main(pasted(out, "predict")) == 0
     assert "3 of 3 images done" in capsys.readouterr().out
-    exporting = parse(pasted(out, "export"))
+    exporting = configure(pasted(out, "export"))
     assert (exporting.mode, exporting.run_dir) == ("export", RUN)
 
 
@@ -332,7 +332,7 @@ def test_export_names_the_server_that_the_user_has(trained, inside, monkeypatch,
     given = [f"--export_dir={export_dir}"] if export_dir else []
     assert main(["main", "--mode=export", f"--run_dir={RUN}", *given]) == 0
     out = capsys.readouterr().out
-    serving = parse(pasted(out, "serve"))
+    serving = configure(pasted(out, "serve"))
     assert (serving.mode, serving.run_dir, serving.export_dir) == ("serve", RUN, export_dir or "")
     assert ("tensorflow_model_server" in out) == installed
 
@@ -345,12 +345,12 @@ def test_a_benchmark_counts_the_images_that_were_read(tmp_path, per_class, remov
     for name in removed:
         (tmp_path / "d" / "train" / "diseased" / f"{name}.png").unlink()
     (tmp_path / "d" / "train" / "healthy" / "notes.txt").touch()
-    config = parse(["main", "--dataset=folders", f"--data_dir={tmp_path / 'd'}", "--image_size=64", "--run_dir=r"])
+    config = configure(["main", "--dataset=folders", f"--data_dir={tmp_path / 'd'}", "--image_size=64", "--run_dir=r"])
     facts = benchmark_command._facts(config, [Plan("a", "a.flags", config, {}, CLASS_NAMES, ())], {})
     assert facts["Images"].startswith(f"folders, 64x64, {said}")
 
 
 def test_a_benchmark_counts_what_was_generated(tmp_path):
-    config = parse(["main", "--num_train=7", "--run_dir=r"])
+    config = configure(["main", "--num_train=7", "--run_dir=r"])
     facts = benchmark_command._facts(config, [Plan("a", "a.flags", config, {}, CLASS_NAMES, ())], {})
     assert "7 of each class to train on" in facts["Images"]
