@@ -1,5 +1,6 @@
 """What a run folder, or a folder of published weights, holds of a training, and how it is read."""
 
+import contextlib
 import dataclasses
 import functools
 import json
@@ -7,11 +8,11 @@ import os
 import shlex
 import shutil
 import sys
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from descargan_tf import flags, methods, pretrained
+from descargan_tf import flags, locks, methods, pretrained
 from descargan_tf.config import PUBLISHED, Config, published_folder
 from descargan_tf.data.dataset import Dataset
 from descargan_tf.data.folders import DataSummary
@@ -90,7 +91,7 @@ def check(config: Config) -> Config:
     config = with_precision(config, saved, functools.partial(fast_precision, config.backend))
     if saved.exists():
         check_run(config, saved)
-    elif run_dir.exists() and (not run_dir.is_dir() or any(run_dir.iterdir())):
+    elif run_dir.exists() and (not run_dir.is_dir() or any(path.name != locks.LOCK for path in run_dir.iterdir())):
         raise UserError(f"--run_dir={run_dir} holds something that is not a run: name another folder.")
     return config
 
@@ -149,23 +150,40 @@ def _text(value):
 # ---- beginning, and the data
 
 
-def begin(config: Config, facts: dict) -> None:
-    """Make the folder, with what names the run.
+def refuse_if_in_use(config: Config) -> None:
+    """UserError where another process trains in the folder now."""
+    locks.refuse_if_held(Path(config.run_dir), _in_use(config))
+
+
+@contextlib.contextmanager
+def begun_alone(config: Config, facts: dict) -> Iterator[None]:
+    """Make the folder, with what names the run, and keep other trainings out of it; reading it is open to all.
 
     Args:
         config: with which the program repeats it.
         facts: of the data, as `data_facts` gives them.
 
     Raises:
-        UserError: it cannot be written.
+        UserError: it cannot be written, or another process has begun to train in it.
     """
     run_dir = Path(config.run_dir)
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"--run_dir={run_dir} cannot be written: {error.strerror or error}.") from error
-    write_atomically(run_dir / RUN_FLAGS, flags.lines(config).encode(errors="surrogateescape"))
-    write_atomically(run_dir / DATA_FACTS, (json.dumps(facts, indent=1) + "\n").encode())
+    with locks.alone_in(run_dir, _in_use(config)):
+        check(config)  # once more: a process that has ended since may have begun another run here
+        check_same_data(config, facts)
+        write_atomically(run_dir / RUN_FLAGS, flags.lines(config).encode(errors="surrogateescape"))
+        write_atomically(run_dir / DATA_FACTS, (json.dumps(facts, indent=1) + "\n").encode())
+        yield
+
+
+def _in_use(config):
+    return (
+        f"--run_dir={config.run_dir} is in use: {{holder}} trains there. Wait for it or stop it, or name another "
+        "folder; --mode=evaluate and predict take what it has saved."
+    )
 
 
 def data_facts(folder: Path) -> dict:
@@ -294,8 +312,7 @@ def training_facts(config: Config, method: Method) -> dict:
 def report_of(config: Config, step: int) -> tuple[dict | None, str]:
     """The run's report where it is of this checkpoint, and why there is none."""
     path = config.trained_dir / REPORT
-    flag = shlex.quote(f"--run_dir={config.run_dir}")
-    evaluate = f"python -m descargan_tf.main --mode=evaluate {flag} --checkpoint={step}"
+    evaluate = command("evaluate", run_dir=config.run_dir, checkpoint=step)
     again = f"then {'publish' if config.mode == 'publish' else 'export'} again"
     try:
         found = json.loads(path.read_text())
@@ -316,6 +333,12 @@ def _step_of(report):
         return report["checkpoint_step"]
     *_, last = str(report.get("checkpoint")).split("(step ")
     return int(last[:-1]) if last[:-1].isdigit() else None
+
+
+def command(mode: str, **given) -> str:
+    """A command of this program, to be pasted into a shell whatever is in the values."""
+    flags_given = (f"--{name}={value}" for name, value in {"mode": mode, **given}.items())
+    return f"python -m descargan_tf.main {shlex.join(flags_given)}"
 
 
 def tensorboard_command(run_dir: Path) -> str:

@@ -13,6 +13,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from descargan_tf import signals
 from descargan_tf.errors import UserError
 
 # Variables that change what is computed, or take away what is needed for it.
@@ -67,7 +68,7 @@ def loading(backend: str = "tensorflow", driver: tuple[Path, ...] = _DRIVER):
 
     But where an import fails; and what is said of GPUs on a machine that has a driver for them.
     """
-    with held_back_unless_it_fails(2):
+    with held_back_unless_it_fails(2) as terminal, signals.caught(signals.leave_at_once(terminal)):
         yield
     if backend != "tensorflow":
         return
@@ -93,8 +94,8 @@ def held_back_unless_it_fails(descriptor):
             raise UserError(f"no temporary file can be written: {error.strerror or error}. Free space.") from error
         os.dup2(held.fileno(), descriptor)
         try:
-            yield
-        except BaseException:
+            yield kept
+        except Exception:
             held.seek(0)
             with open(kept, "wb", closefd=False) as out:
                 shutil.copyfileobj(held, out)

@@ -12,13 +12,17 @@ as it is (PNG or JPEG, signature `serving_bytes`). It needs neither TensorFlow n
 
 import argparse
 import base64
+import collections
+import contextlib
 import json
 import logging
 import os
+import queue
 import random
 import sys
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor, as_completed
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import quote, urlsplit
@@ -27,6 +31,7 @@ import numpy as np
 import urllib3
 from tqdm import tqdm
 
+from descargan_tf import program, signals
 from descargan_tf.data.images import write_npy
 from descargan_tf.data.listing import list_images
 from descargan_tf.errors import UserError
@@ -42,6 +47,7 @@ _MAGIC = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")
 _EXPORTED = "was the model exported by this program?"
 _MAX_QUOTED = 300  # characters of a server's own words in a message
 _LONGEST_WAIT_SECONDS = 60
+_END_SECONDS = 0.5  # that files which are being written have to be finished
 
 
 class Answer(NamedTuple):
@@ -69,7 +75,24 @@ class Backoff(urllib3.Retry):
 
     A `Retry-After` header of the server goes first. A request that ran out of time is not sent again: the server may
     still be at work on it.
+
+    Args:
+        ended: ends all waiting once it is set; UserError then.
     """
+
+    def __init__(self, *args, ended: threading.Event | None = None, **kwargs):
+        super().__init__(*args, **kwargs)
+        self._ended = ended or threading.Event()
+
+    def new(self, **changes) -> "Backoff":
+        """One like this but for some arguments."""
+        return super().new(**{"ended": self._ended, **changes})
+
+    def sleep(self, response=None) -> None:
+        """Wait before the next attempt."""
+        asked = self.get_retry_after(response) if response and self.respect_retry_after_header else None
+        if self._ended.wait(asked or self.get_backoff_time()):
+            raise UserError("not sent again: the program ends")
 
     def get_backoff_time(self) -> float:
         """Seconds to wait, between half and all of backoff_factor * 2^(failures - 1)."""
@@ -123,8 +146,10 @@ class Client:
             self._version = f"/versions/{version}"
         elif label is not None:
             self._version = f"/labels/{quote(label, safe='')}"
+        self._ended = threading.Event()
         self._backoff = Backoff(
             total=retries,
+            ended=self._ended,
             allowed_methods=None,  # a prediction changes nothing, so its POST may be repeated
             status_forcelist=BUSY,
             backoff_factor=first_wait_seconds,
@@ -140,6 +165,10 @@ class Client:
 
     def __exit__(self, *_):
         self._pool.clear()
+
+    def end(self) -> None:
+        """Wait for nothing any more: threads that would send again raise UserError."""
+        self._ended.set()
 
     def versions(self) -> dict[int, str]:
         """The state of each version that the server knows, such as {1: "AVAILABLE"}; RequestError without an answer."""
@@ -228,7 +257,8 @@ def predict_files(
         progress: called with the number of files just done.
 
     Returns:
-        A message per file that could not be read, sent or written, in the order of `files`; all others are done.
+        A message per file that could not be read, sent or written, in the order of `files`; all others are done. What
+        ends it early does so at once, and leaves a table of what was done by then.
     """
     try:
         output_dir.mkdir(parents=True, exist_ok=True)
@@ -238,6 +268,8 @@ def predict_files(
 
     def run(file):
         answer = client.predict(file)
+        if threads.is_ended:
+            raise UserError("not written: the program ends")
         for kind, array in (("healthy", answer.healthy_image), ("map", answer.anomaly_map)):
             if array is not None:
                 write_npy(output_dir / f"{names[file]}_{kind}.npy", array)
@@ -246,49 +278,103 @@ def predict_files(
         return table_row(file, answer.disease_probability, answer.anomaly_score, answer.predicted_class)
 
     rows, failed = {}, {}
-    pool = ThreadPoolExecutor(concurrency)
-    try:
-        futures = {pool.submit(run, file): file for file in files}
-        for future in as_completed(futures):
-            try:
-                rows[futures[future]] = future.result()
-            except UserError as error:
-                failed[futures[future]] = f"{futures[future]}: {error}"
-            if progress:
-                progress(1)
-    finally:
-        pool.shutdown(cancel_futures=True)
+
+    def left():
+        return f"{len(rows)} of {len(files)} images done" + (f": {output_dir / TABLE}" if rows else "")
+
+    threads = _Threads(run, files, concurrency)
+    with signals.leaving(left):
+        try:
+            for file, row, error in threads.results():
+                if error is None:
+                    rows[file] = row
+                elif isinstance(error, UserError):
+                    failed[file] = f"{file}: {error}"
+                else:
+                    raise error
+                if progress:
+                    progress(1)
+        except BaseException as error:
+            if isinstance(error, KeyboardInterrupt):
+                client.end()
+            rows |= {file: row for file, row, failure in threads.end() if failure is None}
+            if rows:
+                write_table(output_dir, [rows[file] for file in files if file in rows])
+            raise
         write_table(output_dir, [rows[file] for file in files if file in rows])
     return [failed[file] for file in files if file in failed]
+
+
+class _Threads:
+    """`run(file)` of files in threads; the end of the program does not wait for them, as it does for an executor's."""
+
+    def __init__(self, run, files, count):
+        self._run, self._waiting, self._left = run, collections.deque(files), len(files)
+        self._done: queue.SimpleQueue = queue.SimpleQueue()
+        self._threads = [threading.Thread(target=self._work, daemon=True) for _ in range(min(count, len(files)))]
+        self.is_ended = False
+
+    def results(self) -> Iterator[tuple]:
+        """(file, result or None, exception or None), as they are done."""
+        for thread in self._threads:
+            thread.start()
+        for _ in range(self._left):
+            yield self._done.get()
+
+    def end(self) -> list[tuple]:
+        """Begin nothing more; further results, with those that are being written to disk."""
+        self._waiting.clear()
+        self.is_ended = True
+        deadline = time.monotonic() + _END_SECONDS
+        for thread in self._threads:
+            if thread.is_alive():
+                thread.join(max(deadline - time.monotonic(), 0))
+        found = []
+        with contextlib.suppress(queue.Empty):
+            while True:
+                found.append(self._done.get_nowait())
+        return found
+
+    def _work(self):
+        with contextlib.suppress(IndexError):  # no file is left
+            while True:
+                file = self._waiting.popleft()
+                result, error = None, None
+                try:
+                    result = self._run(file)
+                except BaseException as raised:  # the main thread's to judge
+                    error = raised
+                self._done.put((file, result, error))
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line.
 
     Returns:
-        The exit status: 0 done, 1 some files failed, 2 bad input or no model.
+        The exit status: 0 done, 1 some files failed, 2 bad input or no model, 128 + n stopped by signal n.
     """
+    return program.run(lambda: _run(argv))
+
+
+@signals.leaving("nothing was sent")
+def _run(argv):
     arguments = _parser().parse_args(argv)
     logging.getLogger("urllib3").setLevel(logging.ERROR)  # its notes on every retry would tear the progress bar
-    try:
-        files = find_inputs(arguments.files)
-        with Client(
-            arguments.url,
-            arguments.model_name,
-            arguments.model_version,
-            arguments.model_label,
-            arguments.timeout_seconds,
-            arguments.retries,
-            connections=arguments.concurrency,
-        ) as client:
-            states = client.versions()
-            if "AVAILABLE" not in states.values():
-                raise UserError(f"no version of {arguments.model_name} is available at {arguments.url}: {states}")
-            with tqdm(total=len(files), unit="image", disable=None, desc="predict") as bar:
-                failed = predict_files(client, files, arguments.output_dir, arguments.concurrency, bar.update)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    files = find_inputs(arguments.files)
+    with Client(
+        arguments.url,
+        arguments.model_name,
+        arguments.model_version,
+        arguments.model_label,
+        arguments.timeout_seconds,
+        arguments.retries,
+        connections=arguments.concurrency,
+    ) as client:
+        states = client.versions()
+        if "AVAILABLE" not in states.values():
+            raise UserError(f"no version of {arguments.model_name} is available at {arguments.url}: {states}")
+        with tqdm(total=len(files), unit="image", disable=None, desc="predict") as bar:
+            failed = predict_files(client, files, arguments.output_dir, arguments.concurrency, bar.update)
     print(f"{len(files) - len(failed)} of {len(files)} images done: {arguments.output_dir / TABLE}")
     for message in failed:
         print(f"not done: {message}", file=sys.stderr)

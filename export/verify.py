@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from descargan_tf import surroundings
+from descargan_tf import program, surroundings
 from descargan_tf.errors import UserError
 
 if __name__ == "__main__":
@@ -156,6 +156,10 @@ def _comparable(answer):
 
 def main(argv: list[str] | None = None) -> int:
     """Check folders; the exit status is 0 if all are right."""
+    return program.run(lambda: _run(argv))
+
+
+def _run(argv):
     parser = argparse.ArgumentParser(prog="python -m export.verify", description=__doc__.split("\n")[0])
     parser.add_argument("folders", nargs="+", help="version folders, such as runs/quickstart/export/1")
     parser.add_argument("--json", action="store_true", help="one JSON object per folder")

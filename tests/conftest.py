@@ -1,14 +1,21 @@
 """Two logical CPUs for every test: what is distributed is tested as such."""
 
 import os
+import signal
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import pytest
 
+from descargan_tf import signals
+
 
 def pytest_sessionstart(session):
     """Before any test is imported, as TensorFlow's first operation fixes its devices."""
+    # A shell lets what it starts in the background ignore Ctrl-C, and so would all that is started from here.
+    for number in signals.ENDINGS:
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
     hands_out_tests = session.config.getoption("numprocesses", None) and not hasattr(session.config, "workerinput")
     if not hands_out_tests:  # to other processes; it needs no TensorFlow, whose messages would end what it prints
         import tensorflow as tf

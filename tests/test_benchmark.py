@@ -16,8 +16,9 @@ from pathlib import Path
 
 import pytest
 
+from descargan_tf import signals
 from descargan_tf.benchmark import grid
-from descargan_tf.benchmark.grid import Grid, Run, alone_in, time_left
+from descargan_tf.benchmark.grid import Grid, Run, time_left
 from descargan_tf.errors import UserError
 from descargan_tf.main import main
 from descargan_tf.run_folder import configure
@@ -252,7 +253,7 @@ else:
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", signals.ENDINGS)
 def test_a_signal_has_all_runs_save_and_the_same_grid_goes_on(tmp_path, number, capsys):
     runs = [scripted(tmp_path, "a", STOPPABLE), scripted(tmp_path, "b", STOPPABLE), scripted(tmp_path, "c")]
 
@@ -276,17 +277,24 @@ def test_a_signal_has_all_runs_save_and_the_same_grid_goes_on(tmp_path, number, 
     assert "a, seed 0: 8 rounds, goes on after 3" in capsys.readouterr().out
 
 
-def test_two_benchmarks_do_not_work_in_one_folder_nor_beside_what_a_killed_one_left(tmp_path):
-    pytest.importorskip("fcntl")
-    with alone_in(tmp_path) as held:
-        with pytest.raises(UserError, match="is in use"), alone_in(tmp_path):
-            pass
-        left_behind = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, pass_fds=held)
-    with pytest.raises(UserError, match="a run that one left behind"), alone_in(tmp_path):
-        pass
-    left_behind.communicate()
-    with alone_in(tmp_path):
-        pass
+def test_ctrl_c_pressed_again_ends_at_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(signals, "_TOGETHER_SECONDS", 0.0)
+    run = scripted(tmp_path, "a", "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n" + STOPPABLE.split("\n", 5)[-1])
+
+    def press():
+        while not (run.run_dir / "ready").exists():
+            time.sleep(0.05)
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.3)
+
+    presser = threading.Thread(target=press)
+    presser.start()
+    started = time.monotonic()
+    with pytest.raises(signals.Stopped, match="SIGINT: stopped; the runs' checkpoints are kept"):
+        worked([run], jobs=1)
+    presser.join()
+    assert time.monotonic() - started < 30  # it would have slept for a minute
 
 
 def test_time_left_by_hand(tmp_path):

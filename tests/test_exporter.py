@@ -8,6 +8,7 @@ import pytest
 import tensorflow as tf
 from exports import SIZE, UINT8, lively_method
 
+from descargan_tf import signals
 from descargan_tf.errors import UserError
 from descargan_tf.export import exporter, formats, reference, warmup
 from descargan_tf.export.card import CARD, JSON, description, write_card
@@ -77,19 +78,19 @@ def test_an_export_beside_this_one_may_take_the_number(tmp_path):
     assert (tmp_path / "1" / "saved_model.pb").read_text() == "theirs"
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_leaves_nothing(tmp_path, number, capsys):
+@pytest.mark.parametrize("number", signals.ENDINGS)
+def test_a_signal_leaves_nothing(tmp_path, number):
     before = signal.getsignal(number)
 
     def fill(folder):
         written(folder)
         signal.raise_signal(number)
 
-    with pytest.raises(SystemExit) as caught:
+    with pytest.raises(signals.Stopped) as caught:
         publish(tmp_path, 0, fill)
-    assert caught.value.code == 128 + number
+    assert caught.value.status == 128 + number
     assert list(tmp_path.iterdir()) == []
-    assert "nothing was published" in capsys.readouterr().err
+    assert str(caught.value) == f"{signal.Signals(number).name}: stopped; nothing was published"
     assert signal.getsignal(number) is before
 
 

@@ -19,6 +19,7 @@ import pytest
 import tensorflow as tf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from descargan_tf import signals
 from descargan_tf.errors import UserError
 from descargan_tf.methods.base import Method
 from descargan_tf.methods.descargan import DeScarGAN, DeScarGANSettings
@@ -33,7 +34,7 @@ TERMS = {
     *(f"generator/{n}" for n in ("adversarial", "reconstruction", "identity", "classification")),
     *(f"{phase}/{n}" for phase in ("discriminator", "generator") for n in ("total", "gradient_norm")),
 }
-SCORES = {"critics/real", "critics/fake", "critics/generator"}
+SCORES = {"critics/real", "critics/fake", "critics/generator", "critics/dead"}
 TIMINGS = {"seconds_per_round", "images_per_second"}
 AVERAGE_DECAY = 0.9
 SETTINGS = LoopSettings(
@@ -356,10 +357,11 @@ def test_an_interruption_where_a_validation_is_due_does_not_lose_it(tmp_path, st
 
 
 @pytest.mark.parametrize(
-    ("number", "name", "status"), [(signal.SIGTERM, "SIGTERM", 143), (signal.SIGINT, "SIGINT", 130)]
+    ("number", "name", "status"),
+    [(signal.SIGTERM, "SIGTERM", 143), (signal.SIGINT, "SIGINT", 130), (signal.SIGHUP, "SIGHUP", 129)],
 )
-def test_both_signals_save_the_round_at_hand_and_give_back_their_handlers(tmp_path, capsys, number, name, status):
-    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+def test_each_signal_saves_the_round_at_hand_and_gets_its_handler_back(tmp_path, capsys, number, name, status):
+    before = [signal.getsignal(each) for each in signals.ENDINGS]
     stopped = fake_rounds(trainer(tmp_path, scripted(), validate_every_steps=50, max_steps=100))
     with pytest.raises(Interrupted) as caught:
         on_round(stopped, 8, send(number)).run()
@@ -367,7 +369,7 @@ def test_both_signals_save_the_round_at_hand_and_give_back_their_handlers(tmp_pa
     assert str(caught.value).startswith(f"{name} at step 8: saved")
     assert f"{name}: saving after this round" in capsys.readouterr().out
     assert checkpoint.load(tmp_path / "checkpoints" / "8")[1]["step"] == 8
-    assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
+    assert [signal.getsignal(each) for each in signals.ENDINGS] == before
 
 
 def test_a_finished_run_says_that_nothing_is_to_do(tmp_path, capsys):

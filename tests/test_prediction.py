@@ -1,13 +1,16 @@
 """From files to maps on disk, with a stand-in for the model."""
 
 import csv
+import signal
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from descargan_tf import signals
 from descargan_tf.data.images import Scaling, write_npy, write_png
 from descargan_tf.errors import UserError
+from descargan_tf.prediction import files as files_module
 from descargan_tf.prediction.files import find_inputs, predict_files
 from descargan_tf.prediction.overlay import POSITIVE_COLOUR
 from descargan_tf.types import Prediction
@@ -293,3 +296,47 @@ def test_an_output_that_cannot_be_written_leaves_the_inputs(inputs, tmp_path):
         run(find_inputs(inputs), tmp_path / "out")
     assert (tmp_path / "out").read_text() == "a file in the way"
     assert len(names_in(inputs)) == 3
+
+
+# ---- what ends early
+
+
+def ends_in_the_second_part(monkeypatch, end):
+    monkeypatch.setattr(files_module, "_CHUNK", 2)
+    calls = []
+
+    def predict(images):
+        calls.append(1)
+        if len(calls) == 2:
+            end()
+        return fake_predict(images)
+
+    return predict
+
+
+@pytest.mark.parametrize("number", signals.ENDINGS, ids=signals.name_of)
+def test_a_signal_leaves_a_table_of_what_was_done(inputs, tmp_path, monkeypatch, number):
+    predict = ends_in_the_second_part(monkeypatch, lambda: signal.raise_signal(number))
+    with pytest.raises(signals.Stopped) as caught, signals.raised():
+        run(find_inputs(inputs), tmp_path / "out", predict)
+    assert [row[0] for row in rows_of(tmp_path / "out")] == ["file", "scan 0.png", "scan 1.png"]
+    name = signals.name_of(number)
+    assert str(caught.value) == f"{name}: stopped; 2 of 3 images done: {tmp_path / 'out' / 'predictions.csv'}"
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError, MemoryError, UserError])
+def test_so_does_a_defect(inputs, tmp_path, monkeypatch, error):
+    def fail():
+        raise error
+
+    with pytest.raises(error):
+        run(find_inputs(inputs), tmp_path / "out", ends_in_the_second_part(monkeypatch, fail))
+    assert len(rows_of(tmp_path / "out")) == 3
+
+
+def test_before_anything_is_done_an_earlier_table_stays(inputs, tmp_path):
+    run(find_inputs(inputs), tmp_path / "out")
+    before = rows_of(tmp_path / "out")
+    with pytest.raises(signals.Stopped, match=r"0 of 3 images done$"), signals.raised():
+        run(find_inputs(inputs), tmp_path / "out", lambda _: signal.raise_signal(signal.SIGINT))
+    assert rows_of(tmp_path / "out") == before

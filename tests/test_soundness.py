@@ -78,6 +78,63 @@ def test_a_term_that_is_not_finite_is_told_at_once():
     assert watch.see({"a/x": 1.0, "a/y": math.inf}) == "a/y is inf"
 
 
+# ---- critics that are dead
+
+DEAD = "discriminator/gradient_penalty"
+
+
+def watched(penalties, name=DEAD):
+    """What is warned of, by the round after which it is; whether one is dead at the end."""
+    watch, warned = Soundness(monitoring.critic_scores), {}
+    for number, value in enumerate(penalties, 1):
+        assert watch.see({**terms(), name: value}) is None  # no reason to go back or to stop
+        for text in watch.warnings():
+            warned[number] = text
+    return warned, watch.scalars()
+
+
+def test_a_critic_without_any_gradient_is_told_after_a_window_and_seldom_again():
+    assert watched([1.0] * 49) == ({}, {"critics/dead": 0.0})
+    warned, scalars = watched([0.2] * 7 + [1.0] * 1100)
+    assert list(warned) == [57, 1057]
+    assert warned[57].startswith(f"{DEAD} has been 1 for 50 rounds: this critic has no gradient any more")
+    assert scalars == {"critics/dead": 1.0}
+
+
+@pytest.mark.parametrize(("value", "dead"), [(0.9995, True), (1.0005, True), (0.998, False), (0.0, False)])
+def test_near_enough_to_one(value, dead):
+    warned, scalars = watched([value] * 50)
+    assert (list(warned), scalars["critics/dead"]) == ([50] if dead else [], float(dead))
+
+
+def test_one_round_with_a_gradient_is_life():
+    assert watched(([1.0] * 49 + [0.9]) * 5) == ({}, {"critics/dead": 0.0})
+    warned, scalars = watched([1.0] * 60 + [0.9] + [1.0] * 50)
+    assert list(warned) == [50, 111]
+    assert scalars == {"critics/dead": 1.0}
+
+
+def test_of_several_critics_the_dead_one_is_named():
+    warned, _ = watched([1.0] * 50, "other/gradient_penalty")
+    assert next(iter(warned.values())).startswith("other/gradient_penalty has been 1")
+
+
+def test_without_a_penalty_nothing_is_said_of_it():
+    watch = Soundness(lambda _: {})
+    for _ in range(60):
+        watch.see({"a/total": 1.0})
+    assert (watch.warnings(), watch.scalars()) == ([], {})
+
+
+def test_a_dead_critic_in_the_log_and_as_a_scalar(tmp_path):
+    dies = trainer(tmp_path, scripted(1.0), max_steps=120, log_every_steps=20, validate_every_steps=1000)
+    fake_rounds(dies, lambda step: {DEAD: 1.0 if 10 < step <= 100 else 0.5}).run()
+    log = (tmp_path / "train.log").read_text()
+    assert log.count("WARNING") == 1
+    assert f"step      60  WARNING: {DEAD} has been 1 for 50 rounds" in log
+    assert [line["critics/dead"] for line in lines(tmp_path, "train")] == [0, 0, 1, 1, 1, 0]
+
+
 # ---- in the loop
 
 

@@ -20,12 +20,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from descargan_tf.errors import UserError
-
-try:
-    import fcntl
-except ImportError:  # not a POSIX system: two benchmarks in one folder are the user's to avoid
-    fcntl = None
+from descargan_tf import signals
 
 _POLL_SECONDS = 0.5
 _BAR_SECONDS = 2.0
@@ -84,7 +79,7 @@ class _Job:
     run: Run
     commands: Iterator[list[str]]
     process: subprocess.Popen | None = None
-    signals_sent: int = 0
+    is_told: bool = False  # to save and stop
 
 
 class Grid:
@@ -94,34 +89,42 @@ class Grid:
         runs: the whole grid, in the order in which it is to be run.
         jobs: how many at a time; they share out the cores that this process may use.
         finished: called after each run that ended well.
-        held: file descriptors that the runs inherit; see `alone_in`.
+        held: file descriptors that the runs inherit; see `locks.alone_in`.
 
     Attributes:
         failures: what is to be said of each run that failed: one line, and the last lines of its log.
-        stop_signal: the signal that ended it early; None where none did.
     """
 
     def __init__(self, runs: list[Run], jobs: int, finished: Callable[[Run], None], held: tuple[int, ...] = ()):
         self.runs, self.jobs, self._finished, self._held = runs, jobs, finished, held
         self.failures: dict[Run, tuple[str, str]] = {}
-        self.stop_signal: int | None = None
-        self._signals_seen = 0
+        self._ending = signals.Ending("the runs are saving (Ctrl-C again: end at once)")
         self._working: dict[int, _Job] = {}  # by number of the share of the cores
         self._cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
 
+    @property
+    def stop_signal(self) -> int | None:
+        """The signal that ended it early; None where none did."""
+        return self._ending.number
+
     def work(self) -> None:
-        """Run everything; a first SIGTERM or Ctrl-C has all runs save and stop, a second one stops at once."""
+        """Run everything; a signal has all runs save and stop.
+
+        Raises:
+            signals.Stopped: Ctrl-C pressed again; what the runs have not saved is lost.
+        """
         waiting = [run for run in self.runs if not run.is_finished]
         total = sum(run.rounds * run.images_per_round for run in self.runs)
         shown = told = -math.inf
         with (
-            self._signals(),
+            signals.caught(self._ending),
+            signals.leaving("the runs' checkpoints are kept"),
             tqdm(total=total, unit="image", unit_scale=True, dynamic_ncols=True, disable=None) as bar,
         ):
             try:
-                while self._working or (waiting and not self._signals_seen):
+                while self._working or (waiting and self.stop_signal is None):
                     for share in range(self.jobs):
-                        if share not in self._working and waiting and not self._signals_seen:
+                        if share not in self._working and waiting and self.stop_signal is None:
                             self._start(share, waiting.pop(0))
                     time.sleep(_POLL_SECONDS)
                     for share in list(self._working):
@@ -134,6 +137,10 @@ class Grid:
                     elif bar.disable and now - told > _LINE_SECONDS:
                         told = now
                         tqdm.write(self._progress())
+            except signals.Stopped:
+                for job in self._working.values():
+                    job.process.kill()
+                raise
             finally:
                 for job in self._working.values():
                     job.process.terminate()
@@ -175,17 +182,17 @@ class Grid:
         job = self._working[share]
         status = job.process.poll()
         if status is None:
-            if job.signals_sent < self._signals_seen:
-                job.signals_sent += 1
+            if self.stop_signal is not None and not job.is_told:
+                job.is_told = True
                 job.process.terminate()
             return
-        if status == 0 and not self._signals_seen and self._next(share, job):
+        if status == 0 and self.stop_signal is None and self._next(share, job):
             return
         del self._working[share]
         if status == 0 and job.run.is_finished:
             tqdm.write(f"{job.run}: done")
             self._finished(job.run)
-        elif self._signals_seen:
+        elif self.stop_signal is not None:
             tqdm.write(f"{job.run}: stopped at round {job.run.rounds_done}")
         else:
             self._fail(job.run, status)
@@ -195,26 +202,6 @@ class Grid:
         lines = [line for line in _tail(run.log).splitlines() if line.strip()]
         self.failures[run] = f"{how} (log: {run.log})", "\n".join(lines[-_LAST_LINES:])
         tqdm.write(f"{run}: FAILED, {how}; the others go on")
-
-    # --- stopping
-
-    @contextlib.contextmanager
-    def _signals(self):
-        def stop(number, _):
-            if self.stop_signal is None:
-                tqdm.write(f"{signal.Signals(number).name}: the runs are saving")
-            self.stop_signal = number
-            self._signals_seen += 1
-
-        numbers = [signal.SIGTERM, signal.SIGINT]
-        if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # not under nohup
-            numbers.append(signal.SIGHUP)
-        before = {number: signal.signal(number, stop) for number in numbers}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
     # --- progress
 
@@ -271,24 +258,3 @@ def _tail(path):
             return file.read().decode(errors="replace")
     except OSError:
         return ""
-
-
-@contextlib.contextmanager
-def alone_in(folder: Path) -> Iterator[tuple[int, ...]]:
-    """Hold the folder's lock; gives what a Grid's runs are to hold, as those of a killed one may still be at work.
-
-    Raises:
-        UserError: another holds it.
-    """
-    if fcntl is None:
-        yield ()
-        return
-    with open(folder / "lock", "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise UserError(
-                f"--run_dir={folder} is in use: a benchmark, or a run that one left behind, works there. Wait for it "
-                "or stop it; finished runs are kept."
-            ) from None
-        yield (file.fileno(),)

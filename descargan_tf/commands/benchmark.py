@@ -9,9 +9,9 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from descargan_tf import run_folder
+from descargan_tf import locks, program, run_folder
 from descargan_tf.benchmark import report, tables
-from descargan_tf.benchmark.grid import Grid, alone_in
+from descargan_tf.benchmark.grid import Grid
 from descargan_tf.benchmark.plan import make_plans
 from descargan_tf.config import Config
 from descargan_tf.data.dataset import Dataset
@@ -39,7 +39,12 @@ def benchmark(config: Config) -> int:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"--run_dir={folder} cannot be written: {error.strerror or error}.") from error
-    with alone_in(folder) as held:
+    program.go_on_unheard()  # reports and logs have it all
+    refusal = (
+        f"--run_dir={folder} is in use: a benchmark, or a run that one left behind, works there. Wait for it or stop "
+        "it; finished runs are kept."
+    )
+    with locks.alone_in(folder, refusal) as held:
         if config.benchmark_tables_only:
             _write(config, plans, {}, say=True)
             return 0
@@ -152,6 +157,8 @@ def _facts(config, plans, found):
     counted = "images of both classes that pass through updates, each batch counted once however many updates use it"
     if alone:
         counted += f"; of {', '.join(alone)} the one class alone that it is trained on"
+    healthy, diseased = Dataset(one).counts("train")
+    read = f"{healthy} of each class" if healthy == diseased else f"{healthy} healthy + {diseased} diseased"
     splits = {(report["split"]["num_healthy"], report["split"]["num_diseased"]) for report in reports}
     return {
         "Budget of every run": f"at most {config.benchmark_images:,} training images: {counted}",
@@ -159,7 +166,7 @@ def _facts(config, plans, found):
         "Runs at a time": config.benchmark_jobs,
         "Flags for every run": config.benchmark_flags or "none beside the flagfiles",
         "Flagfiles": ", ".join(plan.flagfile for plan in plans),
-        "Images": f"{one.dataset}, {one.image_size}x{one.image_size}, {one.num_train} of each class to train on",
+        "Images": f"{one.dataset}, {one.image_size}x{one.image_size}, {read} to train on",
         "Test images": ", ".join(f"{healthy} healthy + {diseased} diseased" for healthy, diseased in sorted(splits)),
         "Precision": ", ".join(sorted({report["config"]["precision"] for report in reports})),
         "Thresholds of saliency maps": "; ".join(saliency) or "no saliency maps",

@@ -1,10 +1,12 @@
 """--mode=check_data."""
 
+from descargan_tf import signals
 from descargan_tf.config import Config
 from descargan_tf.data import generation
 from descargan_tf.data.dataset import Dataset
 
 
+@signals.leaving("not everything was checked")
 def check_data(config: Config) -> int:
     """Read everything, say what is there."""
     Dataset(config).check()

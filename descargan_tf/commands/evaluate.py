@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from descargan_tf import run_folder
+from descargan_tf import run_folder, signals
 from descargan_tf.config import Config
 from descargan_tf.data.dataset import Dataset
 from descargan_tf.errors import UserError
@@ -18,54 +18,64 @@ from descargan_tf.hardware import describe_machine
 from descargan_tf.prediction.splits import BATCH_SIZE, predict_split
 from descargan_tf.provenance import git_commit, versions
 from descargan_tf.training.backends import compiled_predict
+from descargan_tf.types import CLASS_NAMES, DISEASED
 
 
 def evaluate(config: Config) -> int:
     """Tables 1 and 2 on the test split, with figures."""
     started = time.perf_counter()
     run_dir = Path(config.run_dir)
-    method, folder, about = run_folder.restore(config)
-    splits = ("test",) if _takes_published_thresholds(config) else ("validate", "test")
-    data, summary = run_folder.prepare(config, splits)
-    answer = compiled_predict(config, method)
-    thresholds = _thresholds(config, answer, data, summary.scaling)
-    test = data.load("test", summary.scaling)
-    with tqdm(total=len(test.images), unit="image", disable=None, desc="predict") as bar:
-        prediction = predict_split(
-            answer, test.images, min(BATCH_SIZE, len(test.images)), lambda done, _: bar.update(done - bar.n)
-        )
-    result = evaluator.evaluate_split(prediction, test, thresholds, config.seed)
-    try:
-        pictures = figures.draw_all(run_dir / "figures", prediction, test, thresholds["image_units"]["value"])
-        figures.write_samples(run_dir / "figures" / "samples.npz", prediction, test)
-        report.write_report(
-            run_dir,
-            result,
-            pictures,
-            {
-                "method": config.method,
-                "config": dataclasses.asdict(config),
-                "versions": versions(),
-                "git_commit": git_commit(),
-                "checkpoint": f"{folder} (step {about['step']})",
-                "checkpoint_step": about["step"],
-                "data_digest": data.digest(),
-                "batch_norm_inference": config.batch_norm or "no setting of this method",
-                "saliency": config.saliency,
-                "num_parameters": method.num_parameters,
-                "training": run_folder.training_facts(config, method),
-                "machine": describe_machine(config.backend),
-                "command": _command(config),
-                "wall_seconds": time.perf_counter() - started,
-            },
-        )
-    except OSError as error:
-        raise UserError(
-            f"--run_dir={run_dir} cannot be written: {error.strerror or error}: {error.filename}."
-        ) from error
+    with signals.leaving("no report was written"):
+        method, folder, about = run_folder.restore(config)
+        splits = ("test",) if _takes_published_thresholds(config) else ("validate", "test")
+        data, summary = run_folder.prepare(config, splits)
+        answer = compiled_predict(config, method)
+        thresholds = _thresholds(config, answer, data, summary.scaling)
+        test = data.load("test", summary.scaling)
+        with tqdm(total=len(test.images), unit="image", disable=None, desc="predict") as bar:
+            prediction = predict_split(
+                answer, test.images, min(BATCH_SIZE, len(test.images)), lambda done, _: bar.update(done - bar.n)
+            )
+        result = evaluator.evaluate_split(prediction, test, thresholds, config.seed)
+    # Whoever ends it now has waited for all but these seconds.
+    with signals.leaving("the report is written"), signals.held():
+        try:
+            pictures = figures.draw_all(run_dir / "figures", prediction, test, thresholds["image_units"]["value"])
+            figures.write_samples(run_dir / "figures" / "samples.npz", prediction, test)
+            report.write_report(
+                run_dir,
+                result,
+                pictures,
+                {
+                    "method": config.method,
+                    "config": dataclasses.asdict(config),
+                    "versions": versions(),
+                    "git_commit": git_commit(),
+                    "checkpoint": f"{folder} (step {about['step']})",
+                    "checkpoint_step": about["step"],
+                    "data_digest": data.digest(),
+                    "batch_norm_inference": config.batch_norm or "no setting of this method",
+                    "saliency": config.saliency,
+                    "num_parameters": method.num_parameters,
+                    "training": run_folder.training_facts(config, method),
+                    "machine": describe_machine(config.backend),
+                    "command": _command(config),
+                    "wall_seconds": time.perf_counter() - started,
+                },
+            )
+        except OSError as error:
+            raise UserError(
+                f"--run_dir={run_dir} cannot be written: {error.strerror or error}: {error.filename}."
+            ) from error
     print(report.format_table(result))
     print(f"\nreport:       {run_dir / 'report.html'} (also report.md, report.json, per_image.csv)")
     print(f"figures:      {run_dir / 'figures'}\nTensorBoard:  {run_folder.tensorboard_command(run_dir)}")
+    chosen = {} if config.published else {"run_dir": run_dir}
+    chosen["checkpoint"] = config.checkpoint
+    samples = Path(config.data_dir) / "test" / CLASS_NAMES[DISEASED]
+    if samples.is_dir():
+        print(f"predict:      {run_folder.command('predict', **chosen, input=samples)}")
+    print(f"export:       {run_folder.command('export', **chosen)}")
     return 0
 
 

@@ -2,9 +2,10 @@
 
 import dataclasses
 import shlex
+import shutil
 from pathlib import Path
 
-from descargan_tf import run_folder
+from descargan_tf import run_folder, signals
 from descargan_tf.config import Config
 from descargan_tf.data.dataset import Dataset
 from descargan_tf.errors import UserError
@@ -12,7 +13,10 @@ from descargan_tf.evaluation import evaluator
 from descargan_tf.prediction.splits import BATCH_SIZE, predict_split
 from descargan_tf.provenance import git_commit, versions
 
+_SERVER = "tensorflow_model_server"  # TensorFlow Serving's program, where it is installed
 
+
+@signals.leaving("nothing was published")
 def export(config: Config) -> int:
     """A version for TensorFlow Serving, verified before it is published."""
     from descargan_tf.export import exporter
@@ -54,8 +58,13 @@ def export(config: Config) -> int:
     )
     folder = exporter.export_version(base, config.export_version, what, describe)
     print(f"exported:     {folder} (model card: {folder / 'assets.extra' / 'README.md'})")
-    where = shlex.quote(f"--model_base_path={base.resolve()}")
-    print(f"serve:        tensorflow_model_server --rest_api_port=8501 --model_name={config.method} {where}")
+    chosen = {"checkpoint": config.checkpoint} if config.published else {"run_dir": config.run_dir}
+    if config.export_dir:
+        chosen["export_dir"] = config.export_dir
+    print(f"serve:        {run_folder.command('serve', **chosen)}")
+    if shutil.which(_SERVER):
+        given = ["--rest_api_port=8501", f"--model_name={config.method}", f"--model_base_path={base.resolve()}"]
+        print(f"or:           {shlex.join([_SERVER, *given])}")
     return 0
 
 

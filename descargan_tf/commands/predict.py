@@ -5,7 +5,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from descargan_tf import run_folder
+from descargan_tf import run_folder, signals
 from descargan_tf.config import Config
 from descargan_tf.data.images import IMAGE_SUFFIXES
 from descargan_tf.data.listing import list_images
@@ -15,6 +15,7 @@ from descargan_tf.prediction.splits import BATCH_SIZE
 from descargan_tf.training.backends import compiled_predict
 
 
+@signals.leaving("nothing was predicted")
 def predict(config: Config) -> int:
     """Maps and a CSV for image files."""
     files = find_inputs(config.input)

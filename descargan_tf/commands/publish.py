@@ -4,13 +4,14 @@ import dataclasses
 import shlex
 from pathlib import Path
 
-from descargan_tf import pretrained, run_folder
+from descargan_tf import pretrained, run_folder, signals
 from descargan_tf.config import PRETRAINED, Config
 from descargan_tf.errors import UserError
 from descargan_tf.evaluation import pages
 from descargan_tf.flags import RUN_FLAGS
 
 
+@signals.leaving("nothing was published")
 def publish(config: Config) -> int:
     """A run's weights, rounded, and what is known of them, for --checkpoint and --init_from."""
     import tensorflow as tf

@@ -3,7 +3,7 @@
 import dataclasses
 from pathlib import Path
 
-from descargan_tf import flags, run_folder
+from descargan_tf import flags, program, run_folder, signals
 from descargan_tf.config import Config
 from descargan_tf.data.dataset import Dataset
 from descargan_tf.evaluation import evaluator
@@ -18,6 +18,7 @@ from descargan_tf.training.schedule import Schedule
 from descargan_tf.types import CLASS_NAMES, DISEASED, HEALTHY, SPLITS
 
 
+@signals.leaving("nothing was trained yet")
 def train(config: Config) -> int:
     """Start a run, or take it up where it stopped."""
     config = run_folder.check(config)
@@ -25,6 +26,9 @@ def train(config: Config) -> int:
     make_engine = engine_maker(config, lambda own: run_folder.begun(own)[0])
     if config.dry_run:
         return _dry_run(config, make_engine)
+    run_folder.refuse_if_in_use(config)
+    # A terminal that is gone, or `| head`, is no reason to lose a training: train.log has it all.
+    program.go_on_unheard()
     data = Dataset(config)
     summary = data.check()
     facts = {"scaling": summary.scaling, "dtype": summary.dtype, "digest": data.digest()}
@@ -32,21 +36,22 @@ def train(config: Config) -> int:
     splits = {name: data.load(name, summary.scaling) for name in ("train", "validate")}
     if run_folder.begins_with_published(config):  # its refusals must come before there is a run
         print(f"begins with {config.init_from}, all but {', '.join(run_folder.begun(config)[1]) or 'nothing'}")
-    run_folder.begin(config, facts)
     threshold = evaluator.calibrate(splits["validate"])["image_units"]["value"]
 
     def validation(predict, monitor, translate):
         return validate(predict, monitor, translate, splits["validate"], threshold, BATCH_SIZE)
 
-    seed_initial_weights(config)
-    engine = make_engine(config, splits["train"])
-    _print_networks(engine.method)
-    names = {field.name for field in dataclasses.fields(LoopSettings)}
-    settings = LoopSettings(**{name: value for name, value in dataclasses.asdict(config).items() if name in names})
-    facts = {"machine": describe_machine(config.backend), "git_commit": git_commit()}
     run_dir = Path(config.run_dir)
-    Trainer(run_dir, engine, settings, validation, facts).run()
-    print(f"trained: {run_dir}\nTensorBoard:  {run_folder.tensorboard_command(run_dir)}")
+    with run_folder.begun_alone(config, facts):
+        seed_initial_weights(config)
+        engine = make_engine(config, splits["train"])
+        _print_networks(engine.method)
+        names = {field.name for field in dataclasses.fields(LoopSettings)}
+        settings = LoopSettings(**{name: value for name, value in dataclasses.asdict(config).items() if name in names})
+        facts = {"machine": describe_machine(config.backend), "git_commit": git_commit()}
+        Trainer(run_dir, engine, settings, validation, facts).run()
+    print(f"trained:      {run_dir}\nTensorBoard:  {run_folder.tensorboard_command(run_dir)}")
+    print(f"evaluate:     {run_folder.command('evaluate', run_dir=run_dir)}")
     return 0
 
 

@@ -1,5 +1,6 @@
 """The synthetic data set on disk: drawn by several processes, with a manifest that says what each file must be."""
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from descargan_tf import locks, signals
 from descargan_tf.data.images import npy_bytes
 from descargan_tf.data.listing import GROUND_TRUTH_FOLDER
 from descargan_tf.data.synthetic import VERSION, SyntheticSettings, draw_example
@@ -21,6 +23,7 @@ from descargan_tf.errors import UserError
 from descargan_tf.types import CLASS_NAMES, DISEASED, SPLITS
 
 MANIFEST = "manifest.json"
+_BEING_GENERATED = "{{holder}} is generating {}: wait for it, or end it first."
 
 
 def generate(
@@ -53,15 +56,18 @@ def generate(
     partial = absolute.with_name(absolute.name + ".partial")
     try:
         _remove_leftover(partial)
-        for split in SPLITS:
-            for folder in (*CLASS_NAMES, GROUND_TRUTH_FOLDER):
-                (partial / split / folder).mkdir(parents=True)
-        (partial / "pid").write_text(str(os.getpid()))
+        partial.mkdir(parents=True, exist_ok=True)
         checksums = {}
-        for done, part in _run(partial, settings, num_workers or os.cpu_count() or 1):
-            checksums.update(part)
-            if progress:
-                progress(done, 2 * sum(settings.count(split) for split in SPLITS))
+        with locks.alone_in(partial, _BEING_GENERATED.format(partial)):
+            for split in SPLITS:
+                for folder in (*CLASS_NAMES, GROUND_TRUTH_FOLDER):
+                    (partial / split / folder).mkdir(parents=True)
+            # Closed, as workers that are still at work would write into what is cleared after a failure.
+            with contextlib.closing(_run(partial, settings, num_workers or os.cpu_count() or 1)) as drawn:
+                for done, part in drawn:
+                    checksums.update(part)
+                    if progress:
+                        progress(done, 2 * sum(settings.count(split) for split in SPLITS))
         manifest = {
             "generator": "descargan_tf synthetic",
             "version": VERSION,
@@ -69,7 +75,7 @@ def generate(
             "sha256": dict(sorted(checksums.items())),
         }
         (partial / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
-        (partial / "pid").unlink()
+        (partial / locks.LOCK).unlink()
         if data_dir.exists():
             data_dir.rmdir()
         partial.rename(data_dir)
@@ -79,6 +85,10 @@ def generate(
             f"the data set could not be written to --data_dir={data_dir}: {error.strerror or error}. "
             "Nothing was left behind; free space or name another folder."
         ) from error
+    except signals.Stopped as stop:
+        shutil.rmtree(partial, ignore_errors=True)
+        stop.leaves = f"nothing was left in --data_dir={data_dir}"
+        raise
     return manifest
 
 
@@ -146,14 +156,7 @@ def verify_checksums(data_dir: str | os.PathLike, manifest: dict) -> None:
 
 def _remove_leftover(partial: Path) -> None:
     """Clear what a killed generation left; refuse to disturb one that is still at work."""
-    pid = partial / "pid"
-    if pid.exists() and pid.read_text().isdigit() and int(pid.read_text()) != os.getpid():
-        try:
-            os.kill(int(pid.read_text()), 0)
-        except ProcessLookupError:
-            pass  # it is dead: what it left is ours to clear
-        else:
-            raise UserError(f"process {pid.read_text()} is generating {partial}: wait for it, or end it first.")
+    locks.refuse_if_held(partial, _BEING_GENERATED.format(partial))
     if partial.exists():
         shutil.rmtree(partial)
 
@@ -183,11 +186,13 @@ def _run(root: Path, settings: SyntheticSettings, num_workers: int) -> Iterator[
 
 
 def _end_with_parent() -> None:
-    """In a worker: end when the program that started it has ended, even by SIGKILL; Ctrl-C is for that program.
+    """In a worker: end when the program that started it has ended, even by SIGKILL; signals are for that program.
 
     A worker that went on would write into the folder of the next generation.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(os, "setpgrp"):  # what a terminal that closes, or `timeout`, sends to the whole group
+        os.setpgrp()
     parent = multiprocessing.parent_process()
 
     def wait():

@@ -6,13 +6,14 @@ from pathlib import Path
 
 import numpy as np
 
+from descargan_tf import signals
 from descargan_tf.data.images import Scaling, read_image, scale_pixels, write_npy, write_png
 from descargan_tf.data.listing import list_images
 from descargan_tf.errors import UserError
 from descargan_tf.prediction.outputs import named_outputs
 from descargan_tf.prediction.overlay import SCALE, overlay
 from descargan_tf.prediction.splits import predict_split
-from descargan_tf.prediction.table import output_names, table_row, write_table
+from descargan_tf.prediction.table import TABLE, output_names, table_row, write_table
 from descargan_tf.types import CLASS_NAMES, DECISION
 
 _CHUNK = 64  # images in memory at a time
@@ -64,11 +65,28 @@ def predict_files(
         progress: called with the number of files just done.
 
     Returns:
-        A message per file that could not be read; all others are done.
+        A message per file that could not be read; all others are done. What ends it early leaves a table of what was
+        done by then.
     """
     output_dir.mkdir(parents=True, exist_ok=True)
-    names = output_names(files)
     rows, failed = [], []
+
+    def left():
+        return f"{len(rows)} of {len(files)} images done" + (f": {output_dir / TABLE}" if rows else "")
+
+    with signals.leaving(left):
+        try:
+            _predict_each(predict, files, output_dir, image_size, scaling, dtype, batch_size, progress, rows, failed)
+        except BaseException:
+            if rows:
+                write_table(output_dir, rows)
+            raise
+        write_table(output_dir, rows)
+    return failed
+
+
+def _predict_each(predict, files, output_dir, image_size, scaling, dtype, batch_size, progress, rows, failed):
+    names = output_names(files)
     for start in range(0, len(files), _CHUNK):
         chunk, images = [], []
         for file in files[start : start + _CHUNK]:
@@ -94,8 +112,6 @@ def predict_files(
             rows.append(_row(file, prediction, i))
             if progress:
                 progress(1)
-    write_table(output_dir, rows)
-    return failed
 
 
 def _read(file, image_size, scaling, dtype):

@@ -1,16 +1,15 @@
 """When things happen in a training: rounds, log lines, validations, checkpoints, the end."""
 
-import contextlib
 import dataclasses
 import datetime
 import math
-import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 from tqdm import tqdm
 
+from descargan_tf import signals
 from descargan_tf.errors import UserError
 from descargan_tf.training import checkpoint
 from descargan_tf.training.engine import Engine
@@ -51,12 +50,15 @@ class _CameApart(Exception):
     """What is wrong, and since when."""
 
 
-class Interrupted(Exception):
-    """SIGTERM or Ctrl-C arrived; everything is saved."""
+class Interrupted(signals.Stopped):
+    """A signal arrived; everything is saved."""
 
     def __init__(self, number: int, step: int):
-        super().__init__(f"{signal.Signals(number).name} at step {step}: saved; run the same command to go on")
-        self.status = 128 + number
+        super().__init__(number)
+        self._step = step
+
+    def __str__(self):
+        return f"{signals.name_of(self.number)} at step {self._step}: saved; run the same command to go on"
 
 
 class Trainer:
@@ -81,7 +83,7 @@ class Trainer:
         self._recoveries = 0  # times that it went back, each at lower rates
         self._sound = []  # (step, fixed_at, arrays) at the ends of two windows that passed as sound, or at the start
         self._best = -math.inf
-        self._stop_signal = None
+        self._ending = signals.Ending()
         self._started = time.perf_counter()
         self._trained_seconds = 0.0  # before this process
 
@@ -146,7 +148,8 @@ class Trainer:
 
         Raises:
             UserError: the training came apart more than `recoveries` times; a checkpoint could not be written.
-            Interrupted: SIGTERM or SIGINT, after saving.
+            Interrupted: a signal, after saving.
+            signals.Stopped: Ctrl-C pressed again; what is not saved is lost.
         """
         self._started = time.perf_counter()
         start = self._restore()
@@ -169,8 +172,10 @@ class Trainer:
             ) from error
 
     def _train_from(self, start):
+        self._ending = signals.Ending("saving after this round (Ctrl-C again: end at once)")
         with (
-            self._signals(),
+            signals.caught(self._ending),
+            signals.leaving("the rounds since the last checkpoint are lost"),
             tqdm(total=self.settings.max_steps, initial=start, unit="round", dynamic_ncols=True, disable=None) as bar,
         ):
             while True:
@@ -199,6 +204,8 @@ class Trainer:
                 wrong = soundness.see(logs)
                 if wrong:
                     raise _CameApart(f"{wrong} at step {step}")
+                for warning in soundness.warnings():
+                    self._say(f"step {step:>7}  WARNING: {warning}")
                 for name, value in logs.items():
                     sums[name] = sums.get(name, 0.0) + value
             count += len(factors)
@@ -212,10 +219,11 @@ class Trainer:
             if step % s.log_every_steps == 0 or last:
                 measured = step - since_step
                 seconds = (time.perf_counter() - since) / measured if measured else None
-                self._log(step, {name: value / count for name, value in sums.items()}, seconds, writer, bar)
+                means = {name: value / count for name, value in sums.items()}
+                self._log(step, means, soundness.scalars(), seconds, writer, bar)
                 self._expect_length(step, seconds, bar)
                 since, since_step, sums, count = time.perf_counter(), step, {}, 0
-            stopping = self._stop_signal is not None
+            stopping = self._ending.number is not None
             paused = time.perf_counter()
             if soundness.passed_a_window() and s.recoveries and paused - snapped > _SNAPSHOT_SECONDS:
                 self._sound, snapped = [self._sound[-1], self._snapshot()], paused
@@ -226,7 +234,7 @@ class Trainer:
                 checkpoint.prune(self.run_dir / "checkpoints", s.keep_checkpoints)
             since += time.perf_counter() - paused
             if stopping:
-                raise Interrupted(self._stop_signal, step)
+                raise Interrupted(self._ending.number, step)
             if last:
                 break
         if step < s.max_steps:
@@ -306,14 +314,14 @@ class Trainer:
             self._best = found.selection
             self._save(BEST)
 
-    def _log(self, step, means, seconds, writer, bar):
+    def _log(self, step, means, alarms, seconds, writer, bar):
         # A first round is compilation and says nothing of the pace.
         method = self.engine.method
         images = None if seconds is None else self.settings.batch_size * method.batches_per_round / seconds
         scores = {f"critics/{name}": value for name, value in method.critic_scores(means).items()}
         shares = {} if seconds is None else self.engine.shares(seconds)
         paces = {"seconds_per_round": seconds, "images_per_second": images, **shares}
-        writer.scalars("train", step, {**means, **scores, **paces})
+        writer.scalars("train", step, {**means, **scores, **alarms, **paces})
         short = {phase.name: means[f"{phase.name}/total"] for phase in method.phases}
         totals = "  ".join(f"{name} {value:>10.4f}" for name, value in short.items())
         if scores:
@@ -345,23 +353,6 @@ class Trainer:
         tqdm.write(text)
         with open(self.run_dir / "train.log", "a") as file:
             file.write(text + "\n")
-
-    @contextlib.contextmanager
-    def _signals(self):
-        """The first SIGTERM or Ctrl-C ends after the round at hand; a second Ctrl-C ends at once."""
-
-        def stop(number, _):
-            if self._stop_signal is not None:
-                raise KeyboardInterrupt
-            self._stop_signal = number
-            tqdm.write(f"{signal.Signals(number).name}: saving after this round")
-
-        before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
 
 def _by_round(logs):

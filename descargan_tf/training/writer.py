@@ -4,25 +4,32 @@ import io
 import json
 import os
 import socket
+import struct
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+from google.protobuf.message import DecodeError
 from PIL import Image
 from tensorboard.compat.proto import event_pb2, summary_pb2, tensor_pb2, tensor_shape_pb2, types_pb2
 from tensorboard.plugins.image.metadata import create_summary_metadata as image_metadata
 from tensorboard.plugins.scalar.metadata import create_summary_metadata as scalar_metadata
 from tensorboard.summary.writer.record_writer import RecordWriter
 
+_EVENTS = "events.out.tfevents."  # what the names of TensorBoard's files begin with
+# Around an event: its length and the checksum of that; its own checksum.
+_HEAD, _CHECKSUM = struct.Struct("<QI"), struct.Struct("<I")
+
 
 class Writer:
-    """Scalars and images of one run by step; a resumed run drops the lines after the step it resumes from."""
+    """Scalars and images of one run by step; a resumed run drops what is of later steps than it resumes from."""
 
     def __init__(self, run_dir: Path, step: int):
         self._path = run_dir / "metrics.jsonl"
         self._keep_until(step)
         self._file = self._path.open("a", buffering=1)
-        self._boards = {name: _Board(run_dir / name) for name in ("train", "validate")}
+        self._boards = {name: _Board(run_dir / name, step) for name in ("train", "validate")}
 
     def _keep_until(self, step):
         if not self._path.exists():
@@ -66,12 +73,16 @@ class Writer:
 class _Board:
     """An event file of TensorBoard's. Its own writer would load TensorFlow wherever that is installed."""
 
-    def __init__(self, folder):
+    def __init__(self, folder, step):
         folder.mkdir(parents=True, exist_ok=True)
-        name = f"events.out.tfevents.{time.time():.6f}.{socket.gethostname()}.{os.getpid()}"
+        for path in folder.glob(f"{_EVENTS}*"):
+            _keep_events_until(path, step)
+        name = f"{_EVENTS}{time.time():.6f}.{socket.gethostname()}.{os.getpid()}"
         self._file = open(folder / name, "xb")  # noqa: SIM115  closed by `close`
         self._records = RecordWriter(self._file)
         self._add(file_version="brain.Event:2")
+        # Every start but the first has a TensorBoard that is open drop what it has read of these steps and later ones.
+        self._add(step=step + 1, session_log=event_pb2.SessionLog(status=event_pb2.SessionLog.START))
 
     def write(self, step, values):
         self._add(step=step, summary=summary_pb2.Summary(value=values))
@@ -82,6 +93,30 @@ class _Board:
 
     def close(self):
         self._file.close()
+
+
+def _keep_events_until(path, step):
+    """Drop the events of later steps from a file of TensorBoard's, which else would show those steps twice."""
+    if all(event.step <= step for _, event in _events(path)):
+        return
+    temporary = path.with_name(f".{path.name}.partial")
+    with open(temporary, "wb") as file:
+        file.writelines(record for record, event in _events(path) if event.step <= step)
+    temporary.replace(path)
+
+
+def _events(path) -> Iterator[tuple[bytes, event_pb2.Event]]:
+    """Each record, as it stands in the file, with its event, up to one that a crash cut short."""
+    with open(path, "rb") as file:
+        while len(head := file.read(_HEAD.size)) == _HEAD.size:
+            length, _ = _HEAD.unpack(head)
+            rest = file.read(length + _CHECKSUM.size)
+            if len(rest) < length + _CHECKSUM.size:
+                return
+            try:
+                yield head + rest, event_pb2.Event.FromString(rest[:length])
+            except DecodeError:  # no further than TensorBoard reads it
+                return
 
 
 def _number(value):

@@ -10,7 +10,6 @@ import contextlib
 import dataclasses
 import logging
 import os
-import signal
 import socket
 import sys
 import threading
@@ -19,7 +18,7 @@ from pathlib import Path
 
 from absl import flags
 
-from descargan_tf import flagfiles, surroundings
+from descargan_tf import flagfiles, program, signals, surroundings
 from descargan_tf.errors import UserError
 
 with surroundings.loading():
@@ -148,39 +147,40 @@ class EmbeddedServer:
 
 
 def serve(settings: ServerSettings) -> int:
-    """Serve until SIGTERM or SIGINT, then answer what is at work.
+    """Serve until a signal comes, then answer what is at work.
 
     Returns:
-        The exit status, 0: asked to stop, and stopped.
+        The exit status, 0: asked to stop, and stopped, which is a server's usual end.
 
     Raises:
         UserError: the server cannot start.
+        signals.Stopped: a signal came before it served, or Ctrl-C again while it answered.
     """
+    program.go_on_unheard()  # a server is not there for its log
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     for library in ("tensorflow", "uvicorn"):  # one says that sessions are old, the other every start and stop
         logging.getLogger(library).setLevel(logging.ERROR)
-    stop = threading.Event()
-    with _handled((signal.SIGTERM, signal.SIGINT), stop), EmbeddedServer(settings) as server:
-        for name in server.manager.names:
+    stop, ending = threading.Event(), signals.Ending()
+
+    def receive(number, frame):
+        stop.set()
+        ending(number, frame)
+
+    with contextlib.ExitStack() as running:
+        with signals.leaving("it had not begun to serve"):
+            server = running.enter_context(EmbeddedServer(settings))
+        with signals.leaving("not all that was at work is answered"), signals.caught(receive):
+            for name in server.manager.names:
+                if settings.rest_api_port != 0:
+                    print(f"serving {name} at {server.url}/v1/models/{name}", flush=True)
             if settings.rest_api_port != 0:
-                print(f"serving {name} at {server.url}/v1/models/{name}", flush=True)
-        if settings.rest_api_port != 0:
-            print(f"viewer: {server.url}/    stop: Ctrl-C or SIGTERM", flush=True)
-        if settings.port:
-            print(f"gRPC: {settings.host}:{settings.port}", flush=True)
-        stop.wait()
-        print("stopping: answering what is at work", flush=True)
+                print(f"viewer: {server.url}/    stop: Ctrl-C or SIGTERM", flush=True)
+            if settings.port:
+                print(f"gRPC: {settings.host}:{settings.port}", flush=True)
+            stop.wait()
+            print("stopping: answering what is at work", flush=True)
+            running.close()
     return 0
-
-
-@contextlib.contextmanager
-def _handled(numbers, stop):
-    before = {number: signal.signal(number, lambda *_: stop.set()) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def settings_from_flags(argv: Sequence[str]) -> ServerSettings:
@@ -249,13 +249,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line.
 
     Returns:
-        The exit status: 0 stopped when asked to, 2 the server cannot start.
+        The exit status: 0 stopped when asked to, 2 the server cannot start, 128 + n signal n came before it served.
     """
-    try:
-        return serve(settings_from_flags(argv or sys.argv))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    return program.run(lambda: serve(settings_from_flags(argv or sys.argv)))
 
 
 def _define_flags(values):

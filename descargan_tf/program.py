@@ -1,0 +1,92 @@
+"""A command line from its start to its exit status: one treatment of errors, of signals, and of readers who leave."""
+
+import contextlib
+import errno
+import os
+import sys
+from collections.abc import Callable, Iterator
+
+from descargan_tf import signals
+from descargan_tf.errors import UserError
+
+
+def run(program: Callable[[], int]) -> int:
+    """Run it; what ends it early becomes one line on standard error, but for a reader of its output who left.
+
+    Returns:
+        Its exit status; 2 after a UserError; 128 + n after signal n, which is 141 (SIGPIPE) where output goes nowhere.
+    """
+    with _standard_streams(), signals.raised():
+        try:
+            try:
+                return program()
+            finally:
+                sys.stdout.flush()  # which finds out whether somebody reads
+        except UserError as error:
+            go_on_unheard()
+            print(f"error: {error}", file=sys.stderr)
+            return 2
+        except signals.Stopped as stop:
+            go_on_unheard()
+            if stop.number != signals.READER_GONE:
+                print(stop, file=sys.stderr)
+            return stop.status
+
+
+def go_on_unheard() -> None:
+    """From here on, work is worth more than its messages: that nobody can read them any more is passed over."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, _Stream):
+            stream.is_needed = False
+
+
+class _Stream:
+    """A standard stream; what cannot be written any more goes nowhere, once that has been told by what is raised."""
+
+    def __init__(self, stream):
+        self._stream = stream
+        self.is_needed = True
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(line_buffering=True)  # `| tee` and `| head` see a line when it is written
+
+    def __getattr__(self, name):
+        return getattr(self._stream, name)
+
+    def write(self, text):
+        """As of a text stream."""
+        self._try(self._stream.write, text)
+        return len(text)
+
+    def flush(self):
+        """As of a text stream."""
+        self._try(self._stream.flush)
+
+    def _try(self, do, *arguments):
+        try:
+            do(*arguments)
+        except OSError as error:
+            nowhere = os.open(os.devnull, os.O_WRONLY)  # takes what is still in buffers, too
+            os.dup2(nowhere, self._stream.fileno())
+            os.close(nowhere)
+            if not self.is_needed or error.errno == errno.EIO:  # the terminal is gone: the user sent it away
+                return
+            if error.errno == errno.EPIPE:
+                raise signals.Stopped(signals.READER_GONE) from None
+            raise UserError(f"what is printed cannot be written: {error.strerror or error}.") from error
+
+
+@contextlib.contextmanager
+def _standard_streams() -> Iterator[None]:
+    for descriptor in range(3):  # the next file that is opened would stand in for one that is closed
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+    before = sys.stdout, sys.stderr
+    with contextlib.ExitStack() as opened:
+        there = [stream or opened.enter_context(open(os.devnull, "w")) for stream in before]
+        sys.stdout, sys.stderr = map(_Stream, there)
+        try:
+            yield
+        finally:
+            sys.stdout, sys.stderr = before
