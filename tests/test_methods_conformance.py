@@ -1,5 +1,5 @@
 """What every method must do, whatever it is: a row for each entry of METHODS, added by adding a method, and one for the
-method that the README shows.
+method that docs/adding_a_method.md shows.
 
 Tracing a round takes most of the time, so each method is trained once and the tests of a row share what came of it.
 """
@@ -33,19 +33,20 @@ from descargan_tf.training.step import TensorFlowEngine, TrainStep
 from descargan_tf.types import DECISION, DISEASED, HEALTHY, Batch, Split
 
 ROOT = Path(__file__).resolve().parent.parent
+PAGE = ROOT / "docs" / "adding_a_method.md"
 
 
-def method_of_the_readme():
+def method_of_the_page():
     """Class and settings of its block of Python that defines a method."""
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
     (code,) = [block for block in blocks if "(Method):" in block]
-    module = types.ModuleType("method_of_the_readme")
+    module = types.ModuleType("method_of_the_page")
     sys.modules[module.__name__] = module  # dataclasses look there
-    exec(compile(code, "README.md", "exec"), module.__dict__)
+    exec(compile(code, str(PAGE), "exec"), module.__dict__)
     return Entry(method=module.Autoencoder, settings=module.AutoencoderSettings)
 
 
-ROWS = {**METHODS, "of the README": method_of_the_readme()}
+ROWS = {**METHODS, "of the page": method_of_the_page()}
 LOOP = LoopSettings(
     batch_size=4,
     seed=7,
