@@ -38,8 +38,10 @@ PAGE = ROOT / "docs" / "adding_a_method.md"
 
 def method_of_the_page():
     """Class and settings of its block of Python that defines a method."""
-    blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
-    (code,) = [block for block in blocks if "(Method):" in block]
+    text = PAGE.read_text()
+    (block,) = [found for found in re.finditer(r"```python\n(.*?)```", text, re.DOTALL) if "(Method):" in found[1]]
+    # Lines keep the numbers that they have on the page, where tracebacks and tf.function look for them.
+    code = "\n" * text[: block.start(1)].count("\n") + block[1]
     module = types.ModuleType("method_of_the_page")
     sys.modules[module.__name__] = module  # dataclasses look there
     exec(compile(code, str(PAGE), "exec"), module.__dict__)
