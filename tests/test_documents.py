@@ -156,12 +156,12 @@ def traps_explained():
 
 
 def test_every_trap_that_is_cited_has_an_entry():
-    missing = traps_cited().keys() - set(traps_explained())
-    assert not missing, {number: traps_cited()[number] for number in missing}
+    explained = set(traps_explained())
+    assert {number: where for number, where in traps_cited().items() if number not in explained} == {}
 
 
 def test_every_entry_of_the_traps_is_cited_and_in_order():
-    entries = traps_explained()
-    assert [number for number in entries if number not in traps_cited()] == []
+    entries, cited = traps_explained(), traps_cited()
+    assert [number for number in entries if number not in cited] == []
     numbers = [tuple(map(int, number[1:].split("."))) for number in entries]
     assert all(a < b for a, b in itertools.pairwise(numbers))
