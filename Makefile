@@ -1,6 +1,7 @@
 # make demo         install, draw a few images, map them with published weights: a report with pictures, and the viewer
 # make quickstart   install, generate, train, evaluate: a DeScarGAN in minutes
 # make test         lint and every test
+# make test-fast    lint, and the tests that build no graph and train nothing
 # make test-card    the last environment with tensorflow-addons and tensorflow-io judges this one (Python 3.9 to 3.11)
 # Another Python: make PYTHON=python3.12 ...
 
@@ -13,10 +14,10 @@ CARD_PYTHON ?= $(firstword $(foreach p,python3.11 python3.10 python3.9,$(if $(sh
 RUN := $(VENV)/bin/python -m descargan_tf.main
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: help check-python install install-dev demo quickstart lint format test test-card judge clean
+.PHONY: help check-python install install-dev demo quickstart lint format test test-fast test-card judge clean
 
 help:
-	@sed -n '1,5s/^# //p' Makefile
+	@sed -n '1,6s/^# //p' Makefile
 
 check-python:
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null || { \
@@ -54,6 +55,17 @@ lint: install-dev
 format: install-dev
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
+
+# What a change of a few lines is checked with; TensorFlow's import is most of the time. In one process, as a second would
+# import it again.
+FAST_TESTS := tests/test_architecture.py tests/test_documents.py tests/test_config.py tests/test_measures.py \
+  tests/test_losses.py tests/test_metrics.py tests/test_evaluator.py tests/test_validation.py \
+  tests/test_synthetic.py tests/test_images.py tests/test_listing.py tests/test_folders.py \
+  tests/test_checks.py tests/test_pipeline.py tests/test_prediction.py tests/test_predict_split.py \
+  tests/test_overlay.py tests/test_hardware.py tests/test_rest_contract.py tests/test_serving_files.py
+
+test-fast: lint
+	$(VENV)/bin/python -m pytest $(FAST_TESTS)
 
 # By file, as what a file's tests share is made once. More processes: about 2.5 GB of memory each.
 test: lint

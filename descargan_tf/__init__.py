@@ -18,6 +18,8 @@ The map of the package:
 
 Letters in shapes: B batch, N images of a split, H height, W width, C channels, K classes. Images are float32 in
 [-1, 1]; label 0 is healthy, 1 diseased. r is a real image, a an artificial one, d = a_h - r the signed anomaly map.
+
+What comments call D1.6 and the like, a rule of the authors' program, is in docs/traps.md.
 """
 
 __version__ = "0.1.0"
