@@ -6,30 +6,12 @@ import shlex
 from pathlib import Path
 
 from descargan_tf.errors import UserError
+from descargan_tf.flag_fields import flag as _flag
+from descargan_tf.server_flags import ServerFlags
 
 MODES = ("generate", "check_data", "train", "evaluate", "predict", "export", "serve", "publish", "benchmark")
 EXPORT_FORMATS = ("onnx", "openvino", "litert")
 PRETRAINED, PUBLISHED = "pretrained", "published.json"  # where published weights are, and what marks a folder of them
-
-
-@dataclasses.dataclass(frozen=True)
-class Flag:
-    """What a field of Config is as a flag."""
-
-    default: object
-    help: str
-    choices: tuple[str, ...] = ()
-    low: float | None = None
-    high: float | None = None
-    multiple_of: int = 1
-    of_run: bool = True  # whether a run folder made with another value is another run
-    kind: type = str
-    of_method: bool = False  # a setting of the methods that have a field of its name; the default is theirs
-    is_path: bool = False
-
-
-def _flag(default, help, **kwargs):
-    return dataclasses.field(default=default, metadata={"flag": Flag(default, help, kind=type(default), **kwargs)})
 
 
 def _path(help, **kwargs):
@@ -37,11 +19,11 @@ def _path(help, **kwargs):
 
 
 def _method_flag(kind, help, **kwargs):
-    return dataclasses.field(default=None, metadata={"flag": Flag(None, help, kind=kind, of_method=True, **kwargs)})
+    return _flag(None, help, kind=kind, of_method=True, **kwargs)
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(ServerFlags):
     """One run; field names are flag names.
 
     A method's settings are None until `run_folder.resolve` puts in the method's own, and stay so where it has none of
@@ -90,10 +72,6 @@ class Config:
     export_largest_batch: int = _flag(
         4, "export: images in the largest warm-up request; the server's max_batch_size", low=1, of_run=False
     )
-    host: str = _flag("127.0.0.1", "serve: address to listen on; 0.0.0.0 for all of them", of_run=False)
-    rest_api_port: int = _flag(8501, "serve: of the REST API and the viewer page", low=1, high=65535, of_run=False)
-    grpc_port: int = _flag(0, "serve: of gRPC; 0: off", low=0, high=65535, of_run=False)
-    rest_api_enable_cors_support: bool = _flag(False, "serve: let web pages from elsewhere ask", of_run=False)
     dry_run: bool = _flag(False, "print what would be done and how large it is; touch nothing", of_run=False)
     threads_per_op: int = _flag(
         0, "CPU threads of one operation; 0: TensorFlow's choice. 1 is faster for small networks", low=0, of_run=False
@@ -296,8 +274,16 @@ class Config:
             raise UserError(f"--checkpoint={self.checkpoint} is published already; --mode=publish is for a run.")
         if self.mode in ("export", "serve", "publish") and self.backend != "tensorflow":
             raise UserError(f"--mode={self.mode} needs TensorFlow: leave out --backend={self.backend}.")
-        if self.mode == "serve" and not (self.export_dir or self.run_dir):
-            raise UserError("--mode=serve needs --export_dir=<folder of version folders>, or --run_dir=<exported run>.")
+        if self.mode == "serve" and not (self.export_dir or self.run_dir or self.names_models):
+            raise UserError(
+                "--mode=serve needs --export_dir=<folder of version folders>, --run_dir=<exported run> or "
+                "--model_config_file=<file>."
+            )
+        if self.mode == "serve" and self.export_dir and self.names_models:
+            raise UserError(
+                f"--export_dir={self.export_dir} is what --mode=serve serves where neither --model_base_path nor "
+                "--model_config_file says what else: leave out one of them."
+            )
         if self.mode == "benchmark":
             if not self.run_dir:
                 raise UserError("--run_dir is missing: name the folder of the benchmark, or pass a --flagfile.")

@@ -1,9 +1,6 @@
 """Flags: what is declared, parsed and refused, and where each value was given. absl's are read nowhere else."""
 
 import dataclasses
-import math
-import os
-import re
 import shlex
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
@@ -11,16 +8,16 @@ from typing import NamedTuple
 
 from absl import flags
 
-from descargan_tf import flagfiles
+from descargan_tf import flag_fields, flagfiles
 from descargan_tf.config import PRETRAINED, Config, published_folder
 from descargan_tf.errors import UserError
 from descargan_tf.flagfiles import Argument
+from descargan_tf.server_flags import ServerFlags
 
 RUN_FLAGS = "flags.txt"  # the flagfile in the folder of a run, or of published weights
 FIELDS = {field.name: field for field in dataclasses.fields(Config)}
 METHOD_FLAGS = frozenset(name for name, field in FIELDS.items() if field.metadata["flag"].of_method)
 OF_RUN = frozenset(name for name, field in FIELDS.items() if field.metadata["flag"].of_run)
-_PATHS = [name for name, field in FIELDS.items() if field.metadata["flag"].is_path]
 _TRAINED_MODES = ("evaluate", "predict", "export", "serve", "publish")
 _OF_THE_BENCHMARK = {"mode", "run_dir", "dry_run", "saliency"}
 _OF_ONE_RUN = {
@@ -29,7 +26,6 @@ _OF_ONE_RUN = {
     "max_steps": "it follows from --benchmark_images",
     "max_minutes": "its length is --benchmark_images, so that all see as many",
 }
-_HELP = {"--help", "-h", "--helpfull"}
 # Flags of earlier versions by name, with the value at which they did nothing; None: they never changed a result.
 _GONE = {
     "critic_blur": "0",
@@ -63,42 +59,12 @@ class _Read(NamedTuple):
     run_name: str  # after the first flagfile of the command line
 
 
-# ---- declare
+# ---- parse
 
 
 def declare(flag_values: flags.FlagValues) -> None:
-    """Register every field of Config as an absl flag with its range; impossible values die while parsing."""
-    for name, field in FIELDS.items():
-        flag = field.metadata["flag"]
-        options = {"flag_values": flag_values}
-        text = flag.help + ("; by default the method's own" if flag.of_method else "")
-        if flag.choices:
-            flags.DEFINE_enum(name, flag.default, flag.choices, text, **options)
-        elif flag.kind is bool:
-            flags.DEFINE_bool(name, flag.default, text, **options)
-        elif flag.kind is str:
-            flags.DEFINE_string(name, flag.default, text, **options)
-        else:
-            define = flags.DEFINE_integer if flag.kind is int else flags.DEFINE_float
-            suffix = f", a multiple of {flag.multiple_of}" if flag.multiple_of > 1 else ""
-            define(name, flag.default, text + suffix, lower_bound=flag.low, upper_bound=flag.high, **options)
-            if flag.kind is float:  # absl's bounds let nan through
-                flags.register_validator(
-                    name,
-                    lambda value: value is None or math.isfinite(value),
-                    message="must be a finite number",
-                    flag_values=flag_values,
-                )
-            if flag.multiple_of > 1:
-                flags.register_validator(
-                    name,
-                    lambda value, n=flag.multiple_of: value % n == 0,
-                    message=f"must be a multiple of {flag.multiple_of}",
-                    flag_values=flag_values,
-                )
-
-
-# ---- parse
+    """Register every field of Config as an absl flag."""
+    flag_fields.declare(Config, flag_values)
 
 
 def parse(argv: Sequence[str]) -> Given:
@@ -130,7 +96,8 @@ def parse(argv: Sequence[str]) -> Given:
 def _trained(values, run_name):
     """The flagfile of what was trained, None in modes that start from nothing, and the run's folder."""
     run_dir = values["run_dir"] or (str(Path("runs") / run_name) if run_name else "")
-    if values["mode"] not in _TRAINED_MODES:
+    serves_others = values["mode"] == "serve" and (values["model_base_path"] or values["model_config_file"])
+    if values["mode"] not in _TRAINED_MODES or serves_others:
         return None, run_dir
     if published := published_folder(values["checkpoint"]):
         run_dir = run_dir or str(Path("runs") / PRETRAINED / published.name)
@@ -183,23 +150,9 @@ def read_file(path: Path) -> dict:
 
 
 def _read(argv):
-    flag_values = flags.FlagValues()
-    declare(flag_values)
-    if _HELP & set(argv[1:]):
-        print(f"python -m descargan_tf.main --flagfile=configs/quickstart.flags\n\n{flag_values.get_help()}")
-        raise SystemExit(0)
+    flag_fields.help_if_asked(Config, argv, "python -m descargan_tf.main --flagfile=configs/quickstart.flags")
     arguments = _without_gone_flags(flagfiles.expanded(argv[1:]))
-    try:
-        rest = flag_values([argv[0], *(argument.text for argument in arguments)])
-    except flags.Error as error:
-        raise UserError(" ".join(str(error).split())) from None
-    if len(rest) > 1:
-        raise UserError(f"unexpected argument {rest[1]!r}: flags are written --name=value.")
-    values = {name: flag_values[name].value for name in FIELDS}
-    for name in _PATHS:
-        values[name] = os.path.expanduser(values[name])
-        if re.search(r"[\r\n]", values[name]):
-            raise UserError(f"--{name}={values[name]!r}: a path with a line break cannot be kept in a flagfile.")
+    values = flag_fields.values(Config, [argv[0], *(argument.text for argument in arguments)])
     sources = {name: part[0].source for name, part in _named(arguments) if name in FIELDS}
     return _Read(values, sources, flagfiles.first_name(argv[1:]))
 
@@ -279,8 +232,10 @@ def _did_nothing(name, part):
 
 
 def lines(config: Config) -> str:
-    """The flagfile that reruns this configuration; the settings that its method does not have are not in it."""
-    values = {name: value for name, value in dataclasses.asdict(config).items() if name != "mode" and value is not None}
+    """The flagfile that reruns this configuration; a server's flags and settings of other methods are not in it."""
+    left_out = {"mode", *(field.name for field in dataclasses.fields(ServerFlags))}
+    values = dataclasses.asdict(config).items()
+    values = {name: value for name, value in values if name not in left_out and value is not None}
     return "".join(f"--{name}={_text(value)}\n" for name, value in values.items())
 
 

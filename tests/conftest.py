@@ -89,6 +89,18 @@ def serving_config(tmp_path_factory):
     return serving_models.write_models(tmp_path_factory.mktemp("serving_models"))
 
 
+@pytest.fixture
+def one_model(serving_config, tmp_path):
+    """A base path with version 1 of model m, and the folder of its two versions."""
+    from embedded_server import publish
+
+    source = serving_config.parent / "m"
+    base = tmp_path / "m"
+    base.mkdir()
+    publish(base, 1, source / "1")
+    return base, source
+
+
 def pytest_terminal_summary(terminalreporter):
     """Name the model servers that the serving contract was held against: the embedded one alone proves little."""
     ran = [

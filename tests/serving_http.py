@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import socket
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
@@ -34,3 +35,9 @@ class Server(NamedTuple):
 
     def post(self, path, body):
         return self.ask("POST", path, body if isinstance(body, bytes | str) else json.dumps(body))
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]

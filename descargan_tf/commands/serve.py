@@ -14,16 +14,13 @@ def serve(config: Config) -> int:
     """
     from descargan_tf.export.embedded import server
 
-    base = export_base(config)
-    if config.published and not _is_exported(config):
-        export(config)
     # Our exports' rows are independent. Batches bound the memory as well: so many images at a time on each core.
     batches = server.BatchingParameters(config.export_largest_batch, enable_large_batch_splitting=True)
-    models = [server.ModelConfig(config.method, base)]
-    http = server.HttpSettings(rest_api_enable_cors_support=config.rest_api_enable_cors_support)
-    return server.serve(
-        server.ServerSettings(models, config.host, config.rest_api_port, config.grpc_port, http, batching=batches)
-    )
+    exported = server.ModelConfig(config.model_name or config.method, export_base(config))
+    settings = server.settings(config, exported, batches)
+    if config.published and not config.names_models and not _is_exported(config):
+        export(config)
+    return server.serve(settings)
 
 
 def _is_exported(config):

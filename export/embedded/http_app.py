@@ -14,6 +14,8 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Route
 
+from descargan_tf.server_flags import ServerFlags
+
 from . import monitoring, rest_contract
 from .models import ModelManager
 from .monitoring import Metrics
@@ -42,10 +44,10 @@ class HttpSettings:
     nothing before it that would keep them. Beyond them it answers 413, 408 and 503.
     """
 
-    rest_api_timeout_in_ms: int = 30000
+    rest_api_timeout_in_ms: int = ServerFlags.rest_api_timeout_in_ms
     rest_api_num_threads: int = dataclasses.field(default_factory=lambda: 4 * (os.cpu_count() or 1))
-    rest_api_enable_cors_support: bool = False
-    max_request_bytes: int = 32 << 20
+    rest_api_enable_cors_support: bool = ServerFlags.rest_api_enable_cors_support
+    max_request_bytes: int = ServerFlags.max_request_bytes
     max_waiting_requests: int = 256
     metrics_path: str | None = monitoring.PATH
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from descargan_tf.errors import UserError
+from descargan_tf.server_flags import ServerFlags
 
 from .servable import Servable
 from .status import Code, ServingError, invalid, not_found
@@ -43,12 +44,12 @@ class ModelConfig:
 class LoadSettings:
     """How folders are watched and loaded; names and defaults are TensorFlow Serving's."""
 
-    poll_seconds: float = 1.0  # 0: look once
-    config_poll_seconds: float = 0.0  # 0: read the file once
-    retries: int = 5  # of a version that cannot be loaded while running
-    retry_seconds: float = 60.0
-    warm_up: bool = True
-    labels_for_unavailable: bool = False
+    poll_seconds: float = ServerFlags.file_system_poll_wait_seconds  # 0: look once
+    config_poll_seconds: float = ServerFlags.model_config_file_poll_wait_seconds  # 0: read the file once
+    retries: int = ServerFlags.max_num_load_retries  # of a version that cannot be loaded while running
+    retry_seconds: float = ServerFlags.load_retry_interval_micros / 1e6
+    warm_up: bool = ServerFlags.enable_model_warmup
+    labels_for_unavailable: bool = ServerFlags.allow_version_labels_for_unavailable_models
 
 
 class VersionStatus(NamedTuple):

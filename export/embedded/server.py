@@ -9,20 +9,18 @@ Serving's names. Unlike it, this server listens on 127.0.0.1 unless told otherwi
 import contextlib
 import dataclasses
 import logging
-import os
 import socket
 import sys
 import threading
 from collections.abc import Sequence
 from pathlib import Path
 
-from absl import flags
-
-from descargan_tf import flagfiles, program, signals, surroundings
+from descargan_tf import flag_fields, flagfiles, program, signals, surroundings
 from descargan_tf.errors import UserError
+from descargan_tf.server_flags import ServerFlags
 
 with surroundings.loading():
-    pass
+    import tensorflow  # noqa: F401 (what it writes is held back here, and not where the modules below import it)
 
 import uvicorn
 
@@ -33,9 +31,6 @@ from .models import LoadSettings, ModelConfig, ModelManager
 from .monitoring import Metrics
 from .rest_api import RestApi
 
-_PATHS = ("model_base_path", "model_config_file", "batching_parameters_file", "monitoring_config_file")
-HOST = "127.0.0.1"
-REST_PORT = 8501
 _BACKLOG = 1024  # connections that wait to be taken
 _GRACE_SECONDS = 5  # beyond the time limit of a request, to write the last answers
 
@@ -45,13 +40,13 @@ class ServerSettings:
     """Everything that a server is told. Ports: 0 is off, None takes a free one."""
 
     models: Sequence[ModelConfig]
-    host: str = HOST
-    rest_api_port: int | None = REST_PORT
-    port: int = 0  # of gRPC
+    host: str = ServerFlags.host
+    rest_api_port: int | None = ServerFlags.rest_api_port
+    port: int = ServerFlags.port  # of gRPC
     http: HttpSettings = dataclasses.field(default_factory=HttpSettings)
     load: LoadSettings = dataclasses.field(default_factory=LoadSettings)
     batching: BatchingParameters | None = None  # None: every request runs by itself
-    max_instances: int = 64
+    max_instances: int = ServerFlags.max_instances
     model_config_file: str | None = None
 
 
@@ -184,64 +179,76 @@ def serve(settings: ServerSettings) -> int:
 
 
 def settings_from_flags(argv: Sequence[str]) -> ServerSettings:
-    """The command line.
+    """The command line of the server by itself.
 
     Raises:
         UserError: an unknown flag, a value that cannot be, no model.
     """
-    values = flags.FlagValues()
-    _define_flags(values)
-    if {"--help", "-h", "--helpfull"} & set(argv[1:]):
-        print(f"{__doc__}\n{values.get_help()}")
-        raise SystemExit(0)
-    try:
-        rest = values([argv[0], *(argument.text for argument in flagfiles.expanded(argv[1:]))])
-    except flags.Error as error:
-        raise UserError(" ".join(str(error).split())) from None
-    for name in _PATHS:
-        values[name].value = values[name].value and os.path.expanduser(values[name].value)
-    if len(rest) > 1:
-        raise UserError(f"unexpected argument {rest[1]!r}: flags are written --name=value.")
-    if bool(values.model_base_path) == bool(values.model_config_file):
-        raise UserError("name the models: either --model_base_path=<folder of version folders> or --model_config_file.")
-    if not values.rest_api_port and not values.port:
+    flag_fields.help_if_asked(ServerFlags, argv, __doc__)
+    texts = [argument.text for argument in flagfiles.expanded(argv[1:])]
+    return settings(ServerFlags(**flag_fields.values(ServerFlags, [argv[0], *texts])))
+
+
+def settings(
+    chosen: ServerFlags, exported: ModelConfig | None = None, its_batches: BatchingParameters | None = None
+) -> ServerSettings:
+    """What flags ask for.
+
+    Args:
+        chosen: the flags.
+        exported: what is served where they name no model; else one must be named.
+        its_batches: how requests to that are joined where they do not say.
+
+    Raises:
+        UserError: no model, or no port, or both ports are one, or a file that they name cannot be read.
+    """
+    if chosen.names_models or exported is None:
+        exported = its_batches = None
+        if bool(chosen.model_base_path) == bool(chosen.model_config_file):
+            raise UserError(
+                "name the models: either --model_base_path=<folder of version folders> or --model_config_file."
+            )
+    if not chosen.rest_api_port and not chosen.port:
         raise UserError("--rest_api_port=0 and --port=0 leave nothing to answer at.")
-    if values.rest_api_port == values.port:
-        raise UserError(f"--rest_api_port and --port are both {values.port}: they need ports of their own.")
-    if values.model_config_file:
-        configs = models.read_configs(values.model_config_file)
+    if chosen.rest_api_port == chosen.port:
+        raise UserError(f"--rest_api_port and --port are both {chosen.port}: they need ports of their own.")
+    if chosen.model_config_file:
+        configs = models.read_configs(chosen.model_config_file)
     else:
-        configs = [ModelConfig(values.model_name, Path(values.model_base_path))]
-    parameters = None
-    if values.enable_batching:
-        file = values.batching_parameters_file
-        parameters = batching.read_parameters(file) if file else BatchingParameters()
+        configs = [exported or ModelConfig(chosen.model_name or "default", Path(chosen.model_base_path))]
+    batches = None
+    if its_batches is not None if chosen.enable_batching is None else chosen.enable_batching:
+        batches = its_batches or BatchingParameters()
+        if chosen.batching_parameters_file:
+            batches = batching.read_parameters(chosen.batching_parameters_file)
+    elif chosen.batching_parameters_file:
+        raise UserError(f"--batching_parameters_file={chosen.batching_parameters_file} needs --enable_batching.")
     metrics_path = monitoring.PATH
-    if values.monitoring_config_file:
-        metrics_path = monitoring.read_path(values.monitoring_config_file)
+    if chosen.monitoring_config_file:
+        metrics_path = monitoring.read_path(chosen.monitoring_config_file)
     return ServerSettings(
         models=configs,
-        host=values.host,
-        rest_api_port=values.rest_api_port,
-        port=values.port,
+        host=chosen.host,
+        rest_api_port=chosen.rest_api_port,
+        port=chosen.port,
         http=HttpSettings(
-            rest_api_timeout_in_ms=values.rest_api_timeout_in_ms,
-            rest_api_num_threads=values.rest_api_num_threads,
-            rest_api_enable_cors_support=values.rest_api_enable_cors_support,
-            max_request_bytes=values.max_request_bytes,
+            rest_api_timeout_in_ms=chosen.rest_api_timeout_in_ms,
+            rest_api_num_threads=chosen.rest_api_num_threads or HttpSettings().rest_api_num_threads,
+            rest_api_enable_cors_support=chosen.rest_api_enable_cors_support,
+            max_request_bytes=chosen.max_request_bytes,
             metrics_path=metrics_path,
         ),
         load=LoadSettings(
-            poll_seconds=values.file_system_poll_wait_seconds,
-            config_poll_seconds=values.model_config_file_poll_wait_seconds,
-            retries=values.max_num_load_retries,
-            retry_seconds=values.load_retry_interval_micros / 1e6,
-            warm_up=values.enable_model_warmup,
-            labels_for_unavailable=values.allow_version_labels_for_unavailable_models,
+            poll_seconds=chosen.file_system_poll_wait_seconds,
+            config_poll_seconds=chosen.model_config_file_poll_wait_seconds,
+            retries=chosen.max_num_load_retries,
+            retry_seconds=chosen.load_retry_interval_micros / 1e6,
+            warm_up=chosen.enable_model_warmup,
+            labels_for_unavailable=chosen.allow_version_labels_for_unavailable_models,
         ),
-        batching=parameters,
-        max_instances=values.max_instances,
-        model_config_file=values.model_config_file,
+        batching=batches,
+        max_instances=chosen.max_instances,
+        model_config_file=chosen.model_config_file or None,
     )
 
 
@@ -252,32 +259,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit status: 0 stopped when asked to, 2 the server cannot start, 128 + n signal n came before it served.
     """
     return program.run(lambda: serve(settings_from_flags(argv or sys.argv)))
-
-
-def _define_flags(values):
-    text, whole, switch = flags.DEFINE_string, flags.DEFINE_integer, flags.DEFINE_bool
-    here = {"flag_values": values}
-    http, load = HttpSettings(), LoadSettings()
-    text("model_base_path", "", "folder of version folders (1, 2, ...); the highest number is served", **here)
-    text("model_name", "default", "name of that model in URLs", **here)
-    text("model_config_file", None, "instead: models.config, for several models, versions or labels", **here)
-    text("host", HOST, "address to listen on; 0.0.0.0 for all, behind a proxy that knows its callers", **here)
-    whole("rest_api_port", REST_PORT, "of the REST API and the viewer; 0: off", 0, 65535, **here)
-    whole("port", 0, "of gRPC; 0: off", 0, 65535, **here)
-    whole("rest_api_timeout_in_ms", http.rest_api_timeout_in_ms, "for a request; 504 after it", 1, **here)
-    whole("rest_api_num_threads", http.rest_api_num_threads, "requests at a time", 1, **here)
-    switch("rest_api_enable_cors_support", False, "let web pages from elsewhere ask", **here)
-    switch("enable_batching", False, "join requests that come at the same time", **here)
-    text("batching_parameters_file", None, "sizes and times of batches", **here)
-    text("monitoring_config_file", None, f"path of the metrics; {monitoring.PATH} without it", **here)
-    whole("file_system_poll_wait_seconds", int(load.poll_seconds), "between looks for versions; 0: once", 0, **here)
-    whole("model_config_file_poll_wait_seconds", 0, "between looks into models.config; 0: once", 0, **here)
-    whole("max_num_load_retries", load.retries, "of a version that cannot be loaded while serving", 0, **here)
-    whole("load_retry_interval_micros", int(1e6 * load.retry_seconds), "between those", 0, **here)
-    switch("enable_model_warmup", True, "replay the warm-up requests of a version before it serves", **here)
-    switch("allow_version_labels_for_unavailable_models", False, "for new labels", **here)
-    whole("max_request_bytes", http.max_request_bytes, "of a body, packed or unpacked; 413 above it", 1, **here)
-    whole("max_instances", 64, "rows of a request; 400 above it", 1, **here)
 
 
 def _bind(host, port):
