@@ -121,7 +121,7 @@ def _markdown(facts):
         "",
         f"Reloaded in a process of its own, it answered {verification['num_images']} drawn images as the live model in "
         f"float32: difference {largest:.1e} ({verification['measure']}), bound {verification['bound']:g}. "
-        "`python -m export.verify <this folder's parent>` repeats that.",
+        "`python -m descargan_tf.export.verify <this folder's parent>` repeats that.",
     ]
     return "\n".join(lines) + "\n"
 

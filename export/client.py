@@ -383,7 +383,7 @@ def _run(argv):
 
 def _parser():
     parser = argparse.ArgumentParser(
-        prog="python -m export.client",
+        prog=f"python -m {__package__}.client",
         description="Ask a model server about PNG and JPEG files; write maps, overlays and predictions.csv.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )

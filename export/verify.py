@@ -160,7 +160,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(argv):
-    parser = argparse.ArgumentParser(prog="python -m export.verify", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(prog=f"python -m {__package__}.verify", description=__doc__.split("\n")[0])
     parser.add_argument("folders", nargs="+", help="version folders, such as runs/quickstart/export/1")
     parser.add_argument("--json", action="store_true", help="one JSON object per folder")
     arguments = parser.parse_args(argv)
