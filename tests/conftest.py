@@ -101,6 +101,45 @@ def one_model(serving_config, tmp_path):
     return base, source
 
 
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    import viewer_page
+
+    with viewer_page.browser(tmp_path_factory.mktemp("profile")) as running:
+        yield running
+
+
+@pytest.fixture
+def server():
+    """A model server that answers by a rule, or as the test wants it to."""
+    from scripted_server import ScriptedServer
+
+    with ScriptedServer() as running:
+        yield running
+
+
+@pytest.fixture
+def page(browser, server):
+    """The viewer page, as the scripted server gives it out."""
+    import viewer_page
+
+    with viewer_page.page(browser, server.url) as opened:
+        yield opened
+
+
+@pytest.fixture
+def image(tmp_path):
+    """A file of the scripted server's size."""
+    import numpy as np
+    import viewer_page
+
+    from descargan_tf.data.images import write_png
+
+    size = viewer_page.SIZE
+    write_png(tmp_path / "scan.png", np.random.default_rng(5).integers(0, 256, (size, size)).astype(np.uint8))
+    return tmp_path / "scan.png"
+
+
 def pytest_terminal_summary(terminalreporter):
     """Name the model servers that the serving contract was held against: the embedded one alone proves little."""
     ran = [

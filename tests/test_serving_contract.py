@@ -11,7 +11,6 @@ import io
 import os
 import re
 import shutil
-import socket
 import subprocess
 import time
 from pathlib import Path
@@ -20,7 +19,7 @@ import numpy as np
 import pytest
 import serving_models
 from PIL import Image
-from serving_http import Server
+from serving_http import Server, free_port
 
 from descargan_tf.export.embedded.models import read_configs
 from descargan_tf.export.embedded.server import EmbeddedServer, ServerSettings
@@ -56,9 +55,7 @@ def named_in_the_report(server, record_property):
 class _TensorFlowModelServer:
     def __init__(self, config):
         self.folder = Path(config).parent
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        self.port = free_port()
 
     def __enter__(self):
         self.process = subprocess.Popen(
