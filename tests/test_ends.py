@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 from pathlib import Path
 
 import pytest
@@ -292,7 +293,7 @@ def fake_server(monkeypatch):
 
 @EVERY
 def test_a_server_ends_when_it_is_asked_to(fake_server, monkeypatch, capsys, number):
-    monkeypatch.setattr(server_module.threading.Event, "wait", lambda *_: signal.raise_signal(number))
+    monkeypatch.setattr(server_module, "time", types.SimpleNamespace(sleep=lambda _: signal.raise_signal(number)))
     stopped = []
     fake_server.stops = staticmethod(lambda: (signal.raise_signal(number), stopped.append(1)))  # the twin of a SIGHUP
     assert server_module.main(["server", "--model_base_path=none"]) == 0

@@ -13,6 +13,7 @@ import os
 import socket
 import sys
 import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -36,6 +37,7 @@ from .rest_api import RestApi
 _PATHS = ("model_base_path", "model_config_file", "batching_parameters_file", "monitoring_config_file")
 HOST = "127.0.0.1"
 REST_PORT = 8501
+_LOOK_SECONDS = 0.2  # between looks whether a signal has come
 _BACKLOG = 1024  # connections that wait to be taken
 _GRACE_SECONDS = 5  # beyond the time limit of a request, to write the last answers
 
@@ -160,16 +162,11 @@ def serve(settings: ServerSettings) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     for library in ("tensorflow", "uvicorn"):  # one says that sessions are old, the other every start and stop
         logging.getLogger(library).setLevel(logging.ERROR)
-    stop, ending = threading.Event(), signals.Ending()
-
-    def receive(number, frame):
-        stop.set()
-        ending(number, frame)
-
+    ending = signals.Ending()
     with contextlib.ExitStack() as running:
         with signals.leaving("it had not begun to serve"):
             server = running.enter_context(EmbeddedServer(settings))
-        with signals.leaving("not all that was at work is answered"), signals.caught(receive):
+        with signals.leaving("not all that was at work is answered"), signals.caught(ending):
             for name in server.manager.names:
                 if settings.rest_api_port != 0:
                     print(f"serving {name} at {server.url}/v1/models/{name}", flush=True)
@@ -177,7 +174,8 @@ def serve(settings: ServerSettings) -> int:
                 print(f"viewer: {server.url}/    stop: Ctrl-C or SIGTERM", flush=True)
             if settings.port:
                 print(f"gRPC: {settings.host}:{settings.port}", flush=True)
-            stop.wait()
+            while ending.number is None:  # no threading.Event: a handler must not take a lock that it may interrupt
+                time.sleep(_LOOK_SECONDS)
             print("stopping: answering what is at work", flush=True)
             running.close()
     return 0
