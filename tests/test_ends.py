@@ -355,6 +355,6 @@ def test_a_benchmark_counts_the_images_that_were_read(tmp_path, per_class, remov
 
 
 def test_a_benchmark_counts_what_was_generated(tmp_path):
-    config = configure(["main", "--num_train=7", "--run_dir=r"])
+    config = configure(["main", "--dataset=synthetic", "--num_train=7", "--run_dir=r"])
     facts = benchmark_command._facts(config, [Plan("a", "a.flags", config, {}, CLASS_NAMES, ())], {})
     assert "7 of each class to train on" in facts["Images"]
