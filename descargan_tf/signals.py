@@ -4,6 +4,8 @@ Short work is left where it stands: `raised`. Work that ends in its own time, as
 takes seconds and must not be left half done is `held`. All of them leave alone what is ignored, as SIGHUP under nohup.
 """
 
+from __future__ import annotations  # Python 3.9 reads this file too, for export.verify
+
 import contextlib
 import os
 import signal

@@ -410,6 +410,8 @@ def test_one_that_fails_is_reported_and_the_other_is_there(ran, workplace):
     assert report["training"]["rounds"] == 6
     assert report["config"]["flips"] is False
     assert (workplace / "bench" / "report.html").stat().st_size > 10_000
+    holders = {(workplace / folder / "lock").read_text() for folder in ("bench", "bench/good_seed0", "bench/bad_seed4")}
+    assert len(holders) == 3  # each run was a process of its own, and alone in its folder
 
 
 def test_validations_are_as_many_as_wanted(ran, workplace):

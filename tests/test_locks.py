@@ -44,6 +44,13 @@ def test_the_second_is_refused_and_told_who_is_there(tmp_path, holder):
     assert f"process {holder.pid}" in (tmp_path / LOCK).read_text()  # asking has changed nothing
 
 
+def test_another_way_to_the_folder_is_the_same_folder(tmp_path, holder):
+    (tmp_path / "link").symlink_to(tmp_path, target_is_directory=True)
+    for path in (tmp_path / "link", tmp_path / "link" / ".." / tmp_path.name):
+        with pytest.raises(UserError, match="no"), alone_in(path, "no"):
+            pass
+
+
 def test_it_dies_with_its_process(tmp_path, holder):
     holder.kill()
     holder.wait()

@@ -34,6 +34,7 @@ def publish(config: Config) -> int:
     pretrained.write(folder, stored, {**_about(config, folder, method, about), **facts}, files)
     size = (folder / pretrained.WEIGHTS).stat().st_size / 1e6
     print(f"published:    {folder} ({size:.1f} MB; model card: {folder / pretrained.CARD})")
+    print(f"serve:        {run_folder.command('serve', checkpoint=folder)}")
     return 0
 
 

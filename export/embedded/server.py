@@ -12,6 +12,7 @@ import logging
 import socket
 import sys
 import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -31,6 +32,7 @@ from .models import LoadSettings, ModelConfig, ModelManager
 from .monitoring import Metrics
 from .rest_api import RestApi
 
+_LOOK_SECONDS = 0.2  # between looks whether a signal has come
 _BACKLOG = 1024  # connections that wait to be taken
 _GRACE_SECONDS = 5  # beyond the time limit of a request, to write the last answers
 
@@ -155,16 +157,11 @@ def serve(settings: ServerSettings) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     for library in ("tensorflow", "uvicorn"):  # one says that sessions are old, the other every start and stop
         logging.getLogger(library).setLevel(logging.ERROR)
-    stop, ending = threading.Event(), signals.Ending()
-
-    def receive(number, frame):
-        stop.set()
-        ending(number, frame)
-
+    ending = signals.Ending()
     with contextlib.ExitStack() as running:
         with signals.leaving("it had not begun to serve"):
             server = running.enter_context(EmbeddedServer(settings))
-        with signals.leaving("not all that was at work is answered"), signals.caught(receive):
+        with signals.leaving("not all that was at work is answered"), signals.caught(ending):
             for name in server.manager.names:
                 if settings.rest_api_port != 0:
                     print(f"serving {name} at {server.url}/v1/models/{name}", flush=True)
@@ -172,7 +169,8 @@ def serve(settings: ServerSettings) -> int:
                 print(f"viewer: {server.url}/    stop: Ctrl-C or SIGTERM", flush=True)
             if settings.port:
                 print(f"gRPC: {settings.host}:{settings.port}", flush=True)
-            stop.wait()
+            while ending.number is None:  # no threading.Event: a handler must not take a lock that it may interrupt
+                time.sleep(_LOOK_SECONDS)
             print("stopping: answering what is at work", flush=True)
             running.close()
     return 0
