@@ -59,6 +59,8 @@ def _escaped(match):
 
 
 def _own_bytes(error):
+    if isinstance(error, UnicodeDecodeError):  # of who reads what was printed, such as a test
+        return codecs.lookup_error("surrogateescape")(error)
     found = bytearray()
     for character in error.object[error.start : error.end]:
         is_byte = "\udc80" <= character <= "\udcff"

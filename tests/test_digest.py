@@ -10,14 +10,14 @@ import pytest
 from image_folders import SIZE, make_data_set, picture
 from PIL import Image
 
-from descargan_tf.config import parse
+from descargan_tf.config import Config
 from descargan_tf.data import digest
 from descargan_tf.data.dataset import Dataset
 from descargan_tf.data.images import write_npy, write_png
 
 
 def data_set(root):
-    data = Dataset(parse(["main", "--mode=check_data", "--dataset=folders", f"--data_dir={root}", "--image_size=64"]))
+    data = Dataset(Config(mode="check_data", dataset="folders", data_dir=str(root), image_size=SIZE))
     return data, data.check()
 
 
@@ -165,8 +165,8 @@ def test_a_report_of_an_older_version_is_known_again(root):
 
 def test_generated_data_keep_the_name_that_their_manifest_gives(synthetic_data):
     folder, _ = synthetic_data
-    flags = ["--image_size=64", "--num_train=12", "--num_validate=6", "--num_test=6", "--data_seed=3"]
-    data = Dataset(parse(["main", "--mode=check_data", "--dataset=synthetic", f"--data_dir={folder}", *flags]))
+    counts = {"num_train": 12, "num_validate": 6, "num_test": 6, "data_seed": 3}
+    data = Dataset(Config(mode="check_data", dataset="synthetic", data_dir=str(folder), image_size=SIZE, **counts))
     summary = data.check()
     assert data.digest("test") == hashlib.sha256((folder / "manifest.json").read_bytes()).hexdigest()
     assert len(data.training_facts(summary)["files"]) == 2 * 12 + 2 * 6 + 6
