@@ -5,10 +5,12 @@ Python hands a byte that is no UTF-8 on as a surrogate, which opens the file and
 
 import codecs
 import re
-import sys
 import unicodedata
 from collections.abc import Iterable
 from os import PathLike
+
+# Of a text stream, errors=: a name goes out, and comes in, as the bytes that it is, so that it can be pasted.
+OWN_BYTES = "own_bytes"
 
 _MAX_NAMED = 5  # files named in a message
 _SURROGATES = "\udc80-\udcff"
@@ -46,14 +48,6 @@ def name_some(names: Iterable[str], limit: int = _MAX_NAMED) -> str:
     return ", ".join(names[:limit]) + more
 
 
-def let_streams_take_any_name() -> None:
-    """Have standard output and error print a name's own bytes, whatever they are, so that it can be pasted."""
-    codecs.register_error("file_name", _own_bytes)
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):  # a test or a notebook may have put another kind there
-            stream.reconfigure(errors="file_name")
-
-
 def _escaped(match):
     return "".join(f"\\x{byte:02x}" for byte in match[0].encode("utf-8", "surrogateescape"))
 
@@ -66,3 +60,6 @@ def _own_bytes(error):
         is_byte = "\udc80" <= character <= "\udcff"
         found += character.encode("utf-8", "surrogateescape") if is_byte else ascii(character)[1:-1].encode()
     return bytes(found), error.end
+
+
+codecs.register_error(OWN_BYTES, _own_bytes)

@@ -16,7 +16,8 @@ def run(program: Callable[[], int]) -> int:
     """Run it; what ends it early becomes one line on standard error, but for a reader of its output who left.
 
     Returns:
-        Its exit status; 2 after a UserError, and where the system refuses a file; 128 + n after signal n, which is 141 (SIGPIPE) where output goes nowhere.
+        Its exit status; 2 after a UserError, and where the system refuses a file; 128 + n after signal n, which is 141
+        (SIGPIPE) where output goes nowhere.
     """
     with _standard_streams(), signals.raised():
         try:

@@ -19,7 +19,7 @@ ALLOWED = {
     "names": set(),
     "files": {"errors"},
     "signals": set(),
-    "program": {"errors", "signals"},
+    "program": {"errors", "names", "files", "signals"},
     "locks": {"errors"},
     "surroundings": {"errors", "signals"},
     "flagfiles": {"errors"},

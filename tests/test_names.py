@@ -2,14 +2,13 @@
 
 import io
 import os
-import sys
 import unicodedata
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from descargan_tf.names import let_streams_take_any_name, name_some, normal_form, one_line, shown
+from descargan_tf.names import OWN_BYTES, name_some, normal_form, one_line, shown
 
 NOT_UTF8 = os.fsdecode(b"M\xfc.png")
 
@@ -52,9 +51,12 @@ def test_many_names_are_counted():
     ("encoding", "expected"),
     [("utf-8", "M\xfc".encode("latin-1") + "− é".encode()), ("ascii", b"M\xfc\\u2212 \\xe9")],
 )
-def test_streams_print_a_names_own_bytes(monkeypatch, encoding, expected):
-    out = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
-    monkeypatch.setattr(sys, "stdout", out)
-    let_streams_take_any_name()
-    print(os.fsdecode(b"M\xfc") + "− é", end="", flush=True)
+def test_streams_print_a_names_own_bytes(encoding, expected):
+    out = io.TextIOWrapper(io.BytesIO(), encoding=encoding, errors=OWN_BYTES)
+    print(os.fsdecode(b"M\xfc") + "− é", end="", file=out, flush=True)
     assert out.buffer.getvalue() == expected
+
+
+def test_what_was_printed_can_be_read_back():
+    text = io.TextIOWrapper(io.BytesIO(b"M\xfc"), encoding="utf-8", errors=OWN_BYTES)
+    assert text.read() == os.fsdecode(b"M\xfc")
