@@ -167,12 +167,13 @@ def refuse_if_in_use(config: Config) -> None:
 
 
 @contextlib.contextmanager
-def begun_alone(config: Config, facts: dict) -> Iterator[None]:
+def begun_alone(config: Config, data: Dataset, facts: dict) -> Iterator[None]:
     """Make the folder, with what names the run, and keep other trainings out of it; reading it is open to all.
 
     Args:
         config: with which the program repeats it.
-        facts: of the data, as `data_facts` gives them.
+        data: that it is trained on.
+        facts: `training_facts` of them.
 
     Raises:
         UserError: it cannot be written, or another process has begun to train in it.
@@ -184,7 +185,7 @@ def begun_alone(config: Config, facts: dict) -> Iterator[None]:
         raise UserError(f"--run_dir={run_dir} cannot be written: {error.strerror or error}.") from error
     with locks.alone_in(run_dir, _in_use(config)):
         check(config)  # once more: a process that has ended since may have begun another run here
-        check_same_data(config, facts)
+        check_same_data(config, data, facts)
         write_atomically(run_dir / RUN_FLAGS, flags.lines(config).encode(errors="surrogateescape"))
         write_atomically(run_dir / DATA_FACTS, (json.dumps(facts, indent=1) + "\n").encode())
         yield

@@ -487,64 +487,6 @@ def test_nothing_to_predict_is_said_before_anything_is_loaded(trained, refused, 
     assert "--input" in refused("--mode=predict", "--run_dir=runs/tiny")
 
 
-def test_results_among_the_inputs_are_refused_before_anything_is_done(refused, inside):
-    folder = inside / "among"
-    folder.mkdir()
-    for name in ("a.npy", "a_map.npy"):
-        np.save(folder / name, np.zeros((64, 64), np.float32))
-    # Not even a run is needed for it to be said.
-    for given in (folder, folder / "a.npy"):
-        message = refused("--mode=predict", "--run_dir=runs/tiny", f"--input={given}", "--output_dir=among/../among")
-        assert f"--output_dir=among/../among is the folder of the input {folder / 'a'}" in message
-    shutil.rmtree(folder)
-
-
-def test_a_run_in_the_folder_of_its_data_is_refused(refused, inside):
-    for given in ("data/none", "data/../data/synthetic_64"):
-        message = refused("--flagfile=tiny.flags", f"--data_dir={given}", f"--run_dir=./{given}")
-        assert f"--run_dir=./{given} is the folder of the data, --data_dir: name another folder" in message
-
-
-def test_what_the_system_refuses_is_one_line(monkeypatch, inside, capsys):
-    def refuse(config):
-        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), "runs/tiny/checkpoints")
-
-    monkeypatch.setitem(COMMANDS, "check_data", refuse)
-    assert main(["main", "--mode=check_data", "--flagfile=tiny.flags"]) == 2
-    assert capsys.readouterr().err.splitlines()[-1] == "error: runs/tiny/checkpoints: Permission denied"
-
-
-def test_names_that_are_no_text_go_the_whole_way(trained, inside, capfdbinary):
-    """Data, run and input folder, and a file, whose names are not UTF-8; a stem of 210 letters, one with a line end."""
-    data, run = (os.fsdecode(name) for name in (b"data/D\xff", b"runs/R\xfe"))
-    shutil.copytree(inside / "data" / "synthetic_64", inside / data)
-    (inside / data / "manifest.json").unlink()
-    shutil.copytree(trained[0], inside / run, ignore=shutil.ignore_patterns("report.*", "figures", "predictions"))
-    diseased = inside / data / "test" / "diseased"
-    for old, new in zip(sorted(diseased.iterdir()), (os.fsdecode(b"M\xfc"), "L" * 210, "a\nb"), strict=False):
-        truth = inside / data / "test" / "ground_truth" / old.name
-        old.rename(diseased / f"{new}.npy")
-        truth.rename(truth.with_name(f"{new}.npy"))
-    names = [r"M\xfc.npy", "L" * 210 + ".npy", r"a\x0ab.npy"]
-    flags = [f"--run_dir={run}", f"--data_dir={data}", "--dataset=folders"]
-    assert main(["main", "--mode=evaluate", *flags]) == 0
-    with open(inside / run / "per_image.csv", newline="", encoding="utf-8") as file:
-        found = [row["name"] for row in csv.DictReader(file)]
-    assert len(set(found)) == 8
-    assert {f"test/diseased/{name}" for name in names} <= set(found)
-    assert json.loads((inside / run / "report.json").read_text())["config"]["data_dir"] == data
-    assert (inside / run / "report.html").read_text(encoding="utf-8")
-    assert main(["main", "--mode=predict", f"--input={data}/test/diseased", *flags[:1]]) == 0
-    with open(inside / run / "predictions" / "predictions.csv", newline="", encoding="utf-8") as file:
-        assert set(names) <= {row["file"] for row in csv.DictReader(file)}
-    written = os.listdir(os.fsencode(inside / run / "predictions"))
-    assert {b"M\xfc_map.npy", b"L" * 210 + b"_map.npy", b"a\nb_map.npy"} <= set(written)
-    assert main(["main", "--mode=export", *flags]) == 2
-    out, err = capfdbinary.readouterr()
-    assert os.fsencode(f"{run}/predictions/predictions.csv") in out
-    assert b"--export_dir=runs/R\xfe/export: TensorFlow takes a name in UTF-8 alone; name another folder." in err
-
-
 def test_an_output_folder_that_cannot_be_is_named(trained, refused, inside):
     image = sorted((inside / "data" / "synthetic_64" / "test" / "diseased").iterdir())[0]
     message = refused("--mode=predict", "--run_dir=runs/tiny", f"--input={image}", "--output_dir=tiny.flags")

@@ -41,7 +41,7 @@ def train(config: Config) -> int:
         return validate(predict, monitor, translate, splits["validate"], threshold, BATCH_SIZE)
 
     run_dir = Path(config.run_dir)
-    with run_folder.begun_alone(config, facts):
+    with run_folder.begun_alone(config, data, facts):
         seed_initial_weights(config)
         engine = make_engine(config, splits["train"])
         _print_networks(engine.method)
