@@ -1,8 +1,10 @@
-"""Files that are either whole or not there."""
+"""Files that are either whole or not there, and what the system says where it refuses one."""
 
+import contextlib
+import errno
 import os
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -17,7 +19,8 @@ def write_atomically(path: str | os.PathLike, content: bytes | Callable[[BinaryI
     """
     path = Path(path)
     # In the same folder, as a rename cannot cross file systems; not by tempfile, whose files only their owner can read.
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
+    # Without the file's own name in it, which may be as long as a name can be.
+    partial = path.with_name(f".{uuid.uuid4().hex}.partial")
     try:
         try:
             with open(partial, "xb") as file:
@@ -29,5 +32,28 @@ def write_atomically(path: str | os.PathLike, content: bytes | Callable[[BinaryI
         finally:
             partial.unlink(missing_ok=True)
     except OSError as error:
-        raise UserError(f"{path}: cannot be written: {error.strerror or error}") from error
+        raise UserError(f"{path}: cannot be written: {reason(error)}") from error
     return path
+
+
+def reason(error: OSError) -> str:
+    """The system's words, and what it does not say: that a name is a link to what is not there."""
+    words = error.strerror or str(error)
+    name = error.filename
+    with contextlib.suppress(OSError, TypeError):
+        if error.errno in (errno.ENOENT, errno.ELOOP) and os.path.islink(name):
+            return f"{words}: it is a link to {os.readlink(name)}"
+    return words
+
+
+@contextlib.contextmanager
+def reading(name: str | os.PathLike) -> Iterator[None]:
+    """Where the system refuses to read what is named, say so in one line.
+
+    Raises:
+        UserError: in place of any OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{name}: cannot be read: {reason(error)}") from error

@@ -8,13 +8,16 @@ from collections.abc import Callable, Iterator
 
 from descargan_tf import signals
 from descargan_tf.errors import UserError
+from descargan_tf.files import reason
+from descargan_tf.names import OWN_BYTES, one_line
 
 
 def run(program: Callable[[], int]) -> int:
     """Run it; what ends it early becomes one line on standard error, but for a reader of its output who left.
 
     Returns:
-        Its exit status; 2 after a UserError; 128 + n after signal n, which is 141 (SIGPIPE) where output goes nowhere.
+        Its exit status; 2 after a UserError, and where the system refuses a file; 128 + n after signal n, which is 141
+        (SIGPIPE) where output goes nowhere.
     """
     with _standard_streams(), signals.raised():
         try:
@@ -24,7 +27,13 @@ def run(program: Callable[[], int]) -> int:
                 sys.stdout.flush()  # which finds out whether somebody reads
         except UserError as error:
             go_on_unheard()
-            print(f"error: {error}", file=sys.stderr)
+            print(f"error: {one_line(error)}", file=sys.stderr)
+            return 2
+        except OSError as error:
+            if error.filename is None:  # not about a file of the user's
+                raise
+            go_on_unheard()
+            print(f"error: {one_line(error.filename)}: {reason(error)}", file=sys.stderr)
             return 2
         except signals.Stopped as stop:
             go_on_unheard()
@@ -47,7 +56,8 @@ class _Stream:
         self._stream = stream
         self.is_needed = True
         if hasattr(stream, "reconfigure"):
-            stream.reconfigure(line_buffering=True)  # `| tee` and `| head` see a line when it is written
+            # `| tee` and `| head` see a line when it is written; file names go out as the bytes that they are.
+            stream.reconfigure(line_buffering=True, errors=OWN_BYTES)
 
     def __getattr__(self, name):
         return getattr(self._stream, name)

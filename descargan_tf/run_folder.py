@@ -86,6 +86,7 @@ def check(config: Config) -> Config:
         UserError: --run_dir is something else, or a run with other settings; there is no such method.
     """
     methods.entry(config.method)
+    refuse_data_folder(config)
     run_dir = Path(config.run_dir)
     saved = run_dir / RUN_FLAGS
     config = with_precision(config, saved, functools.partial(fast_precision, config.backend))
@@ -150,18 +151,29 @@ def _text(value):
 # ---- beginning, and the data
 
 
+def refuse_data_folder(config: Config) -> None:
+    """A run's files never lie among the data's, which may have the same names.
+
+    Raises:
+        UserError: --run_dir and --data_dir are one folder.
+    """
+    if config.data_dir and os.path.realpath(config.run_dir) == os.path.realpath(config.data_dir):
+        raise UserError(f"--run_dir={config.run_dir} is the folder of the data, --data_dir: name another folder.")
+
+
 def refuse_if_in_use(config: Config) -> None:
     """UserError where another process trains in the folder now."""
     locks.refuse_if_held(Path(config.run_dir), _in_use(config))
 
 
 @contextlib.contextmanager
-def begun_alone(config: Config, facts: dict) -> Iterator[None]:
+def begun_alone(config: Config, data: Dataset, facts: dict) -> Iterator[None]:
     """Make the folder, with what names the run, and keep other trainings out of it; reading it is open to all.
 
     Args:
         config: with which the program repeats it.
-        facts: of the data, as `data_facts` gives them.
+        data: that it is trained on.
+        facts: `training_facts` of them.
 
     Raises:
         UserError: it cannot be written, or another process has begun to train in it.
@@ -173,7 +185,7 @@ def begun_alone(config: Config, facts: dict) -> Iterator[None]:
         raise UserError(f"--run_dir={run_dir} cannot be written: {error.strerror or error}.") from error
     with locks.alone_in(run_dir, _in_use(config)):
         check(config)  # once more: a process that has ended since may have begun another run here
-        check_same_data(config, facts)
+        check_same_data(config, data, facts)
         write_atomically(run_dir / RUN_FLAGS, flags.lines(config).encode(errors="surrogateescape"))
         write_atomically(run_dir / DATA_FACTS, (json.dumps(facts, indent=1) + "\n").encode())
         yield
@@ -187,7 +199,7 @@ def _in_use(config):
 
 
 def data_facts(folder: Path) -> dict:
-    """What training wrote down of its data: "scaling", "dtype", "digest"."""
+    """What training wrote down of its data: "scaling", "dtype", "digest", and "files", which old ones do not have."""
     try:
         facts = json.loads((folder / DATA_FACTS).read_text())
         return {**facts, "scaling": Scaling(*facts["scaling"]), "dtype": facts["dtype"]}
@@ -197,22 +209,25 @@ def data_facts(folder: Path) -> dict:
         ) from error
 
 
-def check_same_data(config: Config, facts: dict) -> None:
+def check_same_data(config: Config, data: Dataset, facts: dict) -> None:
     """Refuse to go on with a run on other data: its scaling, and what was learned, are the old one's.
+
+    A run of an older version is gone on with where its one sum can still be of these data; `begin` then writes down the
+    files.
 
     Raises:
         UserError: names what differs.
     """
-    if not (Path(config.run_dir) / DATA_FACTS).exists():
+    path = Path(config.run_dir) / DATA_FACTS
+    if not path.exists():
         return
-    before = data_facts(Path(config.run_dir))
-    differing = [
-        f"{name} is {before.get(name)} there and {now} here" for name, now in facts.items() if before.get(name) != now
-    ]
+    before = data_facts(path.parent)
+    differing = data.differences(before, facts)
     if differing:
+        older = "" if "files" in before else f" If the images are the same, remove {path} and start again."
         raise UserError(
             f"the run in --run_dir={config.run_dir} was trained on other data than --data_dir={config.data_dir} holds: "
-            f"{'; '.join(differing)}. Give the same data, or name another folder for the run."
+            f"{'; '.join(differing)}. Give the same data, or name another folder for the run.{older}"
         )
 
 
@@ -349,11 +364,17 @@ def tensorboard_command(run_dir: Path) -> str:
     return shlex.join([program, "--logdir", str(run_dir)])
 
 
-def prepare(config: Config, splits: tuple[str, ...]) -> tuple[Dataset, DataSummary]:
+def prepare(config: Config, splits: tuple[str, ...], copies: float = 1) -> tuple[Dataset, DataSummary]:
     """The data that a run, or published weights, are shown: checked with the scaling of the training.
+
+    Args:
+        config: of the run.
+        splits: that are shown, one at a time; the last is the largest.
+        copies: how often its images are in memory at a time.
 
     Returns:
         The data set, and what was found in it.
     """
     data = Dataset(config)
-    return data, data.check(splits, data_facts(config.trained_dir)["scaling"])
+    scaling = data_facts(config.trained_dir)["scaling"]
+    return data, data.check(splits, scaling, dict.fromkeys(splits[-1:], copies))

@@ -32,18 +32,18 @@ import urllib3
 from tqdm import tqdm
 
 from descargan_tf import program, signals
+from descargan_tf.data.formats import SERVED_MAGIC, SERVED_SUFFIXES
 from descargan_tf.data.images import write_npy
 from descargan_tf.data.listing import list_images
 from descargan_tf.errors import UserError
-from descargan_tf.files import write_atomically
-from descargan_tf.prediction.table import TABLE, output_names, table_row, write_table
+from descargan_tf.files import reason, write_atomically
+from descargan_tf.names import one_line
+from descargan_tf.prediction.table import TABLE, labels, output_names, refuse_folder_of_inputs, table_row, write_table
 from descargan_tf.types import CLASS_NAMES
 
 SIGNATURE = "serving_bytes"
-SUFFIXES = (".png", ".jpg", ".jpeg")
 BUSY = (429, 503)  # "later", said by the server itself; every other refusal would be repeated
 
-_MAGIC = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")
 _EXPORTED = "was the model exported by this program?"
 _MAX_QUOTED = 300  # characters of a server's own words in a message
 _LONGEST_WAIT_SECONDS = 60
@@ -187,7 +187,7 @@ class Client:
             RequestError: no answer, or a refusal, in the server's words.
         """
         content = image if isinstance(image, bytes) else _read(Path(image))
-        if not content.startswith(_MAGIC):
+        if not content.startswith(SERVED_MAGIC):
             raise UserError("is neither PNG nor JPEG, which is what the server reads; convert it first")
         instance = {"image_bytes": {"b64": base64.b64encode(content).decode()}}
         body = json.dumps({"signature_name": SIGNATURE, "instances": [instance]})
@@ -233,9 +233,9 @@ def find_inputs(paths: Iterable[str | Path]) -> list[Path]:
     for path in map(Path, paths):
         found = [path]
         if path.is_dir():
-            found = [file for file in list_images(path)[0] if file.suffix.lower() in SUFFIXES]
+            found = [file for file in list_images(path)[0] if file.suffix.lower() in SERVED_SUFFIXES]
             if not found:
-                raise UserError(f"{path} holds no image file that the server reads: {', '.join(SUFFIXES)}")
+                raise UserError(f"{path} holds no image file that the server reads: {', '.join(SERVED_SUFFIXES)}")
         files += found
     return list(dict.fromkeys(files))
 
@@ -260,11 +260,12 @@ def predict_files(
         A message per file that could not be read, sent or written, in the order of `files`; all others are done. What
         ends it early does so at once, and leaves a table of what was done by then.
     """
+    refuse_folder_of_inputs(files, output_dir)
     try:
         output_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"--output_dir={output_dir} cannot be written: {error.strerror or error}") from error
-    names = output_names(files)
+    names, called = output_names(files), labels(files)
 
     def run(file):
         answer = client.predict(file)
@@ -275,7 +276,7 @@ def predict_files(
                 write_npy(output_dir / f"{names[file]}_{kind}.npy", array)
         if answer.overlay_png is not None:
             write_atomically(output_dir / f"{names[file]}_overlay.png", answer.overlay_png)
-        return table_row(file, answer.disease_probability, answer.anomaly_score, answer.predicted_class)
+        return table_row(called[file], answer.disease_probability, answer.anomaly_score, answer.predicted_class)
 
     rows, failed = {}, {}
 
@@ -377,7 +378,7 @@ def _run(argv):
             failed = predict_files(client, files, arguments.output_dir, arguments.concurrency, bar.update)
     print(f"{len(files) - len(failed)} of {len(files)} images done: {arguments.output_dir / TABLE}")
     for message in failed:
-        print(f"not done: {message}", file=sys.stderr)
+        print(f"not done: {one_line(message)}", file=sys.stderr)
     return 1 if failed else 0
 
 
@@ -424,9 +425,11 @@ def _natural(text):
 
 def _read(path):
     try:
+        if path.exists() and not path.is_file():  # a pipe would be waited for
+            raise UserError("is no regular file; expected an image file")
         return path.read_bytes()
     except OSError as error:
-        raise UserError(f"cannot be read: {error.strerror or error}") from error
+        raise UserError(f"cannot be read: {reason(error)}") from error
 
 
 def _to_answer(response):

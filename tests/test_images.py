@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from descargan_tf import files
 from descargan_tf.data import images
@@ -116,6 +116,41 @@ def test_jpeg_is_turned_as_its_orientation_says(tmp_path):
     pixels = np.repeat(np.repeat(np.array([[0, 255, 0]], np.uint8), 8, 0), 8, 1)
     Image.fromarray(pixels).save(tmp_path / "a.jpg", exif=exif, quality=100)
     np.testing.assert_allclose(read_image(tmp_path / "a.jpg").pixels, np.rot90(pixels, -1), atol=3)
+
+
+def test_xmp_turns_nothing(tmp_path):
+    xmp = b'<rdf:Description tiff:Orientation="6"/>'
+    Image.fromarray(GRAY8).save(tmp_path / "a.jpg", xmp=xmp)
+    assert read_image(tmp_path / "a.jpg").pixels.shape == GRAY8.shape
+
+
+def test_of_a_png_its_pixels_alone_count(tmp_path):
+    """Neither an orientation nor a text of any size; tests/test_one_meaning.py holds the server to the same."""
+    exif = Image.Exif()
+    exif[274] = 6
+    text = PngImagePlugin.PngInfo()
+    text.add_text("x", "0" * 3_000_000, zip=True)
+    Image.fromarray(GRAY16).save(tmp_path / "a.png", exif=exif, pnginfo=text)
+    np.testing.assert_array_equal(read_image(tmp_path / "a.png").pixels, GRAY16)
+
+
+@pytest.mark.parametrize("pixels", PIXELS.values(), ids=PIXELS)
+def test_big_tiff(tmp_path, pixels):
+    Image.fromarray(pixels).save(tmp_path / "a.tif", big_tiff=True)
+    assert (tmp_path / "a.tif").read_bytes().startswith(b"II+\0")
+    np.testing.assert_array_equal(read_image(tmp_path / "a.tif").pixels, pixels)
+
+
+def test_a_tiff_is_turned_by_its_own_tag(tmp_path):
+    Image.fromarray(GRAY8).save(tmp_path / "a.tif", tiffinfo={274: 6})
+    np.testing.assert_array_equal(read_image(tmp_path / "a.tif").pixels, np.rot90(GRAY8, -1))
+
+
+def test_a_pipe_and_a_folder_are_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "a.png")
+    assert "is no regular file; expected an image file" in read_error(tmp_path / "a.png")
+    (tmp_path / "b.png").mkdir()
+    assert "is no file" in read_error(tmp_path / "b.png")
 
 
 @pytest.mark.parametrize("channels", [3, 4])
@@ -356,6 +391,11 @@ def test_old_file_survives_a_defect_and_an_interrupt(tmp_path, monkeypatch):
         write_npy(path, GRAY16)
     assert path.read_bytes() == old
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_name_as_long_as_names_can_be_is_written(tmp_path):
+    write_npy(tmp_path / f"{'L' * 251}.npy", GRAY8)
+    assert os.listdir(tmp_path) == [f"{'L' * 251}.npy"]
 
 
 def test_writing_into_a_missing_folder_is_a_user_error(tmp_path):

@@ -104,7 +104,7 @@ def write(folder: Path, rows: list[Row], tables: dict, figures: list, about: dic
         ),
         "report.html": _html(rows, laid_out, tables, figures, about),
     }
-    return [write_atomically(folder / name, text.encode()) for name, text in contents.items()]
+    return [write_atomically(folder / name, text.encode(errors="backslashreplace")) for name, text in contents.items()]
 
 
 # ---- what the tables say

@@ -28,6 +28,7 @@ def benchmark(config: Config) -> int:
     """A grid of runs, and the paper's two tables of them."""
     folder = Path(config.run_dir)
     plans = make_plans(config)
+    run_folder.refuse_data_folder(dataclasses.replace(plans[0].config, run_dir=config.run_dir))
     if config.dry_run:
         return _dry_run(config, plans)
     if (folder / RUN_FLAGS).exists():

@@ -28,7 +28,7 @@ def evaluate(config: Config) -> int:
     with signals.leaving("no report was written"):
         method, folder, about = run_folder.restore(config)
         splits = ("test",) if _takes_published_thresholds(config) else ("validate", "test")
-        data, summary = run_folder.prepare(config, splits)
+        data, summary = run_folder.prepare(config, splits, copies=3)  # images, maps, healthy images
         answer = compiled_predict(config, method)
         thresholds = _thresholds(config, answer, data, summary.scaling)
         test = data.load("test", summary.scaling)
@@ -53,7 +53,7 @@ def evaluate(config: Config) -> int:
                     "git_commit": git_commit(),
                     "checkpoint": f"{folder} (step {about['step']})",
                     "checkpoint_step": about["step"],
-                    "data_digest": data.digest(),
+                    "data_digest": data.digest("test"),
                     "batch_norm_inference": config.batch_norm or "no setting of this method",
                     "saliency": config.saliency,
                     "num_parameters": method.num_parameters,
@@ -96,7 +96,7 @@ def _thresholds(config, answer, data, scaling):
         print(f"no validation split: thresholds are those of {config.published}")
         return {name: {**entry, "published_with": str(config.published)} for name, entry in found["threshold"].items()}
     split = data.load("validate", scaling)
-    thresholds = evaluator.calibrate(split, data_checksum=data.digest())
+    thresholds = evaluator.calibrate(split, data_checksum=data.digest("validate"))
     if config.saliency != "none":
         found = predict_split(answer, split.images, BATCH_SIZE)
         thresholds = evaluator.calibrate_saliency(thresholds, found, split)

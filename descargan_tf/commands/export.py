@@ -10,6 +10,7 @@ from descargan_tf.config import Config
 from descargan_tf.data.dataset import Dataset
 from descargan_tf.errors import UserError
 from descargan_tf.evaluation import evaluator
+from descargan_tf.names import shown
 from descargan_tf.prediction.splits import BATCH_SIZE, predict_split
 from descargan_tf.provenance import git_commit, versions
 
@@ -26,6 +27,8 @@ def export(config: Config) -> int:
 
     check_formats(config.formats)
     base = export_base(config)
+    if shown(base) != str(base):  # its writer, and TensorFlow Serving's configuration, take text
+        raise UserError(f"--export_dir={base}: TensorFlow takes a name in UTF-8 alone; name another folder.")
     refuse_version(base, config.export_version)
     facts = run_folder.data_facts(config.trained_dir)
     rule = FileRule(facts["scaling"], facts["dtype"])
@@ -81,9 +84,11 @@ def _measured_again(config, predictor, found):
     print(f"the evaluation was in {evaluated}: measuring again in {config.export_precision}", flush=True)
     data = Dataset(config)
     try:
-        if not Path(config.data_dir).exists() or data.digest() != found["data_digest"]:
-            raise UserError(f"--data_dir={config.data_dir} does not hold what was evaluated.")
+        if not Path(config.data_dir).exists():  # synthetic ones would be drawn
+            raise UserError(f"--data_dir={config.data_dir} does not exist.")
         summary = data.check(("test",), run_folder.data_facts(config.trained_dir)["scaling"])
+        if not data.is_known_as(found["data_digest"], "test"):
+            raise UserError(f"--data_dir={config.data_dir} does not hold what was evaluated.")
         split = data.load("test", summary.scaling)
     except UserError as error:
         return {"evaluated": evaluated, "not_measured": str(error)}

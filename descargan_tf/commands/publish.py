@@ -28,7 +28,7 @@ def publish(config: Config) -> int:
         print(f"eight bits change a probability by more than {pretrained.MAX_CHANGE}: sixteen for all kernels")
     files = {
         RUN_FLAGS: run_folder.published_lines(config),
-        run_folder.DATA_FACTS: (config.trained_dir / run_folder.DATA_FACTS).read_text(),
+        run_folder.DATA_FACTS: pages.json_text(_data_facts(config)),
         run_folder.REPORT: pages.json_text(_report(found, f"{folder} (step {about['step']})")),
     }
     pretrained.write(folder, stored, {**_about(config, folder, method, about), **facts}, files)
@@ -55,6 +55,12 @@ def _about(config, folder, method, about):
         "command": about.get("command") or f"python -m descargan_tf.main {flagfile}{own_data} --run_dir=runs/again",
         "num_parameters": method.num_parameters,
     }
+
+
+def _data_facts(config):
+    """What prediction must know of the data; the names of its files are their owner's."""
+    facts = run_folder.data_facts(config.trained_dir)
+    return {name: value for name, value in facts.items() if name != "files"}
 
 
 def _report(found, name):

@@ -30,10 +30,9 @@ def train(config: Config) -> int:
     # A terminal that is gone, or `| head`, is no reason to lose a training: train.log has it all.
     program.go_on_unheard()
     data = Dataset(config)
-    summary = data.check()
-    facts = {"scaling": summary.scaling, "dtype": summary.dtype, "digest": data.digest()}
-    run_folder.check_same_data(config, facts)
-    splits = {name: data.load(name, summary.scaling) for name in ("train", "validate")}
+    facts = data.training_facts(data.check(in_memory={"train": 2, "validate": 1}))  # 2: here, and the backend's own
+    run_folder.check_same_data(config, data, facts)
+    splits = {name: data.load(name, facts["scaling"]) for name in ("train", "validate")}
     if run_folder.begins_with_published(config):  # its refusals must come before there is a run
         print(f"begins with {config.init_from}, all but {', '.join(run_folder.begun(config)[1]) or 'nothing'}")
     threshold = evaluator.calibrate(splits["validate"])["image_units"]["value"]
@@ -42,7 +41,7 @@ def train(config: Config) -> int:
         return validate(predict, monitor, translate, splits["validate"], threshold, BATCH_SIZE)
 
     run_dir = Path(config.run_dir)
-    with run_folder.begun_alone(config, facts):
+    with run_folder.begun_alone(config, data, facts):
         seed_initial_weights(config)
         engine = make_engine(config, splits["train"])
         _print_networks(engine.method)

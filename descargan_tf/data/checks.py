@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 
 from descargan_tf.data.images import Scaling, is_outside
-from descargan_tf.data.listing import GROUND_TRUTH_FOLDER, name_some
+from descargan_tf.data.listing import GROUND_TRUTH_FOLDER
 from descargan_tf.data.reading import Facts
 from descargan_tf.errors import UserError
+from descargan_tf.names import name_some
 from descargan_tf.types import DISEASED, HEALTHY
 
 _MAX_UNREADABLE_NAMED = 10

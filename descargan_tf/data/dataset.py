@@ -1,15 +1,15 @@
 """The data that a Config names: generated where they are missing, checked, loaded."""
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from tqdm import tqdm
 
 from descargan_tf.config import Config
-from descargan_tf.data import folders, generation
-from descargan_tf.data.digest import data_digest
+from descargan_tf.data import digest, folders, generation
 from descargan_tf.data.images import Scaling
-from descargan_tf.data.listing import list_images
+from descargan_tf.data.listing import GROUND_TRUTH_FOLDER, list_data_set, list_images
 from descargan_tf.data.synthetic import SyntheticSettings
 from descargan_tf.errors import UserError
 from descargan_tf.types import CLASS_NAMES, SPLITS, Split
@@ -30,6 +30,7 @@ class Dataset:
             num_validate=config.num_validate,
             num_test=config.num_test,
         )
+        self._contents: dict[str, str] = {}  # of what was checked
 
     def generate(self) -> None:
         """Draw the paper's synthetic images, with a bar on the terminal.
@@ -44,12 +45,18 @@ class Dataset:
         seconds = time.perf_counter() - started
         print(f"{self._folder}: {total} images, {len(manifest['sha256'])} files, {seconds:.0f} s")
 
-    def check(self, splits: tuple[str, ...] = SPLITS, scaling: Scaling | None = None) -> folders.DataSummary:
+    def check(
+        self,
+        splits: tuple[str, ...] = SPLITS,
+        scaling: Scaling | None = None,
+        in_memory: Mapping[str, float] | None = None,
+    ) -> folders.DataSummary:
         """Generate what is missing, check everything, print what is there.
 
         Args:
             splits: that are to be read.
             scaling: a run's, where one is gone on with; None: the data's own.
+            in_memory: splits that are to be loaded, and how often their images will be in memory at a time.
 
         Raises:
             UserError: something is not as training or evaluation needs it.
@@ -58,7 +65,8 @@ class Dataset:
         if self.is_synthetic:
             value_range = "-1,1"
             self._check_drawn()
-        summary = folders.check_data(self._folder, self._image_size, value_range, splits)
+        summary = folders.check_data(self._folder, self._image_size, value_range, splits, in_memory=in_memory)
+        self._contents = summary.contents
         print("\n".join(summary.lines()), flush=True)
         return summary
 
@@ -90,6 +98,43 @@ class Dataset:
         healthy, diseased = (len(list_images(path)[0]) if path.is_dir() else 0 for path in paths)
         return healthy, diseased
 
-    def digest(self) -> str:
-        """What names the data."""
-        return data_digest(self._folder)
+    def digest(self, *splits: str) -> str:
+        """What names some splits that were checked; of synthetic images the manifest, which is of all splits."""
+        if self.is_synthetic:
+            return digest.of_manifest(self._folder)
+        return digest.of_contents(self._contents_of(splits))
+
+    def is_known_as(self, name: str, *splits: str) -> bool:
+        """Whether some splits that were checked have this digest, or had it in an older version."""
+        return name == self.digest(*splits) or name in self._by_older_versions()
+
+    def training_facts(self, summary: folders.DataSummary) -> dict:
+        """What a run keeps of its data: what prediction must know, and what training read."""
+        # The ground truth of training images is not learned from: it may come later.
+        files = {
+            name: content
+            for name, content in self._contents_of(("train", "validate")).items()
+            if not (name.startswith(f"train/{GROUND_TRUTH_FOLDER}/") or name.endswith("#ground_truth"))
+        }
+        name = self.digest("train", "validate")
+        return {"scaling": summary.scaling, "dtype": summary.dtype, "digest": name, "files": files}
+
+    def differences(self, before: dict, now: dict) -> list[str]:
+        """Say in what the data of a run, `before`, are not those that were checked; both are `training_facts`."""
+        found = [f"{name} is {before[name]} there and {now[name]} here" for name in ("scaling", "dtype")]
+        found = [text for name, text in zip(("scaling", "dtype"), found, strict=True) if before[name] != now[name]]
+        if "files" in before:
+            changes = digest.changes(before["files"], now["files"])
+            return [*found, changes] if changes else found
+        if before.get("digest") != now["digest"] and before.get("digest") not in self._by_older_versions():
+            found.append(
+                "the run is of an older version, which kept one sum over the whole folder, so that no file can be named"
+            )
+        return found
+
+    def _contents_of(self, splits):
+        return {name: content for name, content in self._contents.items() if name.split("/")[0] in splits}
+
+    def _by_older_versions(self):
+        splits = [split for split in SPLITS if (Path(self._folder) / split).is_dir()]
+        return digest.by_older_versions(self._folder, list_data_set(Path(self._folder), splits).files)

@@ -1,14 +1,16 @@
 """A data set in folders, through two doors: check all of it before anything is trained, load a split into memory."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from descargan_tf.data import checks
+from descargan_tf.data.digest import contents_of
 from descargan_tf.data.images import Scaling, is_outside, parse_value_range, scale_pixels
 from descargan_tf.data.listing import Listing, list_data_set
+from descargan_tf.data.memory import refuse_too_large
 from descargan_tf.data.reading import Facts, Progress, read_all
 from descargan_tf.types import CLASS_NAMES, DISEASED, HEALTHY, SPLITS, Split
 
@@ -35,6 +37,7 @@ class DataSummary(NamedTuple):
     ground_truth_kind: str | None  # "signed", "mask", or None where there is no ground truth
     classes: tuple[ClassSummary, ...]  # by split, healthy first
     warnings: tuple[str, ...]
+    contents: dict[str, str]  # of each file that was read, as `digest` names it
 
     def count(self, split: str, label: int) -> int:
         """How many images a class has in a split."""
@@ -78,19 +81,22 @@ def check_data(
     splits: Sequence[str] = SPLITS,
     num_threads: int = 8,
     progress: Progress | None = None,
+    in_memory: Mapping[str, float] | None = None,
 ) -> DataSummary:
     """Read every file and say what is there, or everything that is wrong, at once.
 
     `value_range` is "low,high" in file values, or "auto": the whole range of uint8 or uint16; for floats [0, 1] if all
     files of all splits lie in it, else [-1, 1]. With "auto", files of which only some leave [0, 1] (float, uint8) or
-    [0, 255] (uint16) are mixed ranges.
+    [0, 255] (uint16) are mixed ranges. `in_memory` says of splits that are to be loaded how often their images will
+    be in memory at a time.
 
     Raises:
-        UserError: with all problems found.
+        UserError: with all problems found; before anything is read, if memory is too small for what is to be loaded.
     """
     root = Path(root)
     scaling = parse_value_range(value_range)
     listing = list_data_set(root, splits)
+    refuse_too_large(root, listing, in_memory or {}, image_size)
     facts = [file_facts for file_facts, _, _ in read_all(listing.files, num_threads, progress)]
     problems = listing.problems + checks.file_problems(facts, image_size)
     dtypes = {f.dtype for f in facts if f.dtype}
@@ -115,6 +121,7 @@ def check_data(
             *checks.class_leak_warnings(facts, splits),
             *checks.duplicate_warnings(facts),
         ),
+        contents=contents_of(facts),
     )
 
 
@@ -137,6 +144,7 @@ def load_split(
     root = Path(root)
     scaling = Scaling(*scaling)
     listing = list_data_set(root, (split,))
+    refuse_too_large(root, listing, {split: 1}, image_size)
     files = listing.files
     images = np.zeros((len(files), image_size, image_size, 1), np.float32)
     ground_truth = np.zeros(images.shape, np.float32)  # unlike zeros_like, costs no memory until written to

@@ -3,25 +3,37 @@
 import io
 import math
 import os
+import struct
 import threading
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps, JpegImagePlugin, PngImagePlugin, TiffImagePlugin
+from PIL import Image, JpegImagePlugin, PngImagePlugin, TiffImagePlugin
 
+from descargan_tf.data import formats
+from descargan_tf.data.formats import IMAGE_SUFFIXES
 from descargan_tf.errors import UserError
-from descargan_tf.files import write_atomically
+from descargan_tf.files import reason, write_atomically
 
-IMAGE_SUFFIXES = (".npy", ".png", ".jpg", ".jpeg", ".tif", ".tiff")
 MAX_PIXELS = 2**26  # 8192 x 8192, far above a radiograph; a file that claims more is a mistake or an attack
 
 _ACCEPTED = "uint8, uint16 or float (float16, float32, float64; read as float32)"
 _READERS = {
-    b"\x89PNG\r\n\x1a\n": PngImagePlugin.PngImageFile,
-    b"\xff\xd8\xff": JpegImagePlugin.JpegImageFile,
-    b"II*\0": TiffImagePlugin.TiffImageFile,
-    b"MM\0*": TiffImagePlugin.TiffImageFile,
+    formats.PNG: PngImagePlugin.PngImageFile,
+    formats.JPEG: JpegImagePlugin.JpegImageFile,
+    formats.TIFF: TiffImagePlugin.TiffImageFile,
+}
+_ORIENTATION = 274
+# How pixels are brought upright, by the orientation that a camera wrote down.
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
 }
 _TIFF_PHOTOMETRIC = 262
 _TIFF_BITS_PER_SAMPLE = 258
@@ -93,7 +105,7 @@ def unscale_pixels(images: np.ndarray, scaling: Scaling) -> np.ndarray:
 
 
 def read_image(path: str | os.PathLike) -> DecodedImage:
-    """Decode one file, recognised by its content; only .npy by its name.
+    """Decode one file as `formats` says: recognised by its content; only .npy by its name.
 
     A .npy file holds [H, W], [H, W, 1], [1, H, W], or the authors' float [2, H, W] of image and diseased - healthy.
     Gray is kept as it is, 8 or 16 bit or float; RGB only if its three channels are equal.
@@ -105,12 +117,14 @@ def read_image(path: str | os.PathLike) -> DecodedImage:
     if path.suffix.lower() not in IMAGE_SUFFIXES:
         raise UserError(f"{path}: not an image format known here; expected one of {', '.join(IMAGE_SUFFIXES)}")
     try:
+        if path.exists() and not path.is_file():  # a pipe would be waited for
+            raise UserError("is no file" if path.is_dir() else "is no regular file; expected an image file")
         raw = path.read_bytes()
         decoded = _decode_npy(raw) if path.suffix.lower() == ".npy" else DecodedImage(_decode_picture(raw), None)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
     except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror or error}") from error
+        raise UserError(f"{path}: cannot be read: {reason(error)}") from error
     except Exception as error:  # a decoder fed with a damaged file raises nearly anything
         raise UserError(f"{path}: cannot be read: {error or type(error).__name__}") from error
     for array in decoded:
@@ -198,18 +212,30 @@ def _decode_npy(raw: bytes) -> DecodedImage:
 
 
 def _decode_picture(raw: bytes) -> np.ndarray:
-    reader = next((reader for magic, reader in _READERS.items() if raw.startswith(magic)), None)
-    if reader is None:
+    format = formats.format_of(raw)
+    if format is None:
         raise UserError("cannot be read: the content is neither PNG, JPEG nor TIFF" if raw else "the file is empty")
+    if format is formats.PNG:
+        raw = formats.png_of_pixels_alone(raw)
     # Not Image.open: above its own limit that prints a warning and goes on.
-    with reader(io.BytesIO(raw)) as image:
+    with _READERS[format](io.BytesIO(raw)) as image:
         _check_pixel_count(image.height, image.width)
         if getattr(image, "n_frames", 1) > 1:
             raise UserError(f"holds {image.n_frames} pictures, expected one; save each in a file of its own")
         _refuse_what_pillow_would_change(image, raw)
-        image.load()
-        ImageOps.exif_transpose(image, in_place=True)
-        return _to_gray(image)
+        image.load()  # turns a TIFF
+        return _to_gray(_upright(image) if format is formats.JPEG else image)
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    # Not ImageOps.exif_transpose, which asks XMP where there is no EXIF block.
+    exif = Image.Exif()
+    try:
+        exif.load(image.info.get("exif"))
+        orientation = exif.get(_ORIENTATION)
+    except (SyntaxError, struct.error):  # a block that is none says nothing
+        orientation = None
+    return image.transpose(_TURNS[orientation]) if orientation in _TURNS else image
 
 
 def _refuse_what_pillow_would_change(image: Image.Image, raw: bytes) -> None:

@@ -6,18 +6,19 @@
 The label is the folder's name, whatever the alphabetical order.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from descargan_tf.data.images import IMAGE_SUFFIXES
+from descargan_tf.data.formats import GROUND_TRUTH_SUFFIXES, IMAGE_SUFFIXES
 from descargan_tf.errors import UserError
+from descargan_tf.files import reading, reason
+from descargan_tf.names import name_some, normal_form
 from descargan_tf.types import CLASS_NAMES, DISEASED, SPLITS
 
 GROUND_TRUTH_FOLDER = "ground_truth"
-_MAX_NAMED = 5  # files named in a message
 
-_GROUND_TRUTH_SUFFIXES = (".npy", ".png", ".tif", ".tiff")  # not JPEG, which blurs the border of a mask
+_MAX_NAMED = 5  # subfolders named in a message
 
 
 class File(NamedTuple):
@@ -40,38 +41,52 @@ class Listing(NamedTuple):
 
 
 def list_images(folder: str | Path) -> tuple[list[Path], int]:
-    """Find the image files directly in a folder, sorted by name, and count what else lies there."""
-    entries = sorted(Path(folder).iterdir(), key=lambda path: path.name)
-    images = [
-        path
-        for path in entries
-        if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and not path.is_dir()
-    ]
+    """Find the image files directly in a folder, sorted by name, and count what else lies there.
+
+    This alone decides what is read, wherever images come from. A link counts as what it leads to, one that leads
+    nowhere as a file, so that it is missed.
+
+    Raises:
+        UserError: the folder cannot be read.
+    """
+    with reading(folder):
+        entries = sorted(Path(folder).iterdir(), key=lambda path: path.name)
+        images = [
+            path
+            for path in entries
+            if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and not path.is_dir()
+        ]
     return images, len(entries) - len(images)
 
 
 def list_data_set(root: Path, splits: Sequence[str]) -> Listing:
-    """Find the files of some splits; UserError if the folder itself is not there."""
-    if not root.is_dir():
-        raise UserError(f"--data_dir={root} {'is not a folder' if root.exists() else 'does not exist'}")
+    """Find the files of some splits.
+
+    Raises:
+        UserError: the folder itself is not there, or something of it cannot be read.
+    """
+    try:
+        if not root.is_dir():
+            is_link = root.is_symlink() and not root.exists()
+            problem = f"is a link to {root.readlink()}, which does not exist" if is_link else "does not exist"
+            raise UserError(f"--data_dir={root} {'is not a folder' if root.exists() else problem}")
+        return _list_splits(root, splits)
+    except OSError as error:
+        raise UserError(f"--data_dir={root} cannot be read: {reason(error)}: {error.filename}") from error
+
+
+def _list_splits(root: Path, splits: Sequence[str]) -> Listing:
     listing = Listing([], {}, [], [])
     missing = [split for split in splits if not (root / split).is_dir()]
     if missing:
         listing.problems.append(
             f"split folder{'s' if len(missing) > 1 else ''} {', '.join(missing)} missing in {root}; "
-            f"found: {_found(root)}{_level_hint(root)}{_spelling_hint(root, missing)}"
+            f"found: {_found(root)}{_link_hint(root, missing)}{_level_hint(root)}{_spelling_hint(root, missing)}"
         )
     for split in splits:
         if split not in missing:
             _list_one_split(root, split, listing)
     return listing
-
-
-def name_some(names: Iterable[str], limit: int = _MAX_NAMED) -> str:
-    """The first names of many, and how many more there are."""
-    names = list(names)
-    more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(names[:limit]) + more
 
 
 def _level_hint(root: Path) -> str:
@@ -89,6 +104,11 @@ def _level_hint(root: Path) -> str:
     return ""
 
 
+def _link_hint(folder: Path, missing: Sequence[str]) -> str:
+    links = [folder / name for name in missing if (folder / name).is_symlink()]
+    return "".join(f"; {link.name} is a link to {link.readlink()}, which is no folder" for link in links)
+
+
 def _spelling_hint(folder: Path, missing: Sequence[str]) -> str:
     hints = []
     for name in missing:
@@ -104,10 +124,11 @@ def _list_one_split(root: Path, split: str, listing: Listing) -> None:
     if missing:
         listing.problems.append(
             f"class folder{'s' if len(missing) > 1 else ''} {', '.join(missing)} missing in {folder}; found: "
-            f"{_found(folder)}; expected {split}/healthy and {split}/diseased{_spelling_hint(folder, missing)}"
+            f"{_found(folder)}{_link_hint(folder, missing)}; expected {split}/healthy and {split}/diseased"
+            f"{_spelling_hint(folder, missing)}"
         )
     truths = _list_ground_truths(folder / GROUND_TRUTH_FOLDER, root, listing)
-    diseased_stems = set()
+    used = set()
     for label, class_name in enumerate(CLASS_NAMES):
         if class_name in missing:
             continue
@@ -118,26 +139,37 @@ def _list_one_split(root: Path, split: str, listing: Listing) -> None:
                 f"no image in {folder / class_name}; expected files ending in {' '.join(IMAGE_SUFFIXES)}"
                 + (f", directly in it and not in its subfolders ({', '.join(deeper[:_MAX_NAMED])})" if deeper else "")
             )
+        matches = _match(paths, truths) if label == DISEASED else {}
         for path in paths:
-            truth = truths.get(path.stem) if label == DISEASED else None
-            if truth and path.stem in diseased_stems:
+            truth = matches.get(path)
+            if truth in used:
                 listing.problems.append(f"{truth.name} is the ground truth of several images: {split}/*/{path.stem}.*")
-            if label == DISEASED:
-                diseased_stems.add(path.stem)
+            if truth:
+                used.add(truth)
             listing.files.append(File(path, path.relative_to(root).as_posix(), split, label, truth))
-    orphans = [path.relative_to(root).as_posix() for stem, path in truths.items() if stem not in diseased_stems]
+    orphans = [path.relative_to(root).as_posix() for path in truths.values() if path not in used]
     if orphans and "diseased" not in missing:
         listing.warnings.append(f"{name_some(orphans)}: ground truth of no diseased image, ignored")
+
+
+def _match(images: Sequence[Path], truths: dict[str, Path]) -> dict[Path, Path]:
+    """By stem; where an image's own is not there, by one that differs from it in its Unicode form alone."""
+    stems = {path.stem for path in images}
+    by_form = {normal_form(stem): path for stem, path in truths.items() if stem not in stems}
+    found = {path: truths.get(path.stem) or by_form.get(normal_form(path.stem)) for path in images}
+    return {path: truth for path, truth in found.items() if truth}
 
 
 def _list_ground_truths(folder: Path, root: Path, listing: Listing) -> dict[str, Path]:
     truths: dict[str, Path] = {}
     if not folder.is_dir():
+        if folder.is_symlink():
+            listing.problems.append(f"{folder} is a link to {folder.readlink()}, which is no folder")
         return truths
     for path in list_images(folder)[0]:
         name = path.relative_to(root).as_posix()
-        if path.suffix.lower() not in _GROUND_TRUTH_SUFFIXES:
-            listing.warnings.append(f"{name}: ignored, a ground truth ends in {' '.join(_GROUND_TRUTH_SUFFIXES)}")
+        if path.suffix.lower() not in GROUND_TRUTH_SUFFIXES:
+            listing.warnings.append(f"{name}: ignored, a ground truth ends in {' '.join(GROUND_TRUTH_SUFFIXES)}")
         elif path.stem in truths:
             listing.problems.append(f"{truths[path.stem].name} and {path.name} in {folder} are for the same image")
         else:

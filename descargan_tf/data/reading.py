@@ -27,6 +27,7 @@ class GroundTruthFacts(NamedTuple):
     kind: str  # "signed" or "mask"
     shape: tuple[int, int]
     largest: float  # absolute value
+    digest: bytes  # as that of an image
 
 
 class Facts(NamedTuple):
@@ -38,7 +39,7 @@ class Facts(NamedTuple):
     shape: tuple[int, int] | None = None
     minimum: float | None = None
     maximum: float | None = None
-    digest: bytes | None = None
+    digest: bytes | None = None  # of the pixels, so that the same picture is known again whatever the format
     ground_truth: GroundTruthFacts | None = None
 
 
@@ -85,8 +86,7 @@ def _read(file: File) -> tuple[Facts, np.ndarray | None, np.ndarray | None]:
         shape=pixels.shape,
         minimum=float(pixels.min()),
         maximum=float(pixels.max()),
-        # Of the pixels, so that the same picture saved twice is found whatever the format.
-        digest=hashlib.blake2b(np.ascontiguousarray(pixels), digest_size=16).digest(),
+        digest=_digest(pixels),
         ground_truth=truth_facts,
     )
     return facts, pixels, difference
@@ -110,4 +110,8 @@ def _read_ground_truth(path: Path) -> tuple[str, np.ndarray]:
 
 
 def _ground_truth_facts(name: str, kind: str, difference: np.ndarray) -> GroundTruthFacts:
-    return GroundTruthFacts(name, kind, difference.shape, float(np.abs(difference).max()))
+    return GroundTruthFacts(name, kind, difference.shape, float(np.abs(difference).max()), _digest(difference))
+
+
+def _digest(array: np.ndarray) -> bytes:
+    return hashlib.blake2b(np.ascontiguousarray(array), digest_size=16).digest()

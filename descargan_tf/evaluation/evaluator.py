@@ -9,6 +9,7 @@ import numpy as np
 from descargan_tf.errors import UserError
 from descargan_tf.evaluation import metrics
 from descargan_tf.measures import OF_GROUND_TRUTH, OF_IMAGES, PROTOCOLS
+from descargan_tf.names import shown
 from descargan_tf.types import DISEASED, HEALTHY
 
 NUM_RESAMPLES = 2000
@@ -121,7 +122,7 @@ def evaluate_split(prediction, split, thresholds, seed, split_name="test"):
 
     rows = []
     for index, name in enumerate(split.names):
-        row = {"name": str(name), "label": int(labels[index])}
+        row = {"name": shown(name), "label": int(labels[index])}
         row["probability"] = None if probability is None else float(probability[index])
         row["score"] = None if prediction.anomaly_score is None else float(prediction.anomaly_score[index])
         for protocol, (_, prefix) in PROTOCOLS.items():

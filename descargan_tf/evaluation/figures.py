@@ -18,6 +18,7 @@ from sklearn.metrics import roc_curve
 from descargan_tf.errors import UserError
 from descargan_tf.evaluation import metrics
 from descargan_tf.files import write_atomically
+from descargan_tf.names import shown
 from descargan_tf.prediction.overlay import SCALE
 from descargan_tf.types import CLASS_NAMES, DISEASED, HEALTHY, Prediction, Split
 
@@ -181,7 +182,7 @@ def write_samples(path, prediction, split, num_samples=4):
     An .npz of the fields of a Split and of a Prediction, those that are known; `read_samples` gives them back.
     """
     chosen = [*_first(split, HEALTHY, num_samples), *_first(split, DISEASED, num_samples)]
-    split = split._replace(names=np.array([str(name) for name in split.names]))
+    split = split._replace(names=np.array([shown(name) for name in split.names]))
     fields = {**prediction._asdict(), **split._asdict()}
     arrays = {name: np.asarray(value)[chosen] for name, value in fields.items() if value is not None}
     return write_atomically(path, lambda file: np.savez_compressed(file, **arrays))
@@ -294,7 +295,7 @@ def _sample_grid(path, split, rows, columns, title, caption, alt):
         for column, (name, stack, kind) in enumerate(columns):
             artist = _show(axes[row, column], _plane(stack, index), kind, name if row == 0 else None)
             artists.setdefault(kind, (artist, []))[1].append(column)
-        axes[row, 0].set_ylabel(Path(str(split.names[index])).name[-24:], fontsize=7)
+        axes[row, 0].set_ylabel(shown(Path(str(split.names[index])).name)[-24:], fontsize=7)
     for kind, (artist, used) in artists.items():
         low = 0 if kind == "magnitude" else -1
         ticks = [0, 0.5, 1] if low == 0 else [-1, 0, 1]

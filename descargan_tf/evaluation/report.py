@@ -53,7 +53,7 @@ def write_report(run_dir, result, figures, about):
         "report.md": _markdown(run_dir, result, figures, about),
         "report.html": _html(result, figures, about),
     }
-    return [write_atomically(run_dir / name, text.encode()) for name, text in contents.items()]
+    return [write_atomically(run_dir / name, text.encode(errors="backslashreplace")) for name, text in contents.items()]
 
 
 def format_table(result):

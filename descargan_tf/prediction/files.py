@@ -10,10 +10,11 @@ from descargan_tf import signals
 from descargan_tf.data.images import Scaling, read_image, scale_pixels, write_npy, write_png
 from descargan_tf.data.listing import list_images
 from descargan_tf.errors import UserError
+from descargan_tf.files import reading
 from descargan_tf.prediction.outputs import named_outputs
 from descargan_tf.prediction.overlay import SCALE, overlay
 from descargan_tf.prediction.splits import predict_split
-from descargan_tf.prediction.table import TABLE, output_names, table_row, write_table
+from descargan_tf.prediction.table import TABLE, labels, output_names, refuse_folder_of_inputs, table_row, write_table
 from descargan_tf.types import CLASS_NAMES, DECISION
 
 _CHUNK = 64  # images in memory at a time
@@ -26,10 +27,16 @@ def find_inputs(path: str | os.PathLike) -> list[Path]:
         UserError: nothing there.
     """
     path = Path(path)
-    if path.is_file():
-        return [path]
-    if not path.is_dir():
-        raise UserError(f"--input={path} does not exist: name an image file or a folder of them.")
+    with reading(f"--input={path}"):
+        if path.is_dir():
+            return _images_in(path)
+        if path.exists():
+            return [path]
+    link = f"is a link to {path.readlink()}, which" if path.is_symlink() else ""
+    raise UserError(f"--input={path} {link}{' ' * bool(link)}does not exist: name an image file or a folder of them.")
+
+
+def _images_in(path):
     files, ignored = list_images(path)
     if not files:
         raise UserError(
@@ -51,8 +58,8 @@ def predict_files(
     """Write `<stem>_healthy.npy`, `<stem>_map.npy`, `<stem>_overlay.png` for each file and `predictions.csv` for all.
 
     Healthy image and signed map (healthy - input) are [H, W] float32 in the network's units, images in [-1, 1]. A
-    method without a healthy image has no such file, and its map, if it has one, is a saliency in [0, 1]. Where two
-    files differ in their suffix alone, it becomes part of the name.
+    method without a healthy image has no such file, and its map, if it has one, is a saliency in [0, 1]. Where files
+    share a stem, `output_names` says how they are told apart.
 
     Args:
         predict: images [B, H, W, 1] to Prediction.
@@ -67,7 +74,11 @@ def predict_files(
     Returns:
         A message per file that could not be read; all others are done. What ends it early leaves a table of what was
         done by then.
+
+    Raises:
+        UserError: the results would lie among the inputs, or cannot be written.
     """
+    refuse_folder_of_inputs(files, output_dir)
     output_dir.mkdir(parents=True, exist_ok=True)
     rows, failed = [], []
 
@@ -86,7 +97,7 @@ def predict_files(
 
 
 def _predict_each(predict, files, output_dir, image_size, scaling, dtype, batch_size, progress, rows, failed):
-    names = output_names(files)
+    names, called = output_names(files), labels(files)
     for start in range(0, len(files), _CHUNK):
         chunk, images = [], []
         for file in files[start : start + _CHUNK]:
@@ -109,7 +120,7 @@ def _predict_each(predict, files, output_dir, image_size, scaling, dtype, batch_
                 write_npy(output_dir / f"{stem}_map.npy", prediction.anomaly_map[i, ..., 0])
                 picture = overlay(images[i, ..., 0], prediction.anomaly_map[i, ..., 0], SCALE)
                 write_png(output_dir / f"{stem}_overlay.png", picture)
-            rows.append(_row(file, prediction, i))
+            rows.append(_row(called[file], prediction, i))
             if progress:
                 progress(1)
 
@@ -126,9 +137,9 @@ def _read(file, image_size, scaling, dtype):
     return scale_pixels(pixels, scaling, file)
 
 
-def _row(file, prediction, i):
+def _row(label, prediction, i):
     outputs = named_outputs(prediction)
     probability, score = (
         float(outputs[name][i]) if name in outputs else None for name in ("disease_probability", "anomaly_score")
     )
-    return table_row(file, probability, score, None if probability is None else CLASS_NAMES[probability > DECISION])
+    return table_row(label, probability, score, None if probability is None else CLASS_NAMES[probability > DECISION])

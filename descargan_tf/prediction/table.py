@@ -1,38 +1,57 @@
 """What predicted files are called and what their table says; one answer for `--mode=predict` and for the client."""
 
 import csv
+import hashlib
 import io
 import os
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+from descargan_tf.errors import UserError
 from descargan_tf.files import write_atomically
+from descargan_tf.names import normal_form, shown
 
 COLUMNS = ("file", "disease_probability", "anomaly_score", "predicted_class")
 TABLE = "predictions.csv"
 
+_MAX_BYTES = 255 - len("_healthy.npy")  # of a name before what is put behind it
+
 
 def output_names(files: Sequence[Path]) -> dict[Path, str]:
-    """The stem of each file; where two would share one, with the suffix, or a number, behind it."""
-    count = Counter(file.stem for file in files)
-    names, taken = {}, {stem for stem in count if count[stem] == 1}
+    """The stem of each file; where several would share one, with what tells them apart.
+
+    That is the suffix behind it, else as many folders as it takes before it, else a number. Names that differ in case
+    or Unicode form alone count as one, as they do to some file systems; one that would be too long is cut, and ends in
+    a digest of what it was.
+    """
+    groups = defaultdict(list)
     for file in files:
-        name = file.stem
-        if count[name] > 1:
-            base = name = f"{name}_{file.suffix[1:]}"
-            number = 2
-            while name in taken:
+        groups[_key(file.stem)].append(file)
+    names, taken = {}, {key for key, group in groups.items() if len(group) == 1}
+    for group in groups.values():
+        if len(group) == 1:
+            names[group[0]] = _cut(group[0].stem)
+            continue
+        for file, name in zip(group, _told_apart(group), strict=True):
+            base, number = name, 2
+            while _key(name) in taken:
                 name, number = f"{base}_{number}", number + 1
-            taken.add(name)
-        names[file] = name
-    return names
+            taken.add(_key(name))
+            names[file] = _cut(name)
+    return {file: names[file] for file in files}
 
 
-def table_row(file: Path, probability: float | None, score: float | None, predicted_class: str | None) -> Sequence[str]:
+def labels(files: Sequence[Path]) -> dict[Path, str]:
+    """What each file is called in the table: its name, or its path as it was given where others have its name."""
+    count = Counter(file.name for file in files)
+    return {file: shown(file if count[file.name] > 1 else file.name) for file in files}
+
+
+def table_row(label: str, probability: float | None, score: float | None, predicted_class: str | None) -> Sequence[str]:
     """One row under COLUMNS; what a method does not say stays empty."""
     numbers = ("" if number is None else f"{number:.6f}" for number in (probability, score))
-    return (file.name, *numbers, predicted_class or "")
+    return (label, *numbers, predicted_class or "")
 
 
 def write_table(folder: str | os.PathLike, rows: Iterable[Sequence[str]]) -> Path:
@@ -42,3 +61,49 @@ def write_table(folder: str | os.PathLike, rows: Iterable[Sequence[str]]) -> Pat
     writer.writerow(COLUMNS)
     writer.writerows(rows)
     return write_atomically(Path(folder) / TABLE, text.getvalue().encode())
+
+
+def refuse_folder_of_inputs(files: Sequence[Path], output_dir: Path) -> None:
+    """Results never lie among the images: `a_map.npy` of one may be another, and the next time all are taken for such.
+
+    Raises:
+        UserError: the output folder is that of an input, or of what one is a link to.
+    """
+    output = os.path.realpath(output_dir)
+    folders = {file.parent: file for file in files} | {
+        Path(os.path.realpath(file)).parent: file for file in files if file.is_symlink()
+    }
+    for folder, file in folders.items():
+        if os.path.realpath(folder) == output:
+            raise UserError(
+                f"--output_dir={output_dir} is the folder of the input {file}: results would lie among the images, and "
+                "could replace one; name another folder"
+            )
+
+
+def _key(name):
+    return normal_form(name).casefold()
+
+
+def _told_apart(group) -> list[str]:
+    """By the first way that gives each its own name; by the suffix if none does."""
+    ways = list(_ways(group))
+    return next((names for names in ways if len(set(map(_key, names))) == len(names)), ways[0])
+
+
+def _ways(group) -> Iterator[list[str]]:
+    yield [f"{file.stem}_{file.suffix[1:]}" for file in group]
+    folders = [[part for part in file.parts[:-1] if part not in (file.anchor, "..")] for file in group]
+    for depth in range(1, max(map(len, folders)) + 1):
+        before = ["".join(f"{part}_" for part in parts[-depth:]) for parts in folders]
+        yield [f"{start}{file.stem}" for start, file in zip(before, group, strict=True)]
+        yield [f"{start}{file.stem}_{file.suffix[1:]}" for start, file in zip(before, group, strict=True)]
+
+
+def _cut(name):
+    if len(os.fsencode(name)) <= _MAX_BYTES:
+        return name
+    end = "~" + hashlib.blake2b(os.fsencode(name), digest_size=4).hexdigest()
+    while len(os.fsencode(name)) > _MAX_BYTES - len(end):
+        name = name[:-1]
+    return name + end

@@ -1,0 +1,84 @@
+"""Whether a data set fits into memory, asked before anything of it is read."""
+
+import contextlib
+import os
+import resource
+from collections.abc import Mapping
+from pathlib import Path
+
+from descargan_tf.data.listing import Listing
+from descargan_tf.errors import UserError
+from descargan_tf.types import DISEASED
+
+_BYTES_PER_PIXEL = 4  # float32
+_CGROUP_2 = Path("/sys/fs/cgroup")
+_CGROUP_1 = Path("/sys/fs/cgroup/memory")
+
+
+def needed(listing: Listing, copies: Mapping[str, float], image_size: int) -> int:
+    """Bytes that splits take as arrays.
+
+    Args:
+        listing: of the data folder.
+        copies: by split, how often its images are in memory at a time.
+        image_size: pixels a side.
+    """
+    images = sum(copies.get(file.split, 0) for file in listing.files)
+    # Ground truth of healthy images is zero, which the system gives no memory for until it is written to.
+    truths = sum(1 for file in listing.files if copies.get(file.split) and file.label == DISEASED and file.ground_truth)
+    return int((images + truths) * image_size**2 * _BYTES_PER_PIXEL)
+
+
+def refuse_too_large(root: Path, listing: Listing, copies: Mapping[str, float], image_size: int) -> None:
+    """Nothing, where the splits fit or where nobody knows what is free.
+
+    Raises:
+        UserError: with the size that is needed, and the free one.
+    """
+    size, free = needed(listing, copies, image_size), free_bytes()
+    if free is None or size <= free:
+        return
+    counts = ", ".join(f"{sum(f.split == split for f in listing.files):,} of {split}" for split in copies)
+    raise UserError(
+        f"data folder {root}: {counts} images of {image_size}x{image_size} need {_spoken(size)} of memory at a time, "
+        f"and {_spoken(free)} are free; use fewer or smaller images, or a machine with more memory"
+    )
+
+
+def free_bytes() -> int | None:
+    """What the system, the container and this process' own limit leave; None where none of them says it."""
+    return min((free for free in (_of_system(), _of_container(), _of_limit()) if free is not None), default=None)
+
+
+def _of_system():
+    with contextlib.suppress(OSError, ValueError):
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    return None
+
+
+def _of_container():
+    for folder, limit, used, cache in (
+        (_CGROUP_2, "memory.max", "memory.current", "inactive_file"),
+        (_CGROUP_1, "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+    ):
+        with contextlib.suppress(OSError, ValueError):  # another version, or no limit: "max"
+            found = int((folder / limit).read_text()) - int((folder / used).read_text())
+            facts = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+            return max(found + int(facts.get(cache, 0)), 0)  # pages of files are given back when asked for
+    return None
+
+
+def _of_limit():
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if limit == resource.RLIM_INFINITY:
+        return None
+    with contextlib.suppress(OSError, ValueError):
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+        return max(limit - pages * os.sysconf("SC_PAGE_SIZE"), 0)
+    return limit
+
+
+def _spoken(size):
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"
