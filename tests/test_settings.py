@@ -12,7 +12,7 @@ from descargan_tf.config import Config
 from descargan_tf.errors import UserError
 from descargan_tf.flags import RUN_FLAGS
 from descargan_tf.methods import METHODS, unused_settings
-from descargan_tf.run_folder import begin, build_method, check, configure, published_lines, read_saved
+from descargan_tf.run_folder import begun_alone, build_method, check, configure, published_lines, read_saved
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = {"image_size", "precision"}  # settings that methods have of all of the program's
@@ -186,7 +186,8 @@ def test_a_mode_that_needs_no_method_takes_any_name():
 def test_what_was_resolved_is_saved_and_held_against(tmp_path, monkeypatch):
     arguments = ("--dataset=synthetic", f"--run_dir={tmp_path / 'run'}", "--method=stargan")
     config = check(parsed(*arguments))
-    begin(config, {"scaling": [0, 1], "dtype": "uint8", "digest": "d"})
+    with begun_alone(config, {"scaling": [0, 1], "dtype": "uint8", "digest": "d"}):
+        pass
     saved = tmp_path / "run" / RUN_FLAGS
     written = saved.read_text().splitlines()
     assert "--lambda_rec=10.0" in written
