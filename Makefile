@@ -58,11 +58,12 @@ format: install-dev
 
 # What a change of a few lines is checked with; TensorFlow's import is most of the time. In one process, as a second would
 # import it again.
-FAST_TESTS := tests/test_architecture.py tests/test_documents.py tests/test_config.py tests/test_measures.py \
-  tests/test_losses.py tests/test_metrics.py tests/test_evaluator.py tests/test_validation.py \
-  tests/test_synthetic.py tests/test_images.py tests/test_listing.py tests/test_folders.py \
-  tests/test_checks.py tests/test_pipeline.py tests/test_prediction.py tests/test_predict_split.py \
-  tests/test_overlay.py tests/test_hardware.py tests/test_rest_contract.py tests/test_serving_files.py
+FAST_TESTS := tests/test_architecture.py tests/test_documents.py tests/test_config.py tests/test_settings.py \
+  tests/test_flagfiles.py tests/test_measures.py tests/test_losses.py tests/test_metrics.py \
+  tests/test_evaluator.py tests/test_validation.py tests/test_synthetic.py tests/test_images.py \
+  tests/test_listing.py tests/test_folders.py tests/test_checks.py tests/test_pipeline.py \
+  tests/test_prediction.py tests/test_predict_split.py tests/test_overlay.py tests/test_hardware.py \
+  tests/test_writer.py tests/test_rest_contract.py
 
 test-fast: lint
 	$(VENV)/bin/python -m pytest $(FAST_TESTS)
