@@ -80,6 +80,13 @@ class Config(ServerFlags):
     # Data
     image_size: int = _flag(256, "pixels a side", low=64, high=8192, multiple_of=64)
     value_range: str = _flag("auto", "folders: 'low,high' of the files' values; auto: from the files' type")
+    ground_truth: str = _flag(
+        "auto",
+        "folders: what the ground truth is: a mask (which pixels) or a signed difference, healthy - diseased; auto: a "
+        "mask if of 8 bits, or without values but 0 and a positive one",
+        choices=("auto", "mask", "difference"),
+        of_run=False,
+    )
     num_train: int = _flag(2000, "synthetic: training images per class", low=0)
     num_validate: int = _flag(200, "synthetic: validation images per class", low=0)
     num_test: int = _flag(200, "synthetic: test images per class", low=1)

@@ -2,16 +2,17 @@
 
 from typing import NamedTuple
 
-from descargan_tf.types import DISEASED, HEALTHY
+from descargan_tf.types import DIFFERENCE, DISEASED, HEALTHY, MASK
 
 
 class Measure(NamedTuple):
     """One measure of a split."""
 
     title: str  # " (var)" at its end: the variance of the difference stands beside it, in brackets
-    column: str | None  # of per_image.csv, that it follows from; None: from all pixels of all images at once
+    column: str | None  # of per_image.csv, that it follows from; None: not of single images, or of masks alone
     label: int | None = None  # of the images that it is taken from; None for both
     smaller_is_better: bool = False
+    of_kind: str | None = None  # of ground truth, that it can be taken against; None for any
 
     @property
     def short_title(self) -> str:
@@ -22,9 +23,10 @@ class Measure(NamedTuple):
 MEASURES = {
     "dice": Measure("Dice", "dice", DISEASED),
     "auroc_pixel": Measure("AUROC, pixels", "auroc", DISEASED),
-    "mse_d_gt": Measure("MSE(d, GT) (var)", "mse", DISEASED, smaller_is_better=True),
-    "ssim": Measure("SSIM", "ssim", DISEASED),
+    "mse_d_gt": Measure("MSE(d, GT) (var)", "mse", DISEASED, smaller_is_better=True, of_kind=DIFFERENCE),
+    "ssim": Measure("SSIM", "ssim", DISEASED, of_kind=DIFFERENCE),
     "mse_healthy": Measure("MSE(r_h, a_h) (var)", "mse", HEALTHY, smaller_is_better=True),
+    "dice_otsu": Measure("Dice, Otsu's threshold of |d|", None, DISEASED, of_kind=MASK),
     "dice_pooled": Measure("Dice, all pixels pooled", None, DISEASED),
     "auroc_pixel_pooled": Measure("AUROC, all pixels pooled", None, DISEASED),
     "accuracy": Measure("Accuracy", "probability"),
@@ -33,10 +35,10 @@ MEASURES = {
     "auroc_score": Measure("AUROC, images, by anomaly score", "score"),
 }
 # As the paper has them; the change of healthy images is in both.
-TABLE_1 = ("dice", "auroc_pixel", "mse_d_gt", "ssim", "mse_healthy", "dice_pooled", "auroc_pixel_pooled")
+TABLE_1 = ("dice", "auroc_pixel", "mse_d_gt", "ssim", "mse_healthy", "dice_otsu", "dice_pooled", "auroc_pixel_pooled")
 TABLE_2 = ("accuracy", "kappa", "auroc_image", "auroc_score", "mse_healthy")
-OF_GROUND_TRUTH = ("dice", "auroc_pixel", "mse_d_gt", "ssim", "dice_pooled", "auroc_pixel_pooled")
 OF_IMAGES = ("accuracy", "kappa", "auroc_image", "auroc_score")
+OF_GROUND_TRUTH = tuple(name for name in TABLE_1 if name != "mse_healthy")
 
 
 class Protocol(NamedTuple):

@@ -295,9 +295,10 @@ def card(folder: Path) -> str:
     name, split, metrics = about["name"], found["split"], found["metrics"][HEADLINE]
     seconds = about.get("trained_seconds")
     measures = [[f"measure, in {PROTOCOLS[HEADLINE].title}", "value", "95 % interval", "all-zero map"]]
-    for key in dict.fromkeys(TABLE_1 + TABLE_2):
+    for key in report.rows_of(TABLE_1 + TABLE_2, metrics):
         entry, zero = metrics[key], found["baseline_zero_map"][HEADLINE][key]
-        measures.append([MEASURES[key].short_title, *_cells(key, entry), _cells(key, zero)[0]])
+        of_zero = "n/a" if zero["mean"] is None else _cells(key, zero)[0]
+        measures.append([MEASURES[key].short_title, *_cells(key, entry), of_zero])
     facts = {
         "Method": about["method"],
         "Images": f"{about['image_size']}x{about['image_size']}, one channel",
@@ -367,7 +368,7 @@ def card(folder: Path) -> str:
 
 def _cells(name, entry):
     if entry["mean"] is None:
-        return ["n/a", ""]
+        return [entry.get("reason", "not available"), ""]
     interval = "" if entry["ci95"] is None else " to ".join(pages.number(name, value) for value in entry["ci95"])
     return [pages.number(name, entry["mean"]), interval]
 

@@ -12,6 +12,7 @@ DISEASED = 1
 CLASS_NAMES = ("healthy", "diseased")
 DECISION = 0.5  # disease probability above which an image is called diseased
 SPLITS = ("train", "validate", "test")
+MASK, DIFFERENCE = "mask", "difference"  # kinds of ground truth: which pixels; healthy - diseased, with sign and size
 
 
 class Batch(NamedTuple):
@@ -26,8 +27,10 @@ class Split(NamedTuple):
 
     images: Any  # [N, H, W, 1] float32 in [-1, 1]
     labels: Any  # [N] int32, HEALTHY or DISEASED
-    ground_truth: Any  # [N, H, W, 1] float32, healthy - diseased in the units of `images`; None where not known
+    ground_truth: Any  # [N, H, W, 1] float32; None where no image has one
     names: Any  # N file names relative to the data folder
+    ground_truth_kind: str = DIFFERENCE  # healthy - diseased in the units of `images`; MASK: 0 or 1
+    has_ground_truth: Any = None  # [N] bool: where it is known; None for all
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -3,6 +3,8 @@
 import json
 from pathlib import Path
 
+from descargan_tf.evaluation.evaluator import map_threshold
+from descargan_tf.evaluation.report import rows_of
 from descargan_tf.measures import HEADLINE, MEASURES, PROTOCOLS, TABLE_1, TABLE_2
 from descargan_tf.prediction.overlay import NEGATIVE_COLOUR, POSITIVE_COLOUR, SCALE
 from descargan_tf.types import CLASS_NAMES, DECISION, DISEASED
@@ -137,18 +139,20 @@ def _measures(facts):
         f"| measure, in {PROTOCOLS[HEADLINE].title} | value | interval |",
         "|---|---:|---:|",
     ]
-    for name in dict.fromkeys(TABLE_1 + TABLE_2):
+    for name in rows_of(TABLE_1 + TABLE_2, metrics):
         entry = metrics[name]
         value = entry.get("reason", "not available") if entry["mean"] is None else f"{entry['mean']:.4g}"
         interval = "" if entry["ci95"] is None else "{:.4g} to {:.4g}".format(*entry["ci95"])
         lines.append(f"| {MEASURES[name].short_title} | {value} | {interval} |")
     threshold = facts["thresholds"][HEADLINE]
-    if threshold["value"] is None:
+    value = map_threshold(threshold)
+    if value is None:
         lines += ["", f"No threshold of |map|: {threshold.get('reason', 'not available')}."]
     else:
         lines += [
             "",
-            f"A pixel is called anomalous where |map| > {threshold['value']:.4f}: {threshold['rule']}, over "
+            f"A pixel is called anomalous where |map| > {value:.4f}: "
+            f"{threshold['rule'] if threshold.get('map_value') is None else threshold['map_rule']}, over "
             f"{threshold['num_images']} images of the {threshold['split']} split.",
         ]
     return lines + _other_precision(facts)

@@ -55,7 +55,8 @@ ALLOWED = {
     },
     "model": {"types", "errors", "config", "flags", "data", "prediction", "training", "run_folder"},
     "commands": {
-        *("types", "errors", "names", "program", "signals", "locks", "config", "flags", "hardware", "provenance"),
+        *("types", "measures", "errors", "names", "program", "signals", "locks"),
+        *("config", "flags", "hardware", "provenance"),
         *("data", "methods", "training", "prediction", "evaluation", "pretrained", "run_folder", "benchmark"),
         *("export", "export.embedded"),
     },

@@ -105,9 +105,7 @@ def answers(strength, noise, seed, saliency=False):
 
 def evaluated(folder, prediction, split=SPLIT):
     folder.mkdir()
-    thresholds = evaluator.calibrate(split)
-    if prediction.healthy_image is None:
-        thresholds = evaluator.calibrate_saliency(thresholds, prediction, split)
+    thresholds = evaluator.calibrate(split, prediction=prediction)
     about = {
         "data_digest": "feed",
         "training": {"rounds": 8, "images_per_round": 4, "images": 32, "seconds": 90.0},

@@ -1,7 +1,5 @@
 """What check_data refuses, and what it warns of."""
 
-import os
-
 import numpy as np
 import pytest
 from image_folders import CLASSES, SIZE, check_error, make_data_set, picture
@@ -89,39 +87,6 @@ def test_mixed_ranges_within_a_class_are_refused(tmp_path):
     make_data_set(tmp_path)
     write_npy(tmp_path / "train" / "healthy" / "x.npy", picture(0, np.float32, 0, 1))
     assert "mixed ranges: 1 float32 (train/healthy/x.npy) and 12 uint8" in check_error(tmp_path)
-
-
-def test_missing_ground_truths_are_named(tmp_path):
-    make_data_set(tmp_path, per_class=8)
-    (tmp_path / "test" / "ground_truth").mkdir()
-    write_npy(tmp_path / "test" / "ground_truth" / "3.npy", np.zeros((SIZE, SIZE), np.float32))
-    message = check_error(tmp_path)
-    assert "7 of 8 diseased images of test have no ground truth: test/diseased/0.png, test/diseased/1.png, " in message
-    assert "test/diseased/5.png and 2 more; add test/ground_truth/<same stem>.npy" in message
-    with pytest.raises(UserError, match="7 of 8 diseased images of test have no ground truth"):
-        load_split(tmp_path, "test", SIZE, (0, 255))
-
-
-def test_ground_truth_that_cannot_be_right(tmp_path):
-    make_data_set(tmp_path, per_class=2)
-    folder = tmp_path / "test" / "ground_truth"
-    folder.mkdir()
-    zeros = np.zeros((SIZE, SIZE), np.float32)
-    write_npy(folder / "0.npy", zeros + 300)
-    write_npy(folder / "1.npy", zeros)
-    message = check_error(tmp_path)
-    assert "1 ground truths larger than any difference within 0 to 255: test/ground_truth/0.npy (300)" in message
-    write_npy(folder / "0.npy", zeros + 2)
-    (warning,) = check_data(tmp_path, SIZE).warnings
-    assert "the largest ground truth is 2, under 1 % of the image range 0 to 255" in warning
-    write_npy(folder / "0.npy", zeros[:32])
-    assert "1 file not 64x64 (height x width): test/ground_truth/0.npy (32x64)" in check_error(tmp_path)
-    os.remove(folder / "0.npy")
-    write_png(folder / "0.png", zeros.astype(np.uint8))
-    message = check_error(tmp_path)
-    assert "ground truth is a mask in test/ground_truth/0.png but signed in test/ground_truth/1.npy" in message
-    write_png(folder / "1.png", zeros.astype(np.uint8))
-    assert f"1.npy and 1.png in {folder} are for the same image" in check_error(tmp_path)
 
 
 def test_wrong_sizes_are_named(tmp_path):

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from image_folders import CLASSES, SIZE, check_error, make_data_set, picture
+from image_folders import CLASSES, SIZE, make_data_set, picture
 
 from descargan_tf.data.folders import check_data, load_split
 from descargan_tf.data.images import Scaling, write_npy, write_png
@@ -18,7 +18,7 @@ def test_uint8_data_set(tmp_path):
     assert summary.scaling == (0, 255)
     assert summary.dtype == "uint8"
     assert summary.warnings == ()
-    assert summary.ground_truth_kind is None
+    assert summary.ground_truths == dict.fromkeys(SPLITS)
     assert [summary.count(split, label) for split in SPLITS for label in CLASSES] == [2] * 6
     assert [c.num_ignored for c in summary.classes] == [3, 0, 0, 0, 0, 0]
     assert summary.lines() == [
@@ -83,10 +83,21 @@ def test_signed_ground_truth_is_scaled_with_the_images(tmp_path):
     write_npy(folder / "0.npy", difference)
     write_npy(folder / "1.npy", np.zeros_like(difference))
     summary = check_data(tmp_path, SIZE)
-    assert summary.ground_truth_kind == "signed"
+    assert summary.ground_truths["test"].kind == "difference"
     assert [c.num_ground_truths for c in summary.classes] == [0, 0, 0, 0, 2, 2]
     assert summary.lines()[-2].split() == ["test", "0=healthy", "n=2", "0..255", "uint8", "64x64", "2", "zero", "0"]
-    assert summary.lines()[-1].split() == ["test", "1=diseased", "n=2", "0..255", "uint8", "64x64", "2", "signed", "0"]
+    assert "ground truth of test: signed differences (more values than 0 and a positive one)" in summary.lines()
+    assert summary.lines()[-1].split() == [
+        "test",
+        "1=diseased",
+        "n=2",
+        "0..255",
+        "uint8",
+        "64x64",
+        "2",
+        "difference",
+        "0",
+    ]
     loaded = load_split(tmp_path, "test", SIZE, summary.scaling)
     expected = np.zeros((4, SIZE, SIZE, 1), np.float32)
     expected[2, 3, 4], expected[2, 5, 6] = 0.4, -0.8  # 51 * 2 / 255
@@ -100,14 +111,14 @@ def test_masks_become_zero_to_one_whatever_the_image_range(tmp_path):
     mask = np.zeros((SIZE, SIZE), np.uint8)
     mask[10:20, 30:40] = 255
     write_png(tmp_path / "test" / "ground_truth" / "0.png", mask)
-    assert check_data(tmp_path, SIZE).ground_truth_kind == "mask"
+    assert check_data(tmp_path, SIZE).ground_truths["test"].kind == "mask"
     ground_truth = load_split(tmp_path, "test", SIZE, (0, 65535)).ground_truth
     np.testing.assert_array_equal(ground_truth[1, ..., 0], mask == 255)
     assert not ground_truth[0].any()
-    write_png(tmp_path / "test" / "ground_truth" / "0.png", mask // 255)
-    assert "test/ground_truth/0.png: the mask holds 0 and 1, expected 0 and 255" in check_error(tmp_path)
-    write_png(tmp_path / "test" / "ground_truth" / "0.png", mask.astype(np.uint16))
-    assert "test/ground_truth/0.png: uint16, expected an 8-bit mask" in check_error(tmp_path)
+    for other in (mask // 255, mask.astype(np.uint16), mask.astype(np.uint16) * 257):
+        write_png(tmp_path / "test" / "ground_truth" / "0.png", other)
+        assert check_data(tmp_path, SIZE).ground_truths["test"].kind == "mask"
+        np.testing.assert_array_equal(load_split(tmp_path, "test", SIZE, (0, 65535)).ground_truth, ground_truth)
 
 
 def test_authors_files(tmp_path):
@@ -119,14 +130,16 @@ def test_authors_files(tmp_path):
             np.save(tmp_path / split / class_name / "0.npy", np.stack([image, np.full_like(image, 0.25)]))
     summary = check_data(tmp_path, SIZE)
     assert summary.scaling == (0, 1)
-    assert summary.ground_truth_kind == "signed"
+    assert summary.ground_truths["test"].kind == "difference"
     loaded = load_split(tmp_path, "train", SIZE, summary.scaling)
     np.testing.assert_array_equal(loaded.ground_truth[0], 0)
     np.testing.assert_array_equal(loaded.ground_truth[1], -0.5)  # -0.25 in [0, 1] is -0.5 in [-1, 1]
     np.testing.assert_allclose(loaded.images[1, ..., 0], picture(1, np.float32, 0, 1) * 2 - 1, atol=1e-6)
     (tmp_path / "train" / "ground_truth").mkdir()
     write_npy(tmp_path / "train" / "ground_truth" / "0.npy", np.zeros((SIZE, SIZE), np.float32))
-    assert "train/ground_truth/0.npy: train/diseased/0.npy already holds a ground truth" in check_error(tmp_path)
+    warnings = " ".join(check_data(tmp_path, SIZE).warnings)
+    assert "train/ground_truth/0.npy: train/diseased/0.npy already holds a ground truth of its own" in warnings
+    assert load_split(tmp_path, "train", SIZE, summary.scaling).ground_truth is None
 
 
 def test_progress_and_threads_do_not_change_the_result(tmp_path):

@@ -31,7 +31,9 @@ def test_ambiguous_and_unused_ground_truth(tmp_path):
     write_png(folder / "0.png", np.zeros((SIZE, SIZE), np.uint8))
     write_png(folder / "1.png", np.zeros((SIZE, SIZE), np.uint8))
     Image.fromarray(picture(77)).save(tmp_path / "test" / "diseased" / "0.tif")
-    assert "0.png is the ground truth of several images: test/*/0.*" in check_error(tmp_path)
+    warnings = check_data(tmp_path, SIZE).warnings
+    assert "0.png is the ground truth of several images, test/*/0.*: of none, then" in warnings
+    assert load_split(tmp_path, "test", SIZE, (0, 255)).has_ground_truth.tolist() == [True, True, False, False, True]
 
 
 def test_missing_root_and_file_as_root(tmp_path):
@@ -149,7 +151,38 @@ def test_links_that_lead_nowhere_are_said_to(tmp_path):
     (tmp_path / "d" / "validate" / "ground_truth").symlink_to("/nowhere/masks")
     message = check_error(tmp_path / "d")
     assert "found: train, validate; test is a link to /nowhere/test, which is no folder" in message
-    assert f"{tmp_path / 'd' / 'validate' / 'ground_truth'} is a link to /nowhere/masks, which is no folder" in message
+    (tmp_path / "d" / "test").unlink()
+    (tmp_path / "elsewhere").rename(tmp_path / "d" / "test")
+    masks = tmp_path / "d" / "validate" / "ground_truth"
+    assert list_data_set(tmp_path / "d", ("validate",)).warnings == [
+        f"{masks} is a link to /nowhere/masks, which is no folder: no ground truth"
+    ]
+
+
+@pytest.mark.parametrize("make", [lambda path: path.write_text("none"), lambda path: path.symlink_to(path.name)])
+def test_a_ground_truth_folder_that_is_none_stops_nothing(tmp_path, make):
+    make_data_set(tmp_path / "d")
+    make(tmp_path / "d" / "test" / "ground_truth")
+    (warning,) = check_data(tmp_path / "d", SIZE).warnings
+    assert warning.startswith(f"{tmp_path / 'd' / 'test' / 'ground_truth'} is ")
+    assert warning.endswith("no folder: no ground truth")
+
+
+def test_a_ground_truth_folder_that_cannot_be_read_stops_nothing(tmp_path, monkeypatch):
+    make_data_set(tmp_path / "d")
+    folder = tmp_path / "d" / "test" / "ground_truth"
+    folder.mkdir()
+    iterdir = type(folder).iterdir
+
+    def refuse(path):
+        if path == folder:
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return iterdir(path)
+
+    monkeypatch.setattr(type(folder), "iterdir", refuse)
+    (warning,) = check_data(tmp_path / "d", SIZE).warnings
+    assert "Permission denied" in warning
+    assert warning.endswith(": no ground truth")
 
 
 def test_folders_behind_links_are_read(tmp_path):
@@ -173,7 +206,7 @@ def test_masks_are_found_whatever_the_unicode_form_of_their_names(tmp_path, imag
     folder = tmp_path / "test" / "diseased"
     (folder / "0.png").rename(folder / names[0])
     (tmp_path / "test" / "ground_truth").mkdir()
-    write_png(tmp_path / "test" / "ground_truth" / names[1], np.full((SIZE, SIZE), 255, np.uint8))
+    write_png(tmp_path / "test" / "ground_truth" / names[1], np.eye(SIZE, dtype=np.uint8))
     summary = check_data(tmp_path, SIZE)
     assert summary.warnings == ()
     assert [c.num_ground_truths for c in summary.classes] == [0, 0, 0, 0, 1, 1]
@@ -189,7 +222,7 @@ def test_an_image_keeps_the_mask_of_its_very_name(tmp_path):
     for file in list_data_set(tmp_path, ("test",)).files[2:]:
         assert file.ground_truth.name == file.path.name
     os.remove(tmp_path / "test" / "ground_truth" / f"{unicodedata.normalize('NFD', 'é')}.png")
-    assert "1 of 2 diseased images of test have no ground truth" in check_error(tmp_path)
+    assert "1 of 2 diseased images of test have no ground truth" in " ".join(check_data(tmp_path, SIZE).warnings)
 
 
 def test_names_that_are_not_utf8_are_read_and_match(tmp_path):

@@ -9,7 +9,7 @@ import pytest
 from descargan_tf.evaluation import evaluator
 from descargan_tf.evaluation.paper import PAPER
 from descargan_tf.measures import HEADLINE, MEASURES, OF_GROUND_TRUTH, OF_IMAGES, PROTOCOLS, TABLE_1, TABLE_2
-from descargan_tf.types import DISEASED, HEALTHY, Prediction, Split
+from descargan_tf.types import DISEASED, HEALTHY, MASK, Prediction, Split
 
 ROOT = Path(__file__).parents[1]
 
@@ -28,20 +28,24 @@ def test_a_report_has_every_measure_and_its_column():
     images = np.random.default_rng(0).uniform(-0.5, 0.5, (4, 16, 16, 1)).astype(np.float32)
     truth = np.zeros_like(images)
     truth[2:, 4:8, 4:8] = 0.4
-    split = Split(images, labels, truth, ["a", "b", "c", "d"])
+    signed = Split(images, labels, truth, ["a", "b", "c", "d"])
     probabilities = np.array([[0.9, 0.1], [0.8, 0.2], [0.3, 0.7], [0.6, 0.4]], np.float32)
     prediction = Prediction(truth, images + truth, np.abs(truth).mean((1, 2, 3)), probabilities)
-    result = evaluator.evaluate_split(prediction, split, evaluator.calibrate(split), 0)
-    assert list(result["metrics"]) == list(PROTOCOLS)
-    for name, measure in MEASURES.items():
-        assert result["metrics"][HEADLINE][name]["mean"] is not None, name
-        for _, prefix in PROTOCOLS.values() if name in TABLE_1 else [("", "")]:
-            assert measure.column is None or prefix + measure.column in result["per_image"][0], name
+    for split in (signed, signed._replace(ground_truth=(truth > 0).astype(np.float32), ground_truth_kind=MASK)):
+        thresholds = evaluator.calibrate(split, prediction=prediction)
+        result = evaluator.evaluate_split(prediction, split, thresholds, 0)
+        assert list(result["metrics"]) == list(PROTOCOLS)
+        for name, measure in MEASURES.items():
+            if measure.of_kind == MASK != split.ground_truth_kind:
+                assert name not in result["metrics"][HEADLINE]
+                continue
+            is_known = measure.of_kind in (None, split.ground_truth_kind)
+            assert (result["metrics"][HEADLINE][name]["mean"] is not None) == is_known, name
+            for _, prefix in PROTOCOLS.values() if name in TABLE_1 else [("", "")]:
+                assert measure.column is None or prefix + measure.column in result["per_image"][0], name
 
 
-@pytest.mark.parametrize(
-    "title", [measure.title for measure in MEASURES.values()] + [p.title for p in PROTOCOLS.values()]
-)
+@pytest.mark.parametrize("title", [noun.title for nouns in (MEASURES, PROTOCOLS) for noun in nouns.values()])
 def test_titles_are_written_in_one_file(title):
     """As a whole string: a sentence may speak of them."""
     found = {

@@ -214,8 +214,7 @@ def splits():
 
 
 def evaluate(splits, scale=1.0):
-    thresholds = evaluator.calibrate(splits[0])
-    thresholds = evaluator.calibrate_saliency(thresholds, predict(splits[0], scale), splits[0])
+    thresholds = evaluator.calibrate(splits[0], prediction=predict(splits[0], scale))
     return evaluator.evaluate_split(predict(splits[1], scale), splits[1], thresholds, seed=0)
 
 
@@ -263,9 +262,7 @@ def test_the_unit_of_a_saliency_does_not_matter(splits):
 
 def test_without_ground_truth_there_is_no_threshold_of_the_maps(splits):
     blind = [split._replace(ground_truth=None) for split in splits]
-    thresholds = evaluator.calibrate(blind[0])
-    saliency = predict(splits[0])
-    thresholds = evaluator.calibrate_saliency(thresholds, saliency, blind[0])
+    thresholds = evaluator.calibrate(blind[0], prediction=predict(splits[0]))
     assert thresholds["image_units"]["map_value"] is None
     result = evaluator.evaluate_split(predict(splits[1]), blind[1], thresholds, seed=0)
     assert result["metrics"]["image_units"]["dice"]["reason"] == "not available: no ground truth"

@@ -32,7 +32,8 @@ _CHOICES = (
     "Nothing was chosen on the test images.",
     "The checkpoint that is measured is the best of a run's validations by a rule that sees the validation images and "
     "their labels alone, no ground truth (descargan_tf/evaluation/validation.py).",
-    "A saliency map has no image units; its threshold is the one with the largest mean Dice on the validation split.",
+    "A saliency map has no image units, and a mask says nothing of them: the threshold of a map is then the one with "
+    "the largest mean Dice on the validation split.",
     "Learning rates, weights of losses and widths are those of the flagfiles, which say where each is from.",
 )
 _LIMITS = (
@@ -207,13 +208,14 @@ def _missing(rows):
 
 
 def _reasons(rows, tables):
-    """Why a cell has no number, the rows of one reason together."""
+    """Why a cell has no number, or one of fewer images, the rows of one reason together."""
     why = {}
     for by_row in (*tables["table_1"].values(), tables["table_2"]):
         for row in rows:
             for name, entry in by_row.get(row.name, {}).items():
-                if entry["mean"] is None:
-                    heads = why.setdefault(entry["reason"], ({}, {}))
+                reason = entry.get("reason") or entry.get("note")
+                if reason:
+                    heads = why.setdefault(reason, ({}, {}))
                     heads[0][row.label] = heads[1][MEASURES[name].title] = None
     return [f"{', '.join(labels)}: {', '.join(heads)}: {reason}." for reason, (labels, heads) in why.items()]
 

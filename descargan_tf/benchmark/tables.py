@@ -74,7 +74,7 @@ def make_tables(rows: dict[str, Sequence[Run]], seed: int = 0) -> dict:
         `table_1`: protocol -> row -> metric -> entry; `table_2`: row -> metric -> entry; `zero_map`: protocol -> metric
         -> entry of an all-zero map; `differences`: protocol, or "images" for Table 2, -> metric -> {best, others: row
         -> {difference, ci95, p}}; `bootstrap`: how it was drawn. An entry is {mean, spread, values, ci95, var}; where
-        a metric cannot be known its mean is None and `reason` says why.
+        a metric cannot be known its mean is None and `reason` says why; `note` says which images were left out, if any.
 
     Raises:
         UserError: two runs answered for different images.
@@ -162,6 +162,7 @@ def _entry(name, prefix, protocol, runs, weights):
     values = [entry["mean"] for entry in entries]
     resampled = np.mean([_resampled(name, prefix, run, weights) for run in runs], axis=0)
     variances = [entry["var"] for entry in entries]
+    notes = dict.fromkeys(entry["note"] for entry in entries if entry.get("note"))
     return {
         "mean": float(np.mean(values)),
         "spread": float(np.std(values, ddof=1)) if len(values) > 1 else None,
@@ -169,6 +170,7 @@ def _entry(name, prefix, protocol, runs, weights):
         "ci95": [float(x) for x in np.quantile(resampled, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])],
         "var": None if None in variances else float(np.mean(variances)),
         "resampled": resampled,
+        **({"note": "; ".join(notes)} if notes else {}),
     }
 
 

@@ -17,11 +17,13 @@ from descargan_tf.config import Config
 from descargan_tf.data.dataset import Dataset
 from descargan_tf.errors import UserError
 from descargan_tf.evaluation import figures
+from descargan_tf.evaluation.evaluator import map_threshold
 from descargan_tf.flags import RUN_FLAGS
 from descargan_tf.hardware import fast_precision
+from descargan_tf.measures import HEADLINE
 from descargan_tf.provenance import versions
 from descargan_tf.training.backends import engine_maker, time_rounds
-from descargan_tf.types import CLASS_NAMES
+from descargan_tf.types import CLASS_NAMES, MASK
 
 
 def benchmark(config: Config) -> int:
@@ -111,18 +113,29 @@ def _write(config, plans, failures, say=False):
         if done:
             columns[row.label], samples = figures.read_samples(done[0].run_dir / "figures" / "samples.npz")
     made = tables.make_tables(found, plans[0].config.data_seed)
-    # That of |GT| is the same for all; a saliency map's own is beside it.
-    thresholds = [run.report["threshold"] for runs in found.values() for run in runs]
+    # That of |GT| is the same for all; a saliency map's own is beside it. Against masks each run's maps have their own.
+    thresholds = [run.report["threshold"] for runs in found.values() for run in runs if not _are_masks([run.report])]
     about = {
         "title": f"Benchmark: {folder.name}",
         "command": _command(config),
-        "threshold": min(thresholds, key=lambda found: "map_value" in found["image_units"]) if thresholds else None,
+        "threshold": min(thresholds, key=lambda found: "map_value" in found[HEADLINE]) if thresholds else None,
         "facts": _facts(config, plans, found),
     }
     pictures = figures.draw_comparison(folder / "figures", columns, samples) if samples else []
     written = report.write(folder, rows, made, pictures, about)
     if say:
         print("\n".join(map(str, written)))
+
+
+def _are_masks(reports):
+    return any(report["threshold"][HEADLINE].get("ground_truth_kind") == MASK for report in reports)
+
+
+def _has_own_threshold(report):
+    """Whether the maps' threshold is not that of |GT|."""
+    entry = report["threshold"][HEADLINE]
+    is_own = entry.get("map_value") is not None or _are_masks([report])
+    return is_own and map_threshold(entry) is not None
 
 
 def _why_missing(run, failures):
@@ -148,11 +161,11 @@ def _facts(config, plans, found):
     """What is to be known of all runs together; `found`: evaluated runs by row."""
     one = plans[0].config
     reports = [run.report for runs in found.values() for run in runs]
-    saliency = [
-        f"{name}, seed {run.seed}: {run.report['threshold']['image_units']['map_value']:.3f}"
+    own = [
+        f"{name}, seed {run.seed}: {map_threshold(run.report['threshold'][HEADLINE]):.3f}"
         for name, runs in found.items()
         for run in runs
-        if run.report["threshold"]["image_units"].get("map_value") is not None
+        if _has_own_threshold(run.report)
     ]
     alone = [plan.name for plan in plans if len(plan.sees) < len(CLASS_NAMES)]
     counted = "images of both classes that pass through updates, each batch counted once however many updates use it"
@@ -170,7 +183,7 @@ def _facts(config, plans, found):
         "Images": f"{one.dataset}, {one.image_size}x{one.image_size}, {read} to train on",
         "Test images": ", ".join(f"{healthy} healthy + {diseased} diseased" for healthy, diseased in sorted(splits)),
         "Precision": ", ".join(sorted({report["config"]["precision"] for report in reports})),
-        "Thresholds of saliency maps": "; ".join(saliency) or "no saliency maps",
+        f"Thresholds of {'the' if _are_masks(reports) else 'saliency'} maps": "; ".join(own) or "no saliency maps",
         "Data manifest digest": ", ".join(sorted({report["data_digest"] for report in reports})),
         "Code of the runs": ", ".join(sorted({str(report["git_commit"]) for report in reports})),
         "Machine": ", ".join(sorted({report["machine"] for report in reports})),

@@ -18,7 +18,7 @@ from descargan_tf.hardware import describe_machine
 from descargan_tf.prediction.splits import BATCH_SIZE, predict_split
 from descargan_tf.provenance import git_commit, versions
 from descargan_tf.training.backends import compiled_predict
-from descargan_tf.types import CLASS_NAMES, DISEASED
+from descargan_tf.types import CLASS_NAMES, DISEASED, MASK
 
 
 def evaluate(config: Config) -> int:
@@ -96,17 +96,17 @@ def _thresholds(config, answer, data, scaling):
         print(f"no validation split: thresholds are those of {config.published}")
         return {name: {**entry, "published_with": str(config.published)} for name, entry in found["threshold"].items()}
     split = data.load("validate", scaling)
-    thresholds = evaluator.calibrate(split, data_checksum=data.digest("validate"))
-    if config.saliency != "none":
-        found = predict_split(answer, split.images, BATCH_SIZE)
-        thresholds = evaluator.calibrate_saliency(thresholds, found, split)
-    return thresholds
+    needs_maps = config.saliency != "none" or split.ground_truth_kind == MASK
+    prediction = predict_split(answer, split.images, BATCH_SIZE) if needs_maps else None
+    return evaluator.calibrate(split, data_checksum=data.digest("validate"), prediction=prediction)
 
 
 def _command(config):
     given = ["run_dir", "checkpoint", "batch_norm", "saliency"]
+    theirs = run_folder.read_saved(config.trained_dir / RUN_FLAGS)
+    if config.ground_truth != theirs.ground_truth:
+        given.append("ground_truth")
     if config.published:  # whose flags may be of other data
-        theirs = run_folder.read_saved(config.published / RUN_FLAGS)
         names = ("dataset", "data_dir", "num_train", "num_validate", "num_test", "data_seed")
         given += [name for name in names if getattr(config, name) != getattr(theirs, name)]
     flags = (f"--{name}={getattr(config, name)}" for name in given)

@@ -1,13 +1,12 @@
 """What is wrong with a data set, and what is suspicious: sentences from what was read of its files."""
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from descargan_tf.data.images import Scaling, is_outside
-from descargan_tf.data.listing import GROUND_TRUTH_FOLDER
 from descargan_tf.data.reading import Facts
 from descargan_tf.errors import UserError
 from descargan_tf.names import name_some
@@ -36,7 +35,6 @@ def file_problems(facts: list[Facts], image_size: int) -> list[str]:
         *_unreadable_problems(facts),
         *_size_problems(facts, image_size),
         *_dtype_problems(facts),
-        *_ground_truth_problems(facts),
     ]
 
 
@@ -59,19 +57,11 @@ def automatic_scaling(facts: list[Facts]) -> tuple[Scaling | None, list[str]]:
 
 
 def range_problems(facts: list[Facts], scaling: Scaling) -> Iterator[str]:
-    """Files and ground truths whose values cannot be within a value range."""
+    """Files whose values are not within a value range."""
     outside = [f for f in facts if f.dtype and is_outside(f.minimum, f.maximum, scaling)]
     if outside:
         named = name_some(f"{f.file.name} ({f.minimum:g} to {f.maximum:g})" for f in outside)
         yield f"{_files(len(outside))} with values outside --value_range={scaling}: {named}; pass one that holds all"
-    truths = [f.ground_truth for f in facts if f.ground_truth and f.ground_truth.kind == "signed"]
-    # A difference of two images can be no larger than the range they lie in; 1e-3 for rounding.
-    too_large = [t for t in truths if t.largest > (scaling.high - scaling.low) * 1.001]
-    if too_large:
-        yield (
-            f"{len(too_large)} ground truths larger than any difference within {scaling.low:g} to {scaling.high:g}: "
-            f"{name_some(f'{t.name} ({t.largest:g})' for t in too_large)}; give them in the units of the image files"
-        )
 
 
 # ---- problems
@@ -87,7 +77,6 @@ def _unreadable_problems(facts: list[Facts]) -> Iterator[str]:
 
 def _size_problems(facts: list[Facts], image_size: int) -> Iterator[str]:
     shapes = [(f.file.name, f.shape) for f in facts if f.shape]
-    shapes += [(f.ground_truth.name, f.ground_truth.shape) for f in facts if f.ground_truth]
     wrong = [(name, shape) for name, shape in dict.fromkeys(shapes) if shape != (image_size, image_size)]
     if not wrong:
         return
@@ -108,22 +97,6 @@ def _dtype_problems(facts: list[Facts]) -> Iterator[str]:
     if len(by_dtype) > 1:
         kinds = [f"{len(names)} {dtype} ({name_some(names, 3)})" for dtype, names in sorted(by_dtype.items())]
         yield f"mixed ranges: {' and '.join(kinds)}; save all files of both classes in one dtype and range"
-
-
-def _ground_truth_problems(facts: list[Facts]) -> Iterator[str]:
-    diseased = [f for f in facts if f.file.label == DISEASED]
-    for split in dict.fromkeys(f.file.split for f in diseased):
-        in_split = [f for f in diseased if f.file.split == split]
-        # One whose ground truth could not be read is reported as that.
-        without = [f.file.name for f in in_split if not f.ground_truth and not f.unreadable]
-        if without and any(f.ground_truth or f.file.ground_truth for f in in_split):
-            yield (
-                f"{len(without)} of {len(in_split)} diseased images of {split} have no ground truth: "
-                f"{name_some(without)}; add {split}/{GROUND_TRUTH_FOLDER}/<same stem>.npy or .png, or remove the others"
-            )
-    kinds = {f.ground_truth.kind: f.ground_truth.name for f in diseased if f.ground_truth}
-    if len(kinds) > 1:
-        yield f"ground truth is a mask in {kinds['mask']} but signed in {kinds['signed']}; expected one kind"
 
 
 def _mixed_range_problems(read: list[Facts], dtype: str, scaling: Scaling) -> Iterator[str]:
@@ -149,8 +122,8 @@ def _mixed_range_problems(read: list[Facts], dtype: str, scaling: Scaling) -> It
 # ---- what is suspicious
 
 
-def narrow_range_warnings(facts: list[Facts], scaling: Scaling) -> Iterator[str]:
-    """Values, or signed ground truths, that fill little of the value range."""
+def narrow_range_warnings(facts: list[Facts], scaling: Scaling, differences: Collection[str]) -> Iterator[str]:
+    """Values that fill little of the value range; so do ground truths of the images named in `differences`."""
     whole = scaling.high - scaling.low
     low, high = min(f.minimum for f in facts), max(f.maximum for f in facts)
     if high - low < whole * _NARROW_SHARE:
@@ -158,10 +131,10 @@ def narrow_range_warnings(facts: list[Facts], scaling: Scaling) -> Iterator[str]
             f"all values lie in {low:g} to {high:g}, {(high - low) / whole:.1%} of the range {scaling.low:g} to "
             f"{scaling.high:g}; if the files have fewer bits (12-bit: 0,4095), pass --value_range=low,high"
         )
-    signed = [f.ground_truth.largest for f in facts if f.ground_truth and f.ground_truth.kind == "signed"]
-    if signed and max(signed) < whole / 100:
+    sizes = [max(f.ground_truth.largest, -f.ground_truth.smallest) for f in facts if f.file.name in differences]
+    if sizes and 0 < max(sizes) < whole / 100:
         yield (
-            f"the largest ground truth is {max(signed):g}, under 1 % of the image range {scaling.low:g} to "
+            f"the largest ground truth is {max(sizes):g}, under 1 % of the image range {scaling.low:g} to "
             f"{scaling.high:g}; is it in the units of the image files?"
         )
 
@@ -176,23 +149,29 @@ def threshold_accuracy(healthy: Sequence[float], diseased: Sequence[float]) -> f
 
 
 def class_leak_warnings(facts: list[Facts], splits: Sequence[str]) -> Iterator[str]:
-    """A single number that tells the classes apart."""
+    """A single number that tells the classes apart, other than by what disease itself does where that is known."""
     scopes = {f"in {split}": [f for f in facts if f.file.split == split] for split in splits}
     scopes["over all splits"] = facts
     for statistic in ("minimum", "maximum"):
-        leaks = []
+        leaks, outside = [], ""
         for scope, members in scopes.items():
             healthy = [getattr(f, statistic) for f in members if f.file.label == HEALTHY]
-            diseased = [getattr(f, statistic) for f in members if f.file.label == DISEASED]
-            if min(len(healthy), len(diseased)) < _MIN_IMAGES_FOR_LEAK:
+            diseased = [f for f in members if f.file.label == DISEASED]
+            # Disease may well make an image brighter than any healthy one.
+            without_disease = [getattr(f, f"{statistic}_outside") for f in diseased]
+            without_disease = [value for value in without_disease if value is not None]
+            values = without_disease or [getattr(f, statistic) for f in diseased]
+            if min(len(healthy), len(values)) < _MIN_IMAGES_FOR_LEAK:
                 continue
-            accuracy = threshold_accuracy(healthy, diseased)
+            accuracy = threshold_accuracy(healthy, values)
             if accuracy > _LEAK_ACCURACY:
                 leaks.append(f"{accuracy:.0%} {scope}")
+                outside = " outside its ground truth" if without_disease else outside
         if leaks:
             yield (
-                f"class leak: the {statistic} of an image alone tells its class (accuracy {', '.join(leaks)}); "
-                "a network will learn that in place of the disease. Were the classes scaled differently, or per image?"
+                f"class leak: the {statistic} of an image{outside} alone tells its class (accuracy "
+                f"{', '.join(leaks)}); a network will learn that in place of the disease. Were the classes scaled "
+                "differently, or per image?"
             )
 
 

@@ -8,6 +8,7 @@ from tqdm import tqdm
 
 from descargan_tf.config import Config
 from descargan_tf.data import digest, folders, generation
+from descargan_tf.data.ground_truth import AUTO
 from descargan_tf.data.images import Scaling
 from descargan_tf.data.listing import GROUND_TRUTH_FOLDER, list_data_set, list_images
 from descargan_tf.data.synthetic import SyntheticSettings
@@ -22,6 +23,7 @@ class Dataset:
         self._folder = config.data_dir
         self._image_size = config.image_size
         self._value_range = config.value_range
+        self._ground_truth = config.ground_truth if config.dataset == "folders" else AUTO
         self.is_synthetic = config.dataset == "synthetic"
         self._drawn = SyntheticSettings(
             seed=config.data_seed,
@@ -65,7 +67,14 @@ class Dataset:
         if self.is_synthetic:
             value_range = "-1,1"
             self._check_drawn()
-        summary = folders.check_data(self._folder, self._image_size, value_range, splits, in_memory=in_memory)
+        summary = folders.check_data(
+            self._folder,
+            self._image_size,
+            value_range,
+            splits,
+            in_memory=in_memory,
+            asked_ground_truth=self._ground_truth,
+        )
         self._contents = summary.contents
         print("\n".join(summary.lines()), flush=True)
         return summary
@@ -84,7 +93,7 @@ class Dataset:
 
     def load(self, split: str, scaling: Scaling) -> Split:
         """One split in memory."""
-        return folders.load_split(self._folder, split, self._image_size, scaling)
+        return folders.load_split(self._folder, split, self._image_size, scaling, asked_ground_truth=self._ground_truth)
 
     def has_split(self, split: str) -> bool:
         """Whether there is, or would be, such a split."""
@@ -110,11 +119,11 @@ class Dataset:
 
     def training_facts(self, summary: folders.DataSummary) -> dict:
         """What a run keeps of its data: what prediction must know, and what training read."""
-        # The ground truth of training images is not learned from: it may come later.
+        # Nothing is learned from ground truth, and no checkpoint chosen by it: it may come, go and change later.
         files = {
             name: content
             for name, content in self._contents_of(("train", "validate")).items()
-            if not (name.startswith(f"train/{GROUND_TRUTH_FOLDER}/") or name.endswith("#ground_truth"))
+            if not (name.split("/")[1] == GROUND_TRUTH_FOLDER or name.endswith("#ground_truth"))
         }
         name = self.digest("train", "validate")
         return {"scaling": summary.scaling, "dtype": summary.dtype, "digest": name, "files": files}

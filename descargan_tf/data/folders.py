@@ -6,13 +6,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from descargan_tf.data import checks
+from descargan_tf.data import checks, ground_truth
 from descargan_tf.data.digest import contents_of
 from descargan_tf.data.images import Scaling, is_outside, parse_value_range, scale_pixels
 from descargan_tf.data.listing import Listing, list_data_set
 from descargan_tf.data.memory import refuse_too_large
 from descargan_tf.data.reading import Facts, Progress, read_all
-from descargan_tf.types import CLASS_NAMES, DISEASED, HEALTHY, SPLITS, Split
+from descargan_tf.types import CLASS_NAMES, DIFFERENCE, DISEASED, HEALTHY, MASK, SPLITS, Split
 
 
 class ClassSummary(NamedTuple):
@@ -34,7 +34,7 @@ class DataSummary(NamedTuple):
     image_size: int
     dtype: str
     scaling: Scaling  # what `load_split` takes
-    ground_truth_kind: str | None  # "signed", "mask", or None where there is no ground truth
+    ground_truths: dict[str, ground_truth.GroundTruth | None]  # by split
     classes: tuple[ClassSummary, ...]  # by split, healthy first
     warnings: tuple[str, ...]
     contents: dict[str, str]  # of each file that was read, as `digest` names it
@@ -48,7 +48,8 @@ class DataSummary(NamedTuple):
         totals = [sum(c.num_images for c in self.classes if c.label == label) for label in (HEALTHY, DISEASED)]
         rows = [("split", "label", "images", "values", "dtype", "size", "ground truth", "ignored")]
         for c in self.classes:
-            kind = "zero" if c.label == HEALTHY else self.ground_truth_kind
+            truth = self.ground_truths[c.split]
+            kind = "zero" if c.label == HEALTHY or truth is None else truth.kind
             rows.append(
                 (
                     c.split,
@@ -66,6 +67,7 @@ class DataSummary(NamedTuple):
             f"data folder {self.root}",
             f"labels: 0=healthy n={totals[HEALTHY]}, 1=diseased n={totals[DISEASED]}",
             f"scaling: file values {self.scaling.low:g} to {self.scaling.high:g} become -1 to 1, in every image",
+            *(f"ground truth of {split}: {truth}" for split, truth in self.ground_truths.items() if truth),
             *("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows),
             *(f"warning: {warning}" for warning in self.warnings),
         ]
@@ -82,13 +84,15 @@ def check_data(
     num_threads: int = 8,
     progress: Progress | None = None,
     in_memory: Mapping[str, float] | None = None,
+    asked_ground_truth: str = ground_truth.AUTO,
 ) -> DataSummary:
     """Read every file and say what is there, or everything that is wrong, at once.
 
     `value_range` is "low,high" in file values, or "auto": the whole range of uint8 or uint16; for floats [0, 1] if all
     files of all splits lie in it, else [-1, 1]. With "auto", files of which only some leave [0, 1] (float, uint8) or
     [0, 255] (uint16) are mixed ranges. `in_memory` says of splits that are to be loaded how often their images will
-    be in memory at a time.
+    be in memory at a time. `asked_ground_truth` is --ground_truth, a member of `ground_truth.KINDS`; what is wrong with
+    ground truth is a warning.
 
     Raises:
         UserError: with all problems found; before anything is read, if memory is too small for what is to be loaded.
@@ -108,16 +112,23 @@ def check_data(
         if scaling is not None:
             problems += checks.range_problems(facts, scaling)
     checks.raise_problems(root, problems)
+    truths = {split: ground_truth.of_split(facts, split, image_size, scaling, asked_ground_truth) for split in splits}
+    known = [truth for truth in truths.values() if truth]
+    differences = frozenset().union(*(truth.images for truth in known if truth.kind == DIFFERENCE))
     return DataSummary(
         root=str(root),
         image_size=image_size,
         dtype=dtypes.pop(),
         scaling=scaling,
-        ground_truth_kind=next((f.ground_truth.kind for f in facts if f.ground_truth), None),
-        classes=tuple(_summarise(facts, listing, split, label) for split in splits for label in (HEALTHY, DISEASED)),
+        ground_truths=truths,
+        classes=tuple(
+            _summarise(facts, listing, truths[split], split, label) for split in splits for label in (HEALTHY, DISEASED)
+        ),
         warnings=(
             *listing.warnings,
-            *checks.narrow_range_warnings(facts, scaling),
+            *(warning for truth in known for warning in truth.warnings),
+            *ground_truth.several_kinds_warnings(truths),
+            *checks.narrow_range_warnings(facts, scaling, differences),
             *checks.class_leak_warnings(facts, splits),
             *checks.duplicate_warnings(facts),
         ),
@@ -132,11 +143,12 @@ def load_split(
     scaling: tuple[float, float],
     num_threads: int = 8,
     progress: Progress | None = None,
+    asked_ground_truth: str = ground_truth.AUTO,
 ) -> Split:
     """Load one split into memory: healthy files first, each class by file name.
 
-    `scaling` is that of the `DataSummary`, the same for every split. Healthy images have a ground truth of zero;
-    `ground_truth` is None where the split has none.
+    `scaling` is that of the `DataSummary`, the same for every split. Healthy images have a ground truth of zero; that
+    of the Split is None where no diseased image has one that can be used. `asked_ground_truth` as in `check_data`.
 
     Raises:
         UserError: with all problems found.
@@ -147,7 +159,7 @@ def load_split(
     refuse_too_large(root, listing, {split: 1}, image_size)
     files = listing.files
     images = np.zeros((len(files), image_size, image_size, 1), np.float32)
-    ground_truth = np.zeros(images.shape, np.float32)  # unlike zeros_like, costs no memory until written to
+    differences = np.zeros(images.shape, np.float32)  # unlike zeros_like, costs no memory until written to
     facts = []
     for index, (file_facts, pixels, difference) in enumerate(read_all(files, num_threads, progress)):
         facts.append(file_facts)
@@ -155,28 +167,42 @@ def load_split(
         if has_size and not is_outside(file_facts.minimum, file_facts.maximum, scaling):
             images[index, ..., 0] = scale_pixels(pixels, scaling, file_facts.file.name)
         if difference is not None and difference.shape == (image_size, image_size):
-            factor = scaling.factor if file_facts.ground_truth.kind == "signed" else 1.0
-            ground_truth[index, ..., 0] = difference * np.float32(factor)
+            differences[index, ..., 0] = difference
     checks.raise_problems(
         root, [*listing.problems, *checks.file_problems(facts, image_size), *checks.range_problems(facts, scaling)]
     )
+    truth = ground_truth.of_split(facts, split, image_size, scaling, asked_ground_truth)
+    known = np.array([file.label == HEALTHY or bool(truth and file.name in truth.images) for file in files])
+    # One by one and not of healthy images, which would cost their memory.
+    for index in np.flatnonzero([file.label == DISEASED for file in files]):
+        own = differences[index]
+        if not known[index]:
+            own[:] = 0
+        elif truth.kind == MASK:
+            own[:] = own != 0
+        else:
+            own *= np.float32(scaling.factor)
     return Split(
         images=images,
         labels=np.array([file.label for file in files], np.int32),
-        ground_truth=ground_truth if any(f.ground_truth for f in facts) else None,
+        ground_truth=differences if truth and truth.images else None,
         names=tuple(file.name for file in files),
+        ground_truth_kind=truth.kind if truth else DIFFERENCE,
+        has_ground_truth=known,
     )
 
 
-def _summarise(facts: list[Facts], listing: Listing, split: str, label: int) -> ClassSummary:
+def _summarise(
+    facts: list[Facts], listing: Listing, truth: ground_truth.GroundTruth | None, split: str, label: int
+) -> ClassSummary:
     members = [f for f in facts if f.file.split == split and f.file.label == label]
-    has_truth = any(f.ground_truth for f in facts if f.file.split == split)
+    num_truths = len(truth.images) if truth else 0
     return ClassSummary(
         split=split,
         label=label,
         num_images=len(members),
         minimum=min(f.minimum for f in members),
         maximum=max(f.maximum for f in members),
-        num_ground_truths=len(members) if has_truth else 0,
+        num_ground_truths=len(members) if label == HEALTHY and num_truths else num_truths,
         num_ignored=listing.num_ignored[split, label],
     )

@@ -6,6 +6,7 @@
 The label is the folder's name, whatever the alphabetical order.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -140,10 +141,16 @@ def _list_one_split(root: Path, split: str, listing: Listing) -> None:
                 + (f", directly in it and not in its subfolders ({', '.join(deeper[:_MAX_NAMED])})" if deeper else "")
             )
         matches = _match(paths, truths) if label == DISEASED else {}
+        times_used = Counter(matches.values())
         for path in paths:
             truth = matches.get(path)
-            if truth in used:
-                listing.problems.append(f"{truth.name} is the ground truth of several images: {split}/*/{path.stem}.*")
+            if times_used[truth] > 1:
+                if truth not in used:
+                    listing.warnings.append(
+                        f"{truth.name} is the ground truth of several images, {split}/*/{path.stem}.*: of none, then"
+                    )
+                used.add(truth)
+                truth = None
             if truth:
                 used.add(truth)
             listing.files.append(File(path, path.relative_to(root).as_posix(), split, label, truth))
@@ -162,19 +169,30 @@ def _match(images: Sequence[Path], truths: dict[str, Path]) -> dict[Path, Path]:
 
 def _list_ground_truths(folder: Path, root: Path, listing: Listing) -> dict[str, Path]:
     truths: dict[str, Path] = {}
+    doubled = set()
     if not folder.is_dir():
         if folder.is_symlink():
-            listing.problems.append(f"{folder} is a link to {folder.readlink()}, which is no folder")
+            listing.warnings.append(f"{folder} is a link to {folder.readlink()}, which is no folder: no ground truth")
+        elif folder.exists():
+            listing.warnings.append(f"{folder} is no folder: no ground truth")
         return truths
-    for path in list_images(folder)[0]:
+    try:
+        paths, _ = list_images(folder)
+    except UserError as error:
+        listing.warnings.append(f"{error}: no ground truth")
+        return truths
+    for path in paths:
         name = path.relative_to(root).as_posix()
         if path.suffix.lower() not in GROUND_TRUTH_SUFFIXES:
             listing.warnings.append(f"{name}: ignored, a ground truth ends in {' '.join(GROUND_TRUTH_SUFFIXES)}")
         elif path.stem in truths:
-            listing.problems.append(f"{truths[path.stem].name} and {path.name} in {folder} are for the same image")
+            doubled.add(path.stem)
+            listing.warnings.append(
+                f"{truths[path.stem].name} and {path.name} in {folder} are for the same image: neither is used"
+            )
         else:
             truths[path.stem] = path
-    return truths
+    return {stem: path for stem, path in truths.items() if stem not in doubled}
 
 
 def _subfolders(folder: Path) -> list[str]:

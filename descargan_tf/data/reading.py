@@ -1,7 +1,6 @@
 """The files of a listing, read by several threads: pixels, ground truth, and what the checks must know of each.
 
-A float ground truth is healthy - diseased in the units of the image files; an 8-bit one is a mask, 0 or 255, and
-becomes 0 or 1.
+Ground truth is given as it is in its file, and what it is decided over a whole split: see `ground_truth`.
 """
 
 import hashlib
@@ -24,9 +23,13 @@ class GroundTruthFacts(NamedTuple):
     """What is kept of a ground truth after it was read."""
 
     name: str  # of the file it came from
-    kind: str  # "signed" or "mask"
+    is_channel: bool  # the second one of its image, which is a signed difference by the format
+    dtype: str
     shape: tuple[int, int]
-    largest: float  # absolute value
+    smallest: float
+    largest: float
+    is_two_valued: bool  # no value but 0 and a positive one
+    marked: float  # share of the pixels that are not 0
     digest: bytes  # as that of an image
 
 
@@ -41,6 +44,9 @@ class Facts(NamedTuple):
     maximum: float | None = None
     digest: bytes | None = None  # of the pixels, so that the same picture is known again whatever the format
     ground_truth: GroundTruthFacts | None = None
+    ground_truth_problem: str | None = None  # why it could not be read, where there is one
+    minimum_outside: float | None = None  # where the ground truth is 0; None where that is not known
+    maximum_outside: float | None = None
 
 
 def read_all(
@@ -58,11 +64,11 @@ def read_all(
 
 def _read(file: File) -> tuple[Facts, np.ndarray | None, np.ndarray | None]:
     unreadable = []
-    pixels = difference = truth_facts = None
+    pixels = difference = truth_facts = truth_problem = None
     try:
         pixels, difference = read_image(file.path)
         if difference is not None:
-            truth_facts = _ground_truth_facts(file.name, "signed", difference)
+            truth_facts = _ground_truth_facts(file.name, difference, is_channel=True)
     except UserError as error:
         unreadable.append(_relative(error, file.path, file.name))
     if file.label == HEALTHY:
@@ -73,12 +79,13 @@ def _read(file: File) -> tuple[Facts, np.ndarray | None, np.ndarray | None]:
         try:
             if truth_facts is not None:
                 raise UserError(f"{file.name} already holds a ground truth of its own; remove one of the two")
-            kind, difference = _read_ground_truth(file.ground_truth)
-            truth_facts = _ground_truth_facts(name, kind, difference)
+            difference = _read_ground_truth(file.ground_truth)
+            truth_facts = _ground_truth_facts(name, difference, is_channel=False)
         except UserError as error:
-            unreadable.append(_relative(error, file.ground_truth, name))
+            truth_problem, truth_facts, difference = _relative(error, file.ground_truth, name), None, None
     if pixels is None:
         return Facts(file, tuple(unreadable), ground_truth=truth_facts), None, difference
+    outside = pixels[difference == 0] if difference is not None and difference.shape == pixels.shape else pixels[:0]
     facts = Facts(
         file=file,
         unreadable=tuple(unreadable),
@@ -88,6 +95,9 @@ def _read(file: File) -> tuple[Facts, np.ndarray | None, np.ndarray | None]:
         maximum=float(pixels.max()),
         digest=_digest(pixels),
         ground_truth=truth_facts,
+        ground_truth_problem=truth_problem,
+        minimum_outside=float(outside.min()) if outside.size else None,
+        maximum_outside=float(outside.max()) if outside.size else None,
     )
     return facts, pixels, difference
 
@@ -96,21 +106,26 @@ def _relative(error: UserError, path: Path, name: str) -> str:
     return f"{name}: {str(error).removeprefix(f'{path}: ')}"
 
 
-def _read_ground_truth(path: Path) -> tuple[str, np.ndarray]:
+def _read_ground_truth(path: Path) -> np.ndarray:
     pixels, second = read_image(path)
     if second is not None:
         raise UserError("two channels, expected the ground truth alone, [H, W]")
-    if pixels.dtype == np.uint16:
-        raise UserError("uint16, expected an 8-bit mask of 0 and 255, or float healthy - diseased")
-    if pixels.dtype == np.float32:
-        return "signed", pixels
-    if pixels.max() == 1:
-        raise UserError("the mask holds 0 and 1, expected 0 and 255; multiply it by 255")
-    return "mask", pixels.astype(np.float32) / np.float32(255)
+    return pixels
 
 
-def _ground_truth_facts(name: str, kind: str, difference: np.ndarray) -> GroundTruthFacts:
-    return GroundTruthFacts(name, kind, difference.shape, float(np.abs(difference).max()), _digest(difference))
+def _ground_truth_facts(name: str, values: np.ndarray, is_channel: bool) -> GroundTruthFacts:
+    largest = values.max()
+    return GroundTruthFacts(
+        name=name,
+        is_channel=is_channel,
+        dtype=values.dtype.name,
+        shape=values.shape,
+        smallest=float(values.min()),
+        largest=float(largest),
+        is_two_valued=bool(largest >= 0 and np.all((values == 0) | (values == largest))),
+        marked=float(np.mean(values != 0)),
+        digest=_digest(values),
+    )
 
 
 def _digest(array: np.ndarray) -> bytes:

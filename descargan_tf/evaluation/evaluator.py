@@ -8,9 +8,9 @@ import numpy as np
 
 from descargan_tf.errors import UserError
 from descargan_tf.evaluation import metrics
-from descargan_tf.measures import OF_GROUND_TRUTH, OF_IMAGES, PROTOCOLS
+from descargan_tf.measures import MEASURES, OF_GROUND_TRUTH, OF_IMAGES, PROTOCOLS
 from descargan_tf.names import shown
-from descargan_tf.types import DISEASED, HEALTHY
+from descargan_tf.types import DIFFERENCE, DISEASED, HEALTHY, MASK
 
 NUM_RESAMPLES = 2000
 LEVEL = 0.95
@@ -26,64 +26,77 @@ ONE_CLASS = "not available: the split holds one class only"
 NO_IMAGE_UNITS = "not applicable: the map is a saliency, which has no image units"
 ZERO_MAP_NAMES_NO_CLASS = "not available: a zero map names no class"
 EMPTY_MASKS = "not available: the threshold leaves every ground-truth mask empty or full"
+EMPTY_GROUND_TRUTH = "not available: every ground truth is 0 everywhere"
+NO_OTSU = "not available: no ground truth has two different values"
+NO_OTSU_OF_MAPS = "not available: every map is constant"
+NOT_OF_MASKS = "not available: it was taken from signed differences"
+NO_MAPS_YET = "not available: a threshold for masks needs the maps of the split"
+MASKS = "not available: masks"  # of what needs sign and size
+OTHER_KIND = (
+    "not available: the ground truth of the {split} split are masks, that of this one signed differences; "
+    "--ground_truth=mask takes both for masks"
+)
 
 
-def calibrate(validate_split, split_name="validate", data_checksum=None):
+def calibrate(validate_split, split_name="validate", data_checksum=None, prediction=None):
     """Take both protocols' thresholds from the validation ground truth, with where each comes from.
 
-    A split without ground truth or diseased images gives `value` None and a reason.
+    `value` is the threshold of |GT| and, where the maps have its units, of |d|. Maps that have not, saliencies, have a
+    `map_value` of their own. Masks are what they are: `value` is of |d| alone, and `otsu_value` another one.
+    A split from which none can be had gives `value` None and a reason.
+
+    Args:
+        validate_split: a Split.
+        split_name: its name.
+        data_checksum: of the data, carried along.
+        prediction: of numpy arrays for the split; masks and saliencies need it.
     """
-    diseased = np.asarray(validate_split.labels) == DISEASED
+    chosen, reason = judged(validate_split), _why_not_judged(validate_split)
+    is_mask = validate_split.ground_truth_kind == MASK
+    has_maps = prediction is not None and prediction.anomaly_map is not None
+    is_saliency = has_maps and prediction.healthy_image is None
     thresholds = {}
     for protocol in PROTOCOLS:
         entry = {
             "value": None,
             "standard_deviation": None,
             "num_images": 0,
-            "rule": _RULES[protocol],
+            "rule": _MASK_RULE if is_mask else _RULES[protocol],
             "split": split_name,
             "data_checksum": data_checksum,
         }
-        if validate_split.ground_truth is None:
-            entry["reason"] = NO_GROUND_TRUTH
-        elif not diseased.any():
-            entry["reason"] = NO_DISEASED
+        if is_mask:
+            entry |= {"ground_truth_kind": MASK, "otsu_value": None, "otsu_rule": _OTSU_RULE}
+        elif is_saliency:
+            entry |= {"map_value": None, "map_rule": _SALIENCY_RULE}
+        if reason:
+            entry["reason"] = reason.replace("every ground truth", f"every ground truth of the {split_name} split")
+        elif is_mask and not has_maps:
+            entry["reason"] = NO_MAPS_YET if prediction is None else NO_MAP
         else:
-            images = np.asarray(validate_split.images)[diseased]
-            gt = metrics.ground_truth_in(protocol, images, np.asarray(validate_split.ground_truth)[diseased])
-            values = metrics.otsu_thresholds(gt)
-            entry["value"] = metrics.mean_otsu_threshold(gt)
-            entry["standard_deviation"] = float(values.std())
-            entry["num_images"] = len(values)
+            maps = _maps_in(protocol, prediction, validate_split, chosen) if is_mask or is_saliency else None
+            entry |= _threshold(protocol, validate_split, chosen, maps)
         thresholds[protocol] = entry
     return thresholds
 
 
-def calibrate_saliency(thresholds, prediction, validate_split):
-    """Add the saliency maps' own threshold, `map_value`, to each protocol's threshold of |GT|.
-
-    Saliency maps have no image units: |GT|'s threshold says nothing of them. Theirs is the one with the best mean Dice
-    on the validation split, which is where |GT|'s comes from.
-
-    Args:
-        thresholds: of `calibrate`.
-        prediction: of numpy arrays, for the validation split.
-        validate_split: the split that both are of.
-    """
-    diseased = np.asarray(validate_split.labels) == DISEASED
-    calibrated = {}
-    for protocol, entry in thresholds.items():
-        calibrated[protocol] = entry = {**entry, "map_value": None, "map_rule": _SALIENCY_RULE}
-        if entry["value"] is not None:
-            images, gt = np.asarray(validate_split.images)[diseased], np.asarray(validate_split.ground_truth)[diseased]
-            gt = metrics.ground_truth_in(protocol, images, gt)
-            maps = np.asarray(prediction.anomaly_map)[diseased]
-            entry["map_value"] = metrics.best_dice_threshold(maps, gt, entry["value"], _SALIENCY_CANDIDATES)
-    return calibrated
+def map_threshold(entry):
+    """Of |d|, from a protocol's entry of `calibrate`: the maps' own, or that of |GT| where they have its units."""
+    own = entry.get("map_value")
+    return entry["value"] if own is None else own
 
 
-_SALIENCY_CANDIDATES = np.geomspace(0.001, 0.9, 60)
+def mask_threshold(maps, masks):
+    """The threshold of |d| with the largest mean Dice against masks, both [N, H, W, 1]."""
+    return metrics.best_dice_threshold(maps, masks, 0, _CANDIDATES)
+
+
+# 12 % apart, up to the largest difference of two images.
+_CANDIDATES = np.geomspace(0.001, 0.9, 60)
+_CANDIDATES = np.concatenate([_CANDIDATES, 0.9 * (_CANDIDATES[1] / _CANDIDATES[0]) ** np.arange(1, 8)])
 _SALIENCY_RULE = "threshold of the saliency maps with the largest mean Dice over the diseased images"
+_MASK_RULE = "threshold of |d| with the largest mean Dice against the masks, over the diseased images"
+_OTSU_RULE = "mean over the diseased images of Otsu's threshold of |d|"
 _RULES = {
     "image_units": "mean over the diseased images of Otsu's threshold of |GT|, GT = healthy - diseased in image units",
     "authors": "mean over the diseased images of Otsu's threshold of |GT|, GT = difference of the images after each is "
@@ -91,10 +104,65 @@ _RULES = {
 }
 
 
+def judged(split):
+    """Which images [N] pixel measures are taken from: diseased ones with a ground truth, unless all of those are 0."""
+    diseased = np.asarray(split.labels) == DISEASED
+    return np.zeros_like(diseased) if _why_not_judged(split) else diseased & _known(split)
+
+
+def _known(split):
+    return np.ones(len(split.labels), bool) if split.has_ground_truth is None else np.asarray(split.has_ground_truth)
+
+
+def _why_not_judged(split):
+    """Why no image has pixel measures; None where one has."""
+    diseased = np.asarray(split.labels) == DISEASED
+    if split.ground_truth is None:
+        return NO_GROUND_TRUTH
+    if not diseased.any():
+        return NO_DISEASED
+    if not np.any(np.asarray(split.ground_truth)[diseased & _known(split)]):
+        return EMPTY_GROUND_TRUTH
+    return None
+
+
+def _maps_in(protocol, prediction, split, chosen):
+    """The maps of the chosen images in a protocol's units; a saliency has none and stays as it is."""
+    maps = np.asarray(prediction.anomaly_map)[chosen]
+    if prediction.healthy_image is None:
+        return maps
+    healthy = np.asarray(prediction.healthy_image)[chosen]
+    return metrics.difference(protocol, np.asarray(split.images)[chosen], healthy, maps)
+
+
+def _ground_truth_in(protocol, split, chosen):
+    gt = np.asarray(split.ground_truth)[chosen]
+    if split.ground_truth_kind == MASK:
+        return gt
+    return metrics.ground_truth_in(protocol, np.asarray(split.images)[chosen], gt)
+
+
+def _threshold(protocol, split, chosen, maps):
+    """What `calibrate` finds of the chosen images; `maps` where they have a threshold of their own."""
+    gt = _ground_truth_in(protocol, split, chosen)
+    if split.ground_truth_kind == MASK:
+        otsu = metrics.otsu_thresholds(maps)
+        found = {"value": mask_threshold(maps, gt), "num_images": len(gt)}
+        return found | {"otsu_value": float(otsu.mean()) if otsu.size else None}
+    values = metrics.otsu_thresholds(gt)
+    if not values.size:
+        return {"reason": NO_OTSU}
+    value = float(values.mean())
+    found = {"value": value, "standard_deviation": float(values.std()), "num_images": len(values)}
+    if maps is not None:
+        found["map_value"] = metrics.best_dice_threshold(maps, gt, value, _CANDIDATES)
+    return found
+
+
 def evaluate_split(prediction, split, thresholds, seed, split_name="test"):
     """Score a Prediction of numpy arrays [N, ...] for a Split; `thresholds` from `calibrate`, `seed` for the bootstrap.
 
-    A map without a healthy image is a saliency, and `thresholds` those of `calibrate_saliency`.
+    A map without a healthy image is a saliency; `thresholds` know of those, and of masks.
 
     Returns `split`, `threshold`, `bootstrap`, `metrics` and `baseline_zero_map` (per protocol and name), and
     `per_image`: rows whose `mse` is MSE(d, GT) for a diseased and MSE(r_h, a_h) for a healthy image; columns of the
@@ -135,6 +203,8 @@ def evaluate_split(prediction, split, thresholds, seed, split_name="test"):
             "num_healthy": int(np.sum(labels == HEALTHY)),
             "num_diseased": int(np.sum(labels == DISEASED)),
             "has_ground_truth": split.ground_truth is not None,
+            "ground_truth_kind": None if split.ground_truth is None else split.ground_truth_kind,
+            "num_ground_truths": 0 if split.ground_truth is None else int(np.sum((labels == DISEASED) & _known(split))),
         },
         **result,
         "threshold": thresholds,
@@ -215,35 +285,69 @@ def _pixel_entries(protocol, prediction, split, threshold, seed):
         var = metrics.pixel_variance(r, a).mean()
         entries["mse_healthy"] = _of_vector(columns["mse"][healthy], seed, var)
 
-    if split.ground_truth is None or not maps_known or not diseased.any():
-        reason = NO_MAP if not maps_known else NO_GROUND_TRUTH if split.ground_truth is None else NO_DISEASED
-        return {**{name: _missing(reason) for name in OF_GROUND_TRUTH}, **entries}, columns
+    names = [name for name in OF_GROUND_TRUTH if MEASURES[name].of_kind in (None, DIFFERENCE, split.ground_truth_kind)]
+    reason = _why_not_judged(split) if maps_known else NO_MAP
+    if reason:
+        return {**{name: _missing(reason) for name in names}, **entries}, columns
 
-    r, d, value = images[diseased], np.asarray(prediction.anomaly_map)[diseased], threshold["value"]
-    gt = metrics.ground_truth_in(protocol, r, np.asarray(split.ground_truth)[diseased])
+    chosen = judged(split)
+    is_mask = split.ground_truth_kind == MASK
+    d, gt = _maps_in(protocol, prediction, split, chosen), _ground_truth_in(protocol, split, chosen)
     if is_saliency:
         entries |= {name: _missing(NO_IMAGE_UNITS) for name in ("mse_d_gt", "ssim")}
-        if value is not None:
-            d = d * (value / threshold["map_value"])  # its own threshold is where |GT|'s is
+    elif is_mask:
+        entries |= {name: _missing(MASKS) for name in ("mse_d_gt", "ssim")}
     else:
-        d = metrics.difference(protocol, r, np.asarray(prediction.healthy_image)[diseased], d)
-        columns["mse"][diseased] = metrics.mse(d, gt)
-        entries["mse_d_gt"] = _of_vector(columns["mse"][diseased], seed, metrics.pixel_variance(d, gt).mean())
-        columns["ssim"][diseased] = metrics.ssim_in(protocol, d, gt)
-        entries["ssim"] = _of_vector(columns["ssim"][diseased], seed)
+        columns["mse"][chosen] = metrics.mse(d, gt)
+        entries["mse_d_gt"] = _of_vector(columns["mse"][chosen], seed, metrics.pixel_variance(d, gt).mean())
+        columns["ssim"][chosen] = metrics.ssim_in(protocol, d, gt)
+        entries["ssim"] = _of_vector(columns["ssim"][chosen], seed)
 
-    if value is None:
-        reason = threshold["reason"].replace("not available:", "not available: no threshold,")
-        masked = ("dice", "auroc_pixel", "dice_pooled", "auroc_pixel_pooled")
-        return {name: _missing(reason) for name in masked} | entries, columns
-    columns["dice"][diseased] = metrics.dice(d, gt, value)
-    columns["auroc"][diseased] = metrics.auroc_pixel(d, gt, value)
-    entries["dice"] = _of_vector(columns["dice"][diseased], seed)
-    entries["auroc_pixel"] = _of_vector(columns["auroc"][diseased], seed)
-    entries["dice_pooled"] = _entry(metrics.dice_pooled(d, gt, value), num_images=len(d))
-    pooled = metrics.auroc_pixel_pooled(d, gt, value)
-    entries["auroc_pixel_pooled"] = _entry(pooled, num_images=len(d)) if np.isfinite(pooled) else _missing(EMPTY_MASKS)
-    return entries, columns
+    entries |= _entries_by_threshold(d, gt, is_mask, threshold, seed, columns, chosen)
+    if chosen.sum() < diseased.sum():
+        without, total = diseased.sum() - chosen.sum(), diseased.sum()
+        left_out = f"{without} of {total} diseased images have no usable ground truth"
+        for name in names:
+            if entries[name]["mean"] is not None:
+                entries[name]["note"] = "; ".join(filter(None, (left_out, entries[name].get("note"))))
+    return {name: entries[name] for name in (*names, "mse_healthy")}, columns
+
+
+def _entries_by_threshold(d, gt, is_mask, threshold, seed, columns, chosen):
+    """Entries of what is said of pixels above a threshold, and the columns of the chosen images."""
+    entries = {}
+    # A mask needs no threshold of its own.
+    reason = None if threshold["value"] is not None else _no_threshold(threshold["reason"])
+    if not is_mask and threshold.get("ground_truth_kind") == MASK:
+        reason = OTHER_KIND.format(split=threshold["split"])
+    of_gt, of_map = 0 if is_mask else threshold["value"], map_threshold(threshold)
+    if reason:
+        entries |= {name: _missing(reason) for name in ("dice", "dice_pooled")}
+    else:
+        columns["dice"][chosen] = metrics.dice(d, gt, of_gt, of_map)
+        entries["dice"] = _of_vector(columns["dice"][chosen], seed)
+        entries["dice_pooled"] = _entry(metrics.dice_pooled(d, gt, of_gt, of_map), num_images=len(d))
+    if reason and not is_mask:
+        entries |= {name: _missing(reason) for name in ("auroc_pixel", "auroc_pixel_pooled")}
+    else:
+        columns["auroc"][chosen] = metrics.auroc_pixel(d, gt, of_gt)
+        entries["auroc_pixel"] = _of_vector(columns["auroc"][chosen], seed)
+        pooled = metrics.auroc_pixel_pooled(d, gt, of_gt)
+        known = np.isfinite(pooled)
+        entries["auroc_pixel_pooled"] = _entry(pooled, num_images=len(d)) if known else _missing(EMPTY_MASKS)
+    if is_mask:
+        otsu = threshold.get("otsu_value")
+        of_maps = NO_OTSU_OF_MAPS if threshold.get("ground_truth_kind") == MASK else NOT_OF_MASKS
+        entries["dice_otsu"] = (
+            _missing(_no_threshold(threshold.get("reason", of_maps)))
+            if otsu is None
+            else _of_vector(metrics.dice(d, gt, 0, otsu), seed)
+        )
+    return entries
+
+
+def _no_threshold(reason):
+    return reason.replace("not available:", "not available: no threshold,")
 
 
 def _image_entries(probability, score, labels, seed):

@@ -16,16 +16,19 @@ from matplotlib.figure import Figure
 from sklearn.metrics import roc_curve
 
 from descargan_tf.errors import UserError
-from descargan_tf.evaluation import metrics
+from descargan_tf.evaluation import evaluator, metrics
 from descargan_tf.files import write_atomically
 from descargan_tf.names import shown
 from descargan_tf.prediction.overlay import SCALE
-from descargan_tf.types import CLASS_NAMES, DISEASED, HEALTHY, Prediction, Split
+from descargan_tf.types import CLASS_NAMES, DISEASED, HEALTHY, MASK, Prediction, Split
 
 _SIGNED_MAP = "RdBu_r"  # the two hues of the overlays
 _DPI = 110
 # A matplotlibrc in the working directory, or a notebook's style, is none of a report's.
 _in_one_style = matplotlib.style.context("default", after_reset=True)
+_OUTLINED = "outlined"  # an image with its mask
+_OUTLINE_COLOUR = "#ffd400"
+_OF_OUTLINES = "The ground truth is a mask, drawn as its outline; an image without one has no mask, or an empty one."
 
 
 class FigureFile(NamedTuple):
@@ -55,16 +58,22 @@ def figure_dataset(path, split):
     healthy, diseased = (_first(split, label, 1) for label in (HEALTHY, DISEASED))
     panels = [("A healthy image", _plane(split.images, index), "image") for index in healthy]
     panels += [("A diseased image", _plane(split.images, index), "image") for index in diseased]
-    if split.ground_truth is not None:
+    if _is_mask(split):
+        panels += [("Ground truth, outlined", _plane(split.images, index), "image") for index in diseased]
+    elif split.ground_truth is not None:
         panels += [("Ground truth, signed", _plane(split.ground_truth, index), "signed") for index in diseased]
     if not panels:
         return None
     figure, axes = _panels(1, len(panels), panel_inches=2.6)
     for axis, (title, values, kind) in zip(axes[0], panels, strict=True):
         artist = _show(axis, values, kind, title)
+        if "outlined" in title:
+            _outline(axis, _plane(split.ground_truth, diseased[0]))
         figure.colorbar(artist, ax=axis, location="bottom", shrink=0.9, aspect=25, ticks=[-1, 0, 1])
     caption = "The first healthy and the first diseased image of the split; they are not a pair."
-    if split.ground_truth is not None:
+    if _is_mask(split):
+        caption += " Ground truth: a mask, drawn as its outline."
+    elif split.ground_truth is not None:
         caption += " Ground truth: healthy counterpart - diseased image, in image units."
     return _save(
         figure, path, "The data", caption, "Panels side by side: " + ", ".join(t.lower() for t, _, _ in panels)
@@ -81,18 +90,21 @@ def figure_samples(path, prediction, split, num_samples=4):
     columns = [
         ("Input $r_p$", split.images, "image"),
         ("Output $a_h$", prediction.healthy_image, "image"),
-        ("$|GT|$", split.ground_truth, "magnitude"),
+        *_ground_truth_columns(split),
         ("Difference $|d|$", prediction.anomaly_map, "magnitude"),
-        ("$GT$, signed", split.ground_truth, "signed"),
+        *([] if _is_mask(split) else [("$GT$, signed", split.ground_truth, "signed")]),
         ("$d$, signed", prediction.anomaly_map, "signed"),
     ]
+    shown = "|d|" if _is_mask(split) else "|d| and |GT|"
     caption = (
-        f"The first {len(rows)} diseased images of the split in its order, not picked. d = output - input; |d| and "
-        f"|GT| in [0, {SCALE:g}], signed maps in [-{SCALE:g}, {SCALE:g}] (red: healthy is brighter), the same scale in "
-        "every row and every run, no scaling per image."
+        f"The first {len(rows)} diseased images of the split in its order, not picked. d = output - input; {shown} in "
+        f"[0, {SCALE:g}], signed maps in [-{SCALE:g}, {SCALE:g}] (red: healthy is brighter), the same scale in every "
+        "row and every run, no scaling per image."
     )
     if split.ground_truth is None:
         caption += " No ground truth is known for this split."
+    elif _is_mask(split):
+        caption += f" {_OF_OUTLINES}"
     alt = f"{len(rows)} diseased images, one a row: input, healthy output, ground truth and difference maps"
     return _sample_grid(path, split, rows, columns, "Diseased images", caption, alt)
 
@@ -121,20 +133,18 @@ def figure_healthy(path, prediction, split, num_samples=4):
 def figure_roc(path, prediction, split, threshold=None):
     """Draw the image-level ROC curve and the histogram of |d| inside and outside the masks; None if neither is known.
 
-    `threshold`: of |GT| and |d| in image units; None leaves the histogram out.
+    `threshold`: of |d| in image units, and of |GT| where that is no mask; None leaves the histogram out.
     """
     labels = np.asarray(split.labels)
     score, named = prediction.anomaly_score, "anomaly score"
     if prediction.class_probabilities is not None:
         score, named = np.asarray(prediction.class_probabilities)[:, DISEASED], "disease probability"
-    diseased = labels == DISEASED
     has_roc = score is not None and len(np.unique(labels)) == 2
     has_pixels = (
         threshold is not None
         and prediction.anomaly_map is not None
         and prediction.healthy_image is not None  # a saliency has no image units
-        and split.ground_truth is not None
-        and bool(diseased.any())
+        and bool(evaluator.judged(split).any())
     )
     if not has_roc and not has_pixels:
         return None
@@ -154,9 +164,9 @@ def figure_roc(path, prediction, split, threshold=None):
         axis = axes.pop(0)
         edges = np.linspace(0, 2, 101)
         inside, outside = np.zeros(100), np.zeros(100)
-        for index in np.flatnonzero(diseased):
+        for index in np.flatnonzero(evaluator.judged(split)):
             magnitude = np.minimum(np.abs(np.asarray(prediction.anomaly_map[index], np.float64)), 2)
-            mask = np.abs(np.asarray(split.ground_truth[index])) > threshold
+            mask = np.abs(np.asarray(split.ground_truth[index])) > (0 if _is_mask(split) else threshold)
             inside += np.histogram(magnitude[mask], edges)[0]
             outside += np.histogram(magnitude[~mask], edges)[0]
         for counts, colour, label in ((outside, "#0571b0", "outside the mask"), (inside, "#ca0020", "inside the mask")):
@@ -169,8 +179,9 @@ def figure_roc(path, prediction, split, threshold=None):
         axis.set_title("Pixels of diseased images", fontsize=10)
         axis.legend(fontsize=8, frameon=False)
         captions.append(
-            "Histogram of |d| over all pixels of diseased images, inside and outside the mask |GT| > threshold; right "
-            "of the dashed line a pixel is called anomalous. Logarithmic vertical axis."
+            "Histogram of |d| over all pixels of diseased images, inside and outside the mask"
+            f"{'' if _is_mask(split) else ' |GT| > threshold'}; right of the dashed line a pixel is called anomalous. "
+            "Logarithmic vertical axis."
         )
     alt = " and ".join(["ROC curve of the images"] * has_roc + ["histogram of pixel differences"] * has_pixels)
     return _save(figure, path, "How well images and pixels separate", " ".join(captions), alt)
@@ -184,7 +195,8 @@ def write_samples(path, prediction, split, num_samples=4):
     chosen = [*_first(split, HEALTHY, num_samples), *_first(split, DISEASED, num_samples)]
     split = split._replace(names=np.array([shown(name) for name in split.names]))
     fields = {**prediction._asdict(), **split._asdict()}
-    arrays = {name: np.asarray(value)[chosen] for name, value in fields.items() if value is not None}
+    arrays = {name: np.asarray(value) for name, value in fields.items() if value is not None}
+    arrays = {name: array[chosen] if array.ndim else array for name, array in arrays.items()}
     return write_atomically(path, lambda file: np.savez_compressed(file, **arrays))
 
 
@@ -192,7 +204,12 @@ def read_samples(path):
     """(Prediction, Split) of what `write_samples` kept; UserError where it cannot be read."""
     try:
         with np.load(path, allow_pickle=False) as file:
-            return tuple(kind(*(file.get(name) for name in kind._fields)) for kind in (Prediction, Split))
+            prediction, split = (
+                # Files of older versions do not say what kind a ground truth is.
+                kind(**{name: file.get(name, kind._field_defaults.get(name)) for name in kind._fields})
+                for kind in (Prediction, Split)
+            )
+            return prediction, split._replace(ground_truth_kind=str(split.ground_truth_kind))
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise UserError(f"{path} cannot be read ({error}): evaluate that run again.") from error
 
@@ -217,13 +234,13 @@ def draw_comparison(folder, predictions, split):
             continue
         title = f"{class_name.capitalize()} images"
         images = [("Input", split.images, "image")]
-        truth = [("$|GT|$", split.ground_truth, "magnitude")] if label == DISEASED else []
+        truth = _ground_truth_columns(split) if label == DISEASED else []
         maps = [(name, found.anomaly_map, "magnitude") for name, found in predictions.items()]
         caption = (
             f"|d| of each method for the first {len(rows)} {class_name} images in their order, not picked; one scale, "
             f"[0, {SCALE:g}], in every panel, no scaling per image. A saliency is no difference of images: its largest "
             "value is the image's disease probability."
-        )
+        ) + (f" {_OF_OUTLINES}" if truth and _is_mask(split) else "")
         alt = f"{len(rows)} {class_name} images, one a row, and the difference map of each method, one a column"
         path = folder / f"{class_name}_maps.png"
         drawn.append(_sample_grid(path, split, rows, images + truth + maps, f"{title}: maps", caption, alt))
@@ -272,10 +289,26 @@ def _show(axis, values, kind, title=None):
     return axis.imshow(values, cmap=colours, vmin=low, vmax=high, interpolation="nearest")
 
 
+def _is_mask(split):
+    return split.ground_truth is not None and split.ground_truth_kind == MASK
+
+
+def _ground_truth_columns(split):
+    """A mask has no size that a colour could stand for: its outline is drawn over the image."""
+    if _is_mask(split):
+        return [("Ground truth", split.images, _OUTLINED)]
+    return [("$|GT|$", split.ground_truth, "magnitude")]
+
+
+def _outline(axis, mask):
+    if np.ptp(mask) > 0:  # matplotlib warns of a contour that is not there
+        axis.contour(mask, levels=[0.5], colors=[_OUTLINE_COLOUR], linewidths=1.2)
+
+
 def _saliency_grid(path, split, rows, saliency, title):
     columns = [
         ("Input", split.images, "image"),
-        ("$|GT|$", split.ground_truth, "magnitude"),
+        *_ground_truth_columns(split),
         ("Saliency", saliency, "magnitude"),
     ]
     caption = (
@@ -293,7 +326,10 @@ def _sample_grid(path, split, rows, columns, title, caption, alt):
     artists = {}
     for row, index in enumerate(rows):
         for column, (name, stack, kind) in enumerate(columns):
+            is_outlined, kind = kind == _OUTLINED, "image" if kind == _OUTLINED else kind
             artist = _show(axes[row, column], _plane(stack, index), kind, name if row == 0 else None)
+            if is_outlined:
+                _outline(axes[row, column], _plane(split.ground_truth, index))
             artists.setdefault(kind, (artist, []))[1].append(column)
         axes[row, 0].set_ylabel(shown(Path(str(split.names[index])).name)[-24:], fontsize=7)
     for kind, (artist, used) in artists.items():

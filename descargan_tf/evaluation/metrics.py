@@ -1,8 +1,8 @@
 """Metrics of one split: numpy in, one number per image out; no model.
 
-Maps and images are [N, H, W, 1] or [N, H, W]. A map d is healthy - input, the ground truth GT healthy - diseased,
-both signed. Pixel metrics are asked of diseased images only (D7.7). Two protocols say in which units d and GT are
-compared:
+Maps and images are [N, H, W, 1] or [N, H, W]. A map d is healthy - input. The ground truth GT is healthy - diseased,
+signed as well, or a mask, 0 or 1, which only Dice and AUROC can be taken against. Pixel metrics are asked of diseased
+images only (D7.7). Two protocols say in which units d and GT are compared; a mask has none and stays as it is:
 
 `image_units`, the headline. d is the method's own map, GT as stored, the threshold from the validation GT in the same
     units, SSIM with the width of [-1, 1] as data range. Departs: D7.3, D7.5, D7.9 use three scales for these.
@@ -65,46 +65,54 @@ def healthy_pair_in(protocol, images, healthy_images):
     return minmax(images), minmax(healthy_images)
 
 
-def otsu_thresholds(ground_truth):
-    """Otsu's threshold of |GT| of each diseased image; an image without contrast has none and is left out."""
-    magnitudes = [np.abs(np.asarray(gt, np.float64)) for gt in ground_truth]
-    return np.array([threshold_otsu(magnitude) for magnitude in magnitudes if np.ptp(magnitude) > 0])
+def otsu_thresholds(maps):
+    """Otsu's threshold of |GT|, or |d|, of each diseased image; one without contrast has none and is left out.
 
-
-def mean_otsu_threshold(ground_truth):
-    """Mean over the diseased images of Otsu's threshold of |GT| (paper sect. 4.1; D7.1: never a literal).
-
-    Raises UserError where no image has contrast.
+    Their mean is the paper's threshold (sect. 4.1; D7.1: never a literal).
     """
-    thresholds = otsu_thresholds(ground_truth)
-    if not thresholds.size:
-        raise UserError(
-            f"no threshold: none of the {len(ground_truth)} ground-truth maps has two different values; "
-            "pass the maps (healthy - diseased) of diseased validation images"
-        )
-    return float(thresholds.mean())
+    magnitudes = [np.abs(np.asarray(each, np.float64)) for each in maps]
+    return np.array([_otsu(magnitude) for magnitude in magnitudes if np.ptp(magnitude) > 0])
 
 
-def dice(anomaly_map, ground_truth, threshold):
-    """Dice per image [N] of |d| > threshold against |GT| > threshold; 1 where both are empty."""
-    found, wanted, both = _overlap(anomaly_map, ground_truth, threshold)
+def _otsu(values):
+    low, high = values.min(), values.max()
+    # Of two values every threshold between them is as good; the library gives the lowest, which is next to nothing.
+    if np.all((values == low) | (values == high)):
+        return (low + high) / 2
+    return threshold_otsu(values)
+
+
+def dice(anomaly_map, ground_truth, threshold, map_threshold=None):
+    """Dice per image [N] of |d| > `map_threshold` against |GT| > `threshold`; 1 where both are empty.
+
+    Without a `map_threshold` of its own, d is in the units of GT.
+    """
+    found, wanted, both = _overlap(anomaly_map, ground_truth, threshold, map_threshold)
     total = found + wanted
     return np.where(total > 0, 2 * both / np.maximum(total, 1), 1.0)
 
 
-def dice_pooled(anomaly_map, ground_truth, threshold):
+def dice_pooled(anomaly_map, ground_truth, threshold, map_threshold=None):
     """Dice of all pixels of all images as one picture."""
-    found, wanted, both = (counts.sum() for counts in _overlap(anomaly_map, ground_truth, threshold))
+    found, wanted, both = (counts.sum() for counts in _overlap(anomaly_map, ground_truth, threshold, map_threshold))
     return float(2 * both / (found + wanted)) if found + wanted else 1.0
 
 
 def best_dice_threshold(anomaly_map, ground_truth, threshold, candidates):
     """The candidate t for which |d| > t has the largest mean Dice [N] against |GT| > threshold; the first of equals.
 
-    For maps that are not in the units of GT, so that its threshold says nothing of them.
+    For maps that are not in the units of GT, so that its threshold says nothing of them. Candidates rise.
     """
-    means = [np.mean(dice(np.asarray(anomaly_map) * (threshold / t), ground_truth, threshold)) for t in candidates]
-    return float(candidates[int(np.argmax(means))])
+    _check_same_shape(anomaly_map, ground_truth)
+    total = np.zeros(len(candidates))
+    for d, gt in zip(anomaly_map, ground_truth, strict=True):
+        # One pass for all candidates: how many of them lie below each pixel.
+        below = np.searchsorted(candidates, np.abs(np.asarray(d, np.float64)).ravel(), side="left")
+        wanted = (np.abs(gt) > threshold).ravel()
+        found, both = (_more_than(below[chosen], len(candidates)) for chosen in (slice(None), wanted))
+        sizes = found + wanted.sum()
+        total += np.where(sizes > 0, 2 * both / np.maximum(sizes, 1), 1.0)
+    return float(candidates[int(np.argmax(total))])
 
 
 def auroc_pixel(anomaly_map, ground_truth, threshold):
@@ -256,13 +264,19 @@ def _per_image(function, a, b):
     return np.array([function(np.asarray(x, np.float64), np.asarray(y, np.float64)) for x, y in pairs], np.float64)
 
 
-def _overlap(anomaly_map, ground_truth, threshold):
+def _overlap(anomaly_map, ground_truth, threshold, map_threshold):
     _check_same_shape(anomaly_map, ground_truth)
+    map_threshold = threshold if map_threshold is None else map_threshold
     counts = []
     for d, gt in zip(anomaly_map, ground_truth, strict=True):
-        found, wanted = np.abs(d) > threshold, np.abs(gt) > threshold
+        found, wanted = np.abs(d) > map_threshold, np.abs(gt) > threshold
         counts.append((found.sum(), wanted.sum(), (found & wanted).sum()))
     return np.array(counts, np.int64).reshape(-1, 3).T
+
+
+def _more_than(values, count):
+    """For each of 0, 1, ..., count - 1: how many of the whole numbers `values`, at most `count`, are larger."""
+    return np.cumsum(np.bincount(values, minlength=count + 1)[::-1])[::-1][1:]
 
 
 def _auroc(score, positive):

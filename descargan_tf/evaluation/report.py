@@ -10,6 +10,7 @@ from descargan_tf.evaluation import pages
 from descargan_tf.evaluation.paper import OWN_ROW, PAPER
 from descargan_tf.files import write_atomically
 from descargan_tf.measures import HEADLINE, MEASURES, PROTOCOLS, TABLE_1, TABLE_2
+from descargan_tf.types import MASK
 
 SCHEMA = 1
 PAPER_TABLE_1, PAPER_TABLE_2 = PAPER[OWN_ROW].table_1, PAPER[OWN_ROW].table_2
@@ -62,7 +63,7 @@ def format_table(result):
     for protocol, (title, _) in PROTOCOLS.items():
         lines.append(f"{title}, {_threshold_text(result['threshold'][protocol])}")
         rows = [("", "this run", "95 % interval", "all-zero map", "paper*")]
-        for name in TABLE_1:
+        for name in rows_of(TABLE_1, result["metrics"][protocol]):
             entry = result["metrics"][protocol][name]
             zero = result["baseline_zero_map"][protocol][name]
             paper = PAPER_TABLE_1.get(name, "") if protocol == "authors" else ""
@@ -121,7 +122,7 @@ def _threshold_text(threshold):
 def _reasons(result):
     """Why a number is missing or over fewer images: (label, text) once each, from the headline protocol and Table 2."""
     said = []
-    for name in dict.fromkeys(TABLE_1 + TABLE_2):
+    for name in rows_of(TABLE_1 + TABLE_2, result["metrics"][HEADLINE]):
         label = MEASURES[name].title
         for protocol in PROTOCOLS:
             entry = result["metrics"][protocol][name]
@@ -129,6 +130,11 @@ def _reasons(result):
             if text and (label, text) not in said:
                 said.append((label, text))
     return said
+
+
+def rows_of(names, metrics):
+    """Those of a table's measures that a protocol's `metrics` hold, once each: some are of one kind of ground truth."""
+    return [name for name in dict.fromkeys(names) if name in metrics]
 
 
 def _sentence(result):
@@ -166,7 +172,7 @@ def _table_1(result):
     for title, _ in PROTOCOLS.values():
         header += [f"This run, {title}", f"All-zero map, {title}"]
     rows = [[*header, "Paper, 256x256, authors' data"]]
-    for name in TABLE_1:
+    for name in rows_of(TABLE_1, result["metrics"][HEADLINE]):
         row = [MEASURES[name].title]
         for protocol in PROTOCOLS:
             entry = result["metrics"][protocol][name]
@@ -202,6 +208,8 @@ def threshold_sentences(result):
             f"{name}: {entry['value']:.5f}, the {entry['rule']}, over {entry['num_images']} images of the "
             f"{entry['split']} split{checksum}."
         )
+        if entry.get("otsu_value") is not None:
+            sentences.append(f"{name}, second line: {entry['otsu_value']:.5f}, the {entry['otsu_rule']}.")
         if entry.get("map_value") is not None:
             sentences.append(f"{name}, maps: {entry['map_value']:.5f}, the {entry['map_rule']} of the same split.")
     return sentences
@@ -215,11 +223,17 @@ def _what_this_is(result, about):
         if about.get("saliency", "none") != "none"
         else ""
     )
+    truth = "GT is the true healthy image minus the diseased one"
+    if result["split"].get("ground_truth_kind") == MASK:
+        truth = (
+            "the ground truth is a mask, which says which pixels disease has changed and not by how much or in which "
+            "direction: Dice and AUROC are taken against the mask itself, and what needs sign or size is not available"
+        )
     return (
         f"Evaluation of {method} on the {result['split']['name']} split: how well a map learned from image-level "
         "labels alone marks the pixels that disease has changed, and how well images are told apart. d is the "
-        "generated healthy image a_h minus the input r; GT is the true healthy image minus the diseased one; (var) is "
-        "the mean over images of the pixel variance of the difference. In the authors' protocol each image is min-max "
+        f"generated healthy image a_h minus the input r; {truth}; (var) is the "
+        "mean over images of the pixel variance of the difference. In the authors' protocol each image is min-max "
         "scaled before the difference; in image units nothing is scaled. Brackets hold 95 % bootstrap intervals over "
         f"images.{saliency}"
     )

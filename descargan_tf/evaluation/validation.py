@@ -19,10 +19,10 @@ one validation of a run at which the classifier had collapsed: accuracy 0.50, su
 
 import numpy as np
 
-from descargan_tf.evaluation import metrics
+from descargan_tf.evaluation import evaluator, metrics
 from descargan_tf.prediction.overlay import SCALE, overlay
 from descargan_tf.prediction.splits import predict_split
-from descargan_tf.types import DISEASED, HEALTHY, Batch, Split, Validation
+from descargan_tf.types import DISEASED, HEALTHY, MASK, Batch, Split, Validation
 
 _MIN_LABEL_EFFECT = 0.005  # mean |G_p - G_h| in image units below which the label is ignored
 _MIN_ACCURACY = 0.7  # of the classifier, before its opinion of translations counts
@@ -37,7 +37,8 @@ def validate(predict, monitor, translate, split: Split, threshold: float | None,
         monitor: Batch to values per example (Method.monitor).
         translate: images to images by target class (Method.translate).
         split: the validation split.
-        threshold: of |d| for Dice; None where there is no ground truth.
+        threshold: of |GT| and |d| for Dice; None where it is not known. Against masks it is found anew at each
+            validation, by the rule of the evaluation.
         batch_size: images at a time.
     """
     prediction = predict_split(predict, split.images, batch_size)
@@ -57,13 +58,23 @@ def validate(predict, monitor, translate, split: Split, threshold: float | None,
         if prediction.class_probabilities is not None:
             knows = max(metrics.kappa(probability, split.labels) or 0.0, 0.0)
         selection = scalars.get("translation_success", 1.0) * knows * scalars["map_contrast"]
-        if split.ground_truth is not None and threshold is not None:
-            d, gt = prediction.anomaly_map[diseased], split.ground_truth[diseased]
-            scalars["dice"] = float(np.mean(metrics.dice(d, gt, threshold)))
-            auroc = metrics.auroc_pixel(d, gt, threshold)
-            scalars["auroc_pixel"] = float(np.nanmean(auroc)) if np.isfinite(auroc).any() else None
-            scalars["mse_d_gt"] = float(np.mean(metrics.mse(d, gt)))
+        scalars |= _against_ground_truth(prediction.anomaly_map, split, threshold)
     return Validation(scalars, float(selection), _pictures(translate, split), _warnings(scalars))
+
+
+def _against_ground_truth(maps, split, threshold):
+    chosen = evaluator.judged(split)
+    is_mask = split.ground_truth_kind == MASK
+    if not chosen.any() or (threshold is None and not is_mask):
+        return {}
+    d, gt = maps[chosen], split.ground_truth[chosen]
+    of_gt, of_map = (0, evaluator.mask_threshold(d, gt)) if is_mask else (threshold, threshold)
+    auroc = metrics.auroc_pixel(d, gt, of_gt)
+    scalars = {
+        "dice": float(np.mean(metrics.dice(d, gt, of_gt, of_map))),
+        "auroc_pixel": float(np.nanmean(auroc)) if np.isfinite(auroc).any() else None,
+    }
+    return scalars if is_mask else scalars | {"mse_d_gt": float(np.mean(metrics.mse(d, gt)))}
 
 
 def _monitored(monitor, split, batch_size):
