@@ -42,7 +42,8 @@ _GONE = {
     "critic_padding": "0",
     "noise": "0",
 }
-_GONE_SINCE = "27 November 2026 (8cf5eac, version 0.1.0)"
+_GONE_VALUE = ("output", "additive")
+_LAST_WITH_THEM = "version 0.1.0 (commit 32dd519)"
 
 
 class Given(NamedTuple):
@@ -194,24 +195,25 @@ def _without_gone_flags(arguments):
     """
     gone, kept = [], []
     for name, part in _named(arguments):
-        if name not in _GONE:
+        is_old_value = part[0].source is not None and (name, _value(part)) == _GONE_VALUE
+        if name not in _GONE and not is_old_value:
             kept.extend(part)
-        elif part[0].source is None or not _did_nothing(name, part):
+        elif part[0].source is None or is_old_value or not _did_nothing(name, _value(part)):
             gone.append((part[0].source, " ".join(argument.text for argument in part)))
     if not gone:
         return kept
     source = gone[0][0]
     texts = ", ".join(dict.fromkeys(text for other, text in gone if other == source))
-    since = f"of earlier versions, gone since {_GONE_SINCE}"
+    since = f"of earlier versions, the last of which is {_LAST_WITH_THEM}"
     if source is None:
         raise UserError(
             f"{texts}: {since}. Leave them out; --rules=program is the authors' program, --warmup_steps rising rates."
         )
     if source.name == RUN_FLAGS:
         raise UserError(
-            f"{source} names flags {since}: {texts}. What was trained with them needs the version that wrote it (git "
-            f"checkout the git_commit in {source.parent / 'checkpoints'}/<step>/checkpoint.json), or train anew with "
-            "today's flags in another --run_dir."
+            f"{source} names flags {since}: {texts}. What was trained with them needs that version, or the one that "
+            f"wrote it (git checkout the git_commit in {source.parent / 'checkpoints'}/<step>/checkpoint.json); or "
+            "train anew with today's flags in another --run_dir."
         )
     raise UserError(
         f"--flagfile={source} names flags {since}: {texts}. Take them out; --rules=program is the authors' program, "
@@ -219,9 +221,12 @@ def _without_gone_flags(arguments):
     )
 
 
-def _did_nothing(name, part):
+def _value(part):
+    return part[0].text.partition("=")[2] if "=" in part[0].text else part[-1].text
+
+
+def _did_nothing(name, value):
     idle = _GONE[name]
-    value = part[0].text.partition("=")[2] if "=" in part[0].text else part[-1].text
     try:
         return idle is None or float(value) == float(idle)
     except ValueError:
