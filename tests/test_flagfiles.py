@@ -155,6 +155,28 @@ def test_a_path_that_no_flagfile_can_hold_is_refused():
     assert "--data_dir='a\\nb': a path with a line break" in refusal(*SYNTHETIC, "--data_dir=a\nb")
 
 
+@pytest.mark.parametrize("quote", ["'", '"'])
+def test_quotes_around_a_path_in_a_flagfile_are_no_part_of_it(tmp_path, quote):
+    """A shell takes them away, a flagfile does not: the folder would have them in its name."""
+    file = write(tmp_path / "mine.flags", *SYNTHETIC, f"--data_dir={quote}/my data{quote}")
+    assert refusal(file) == (
+        f"--data_dir={quote}/my data{quote} in {tmp_path / 'mine.flags'}: a flagfile takes no quotes, leave them out."
+    )
+    assert parsed(write(tmp_path / "mine.flags", *SYNTHETIC, "--data_dir=/my data's")).data_dir == "/my data's"
+
+
+@pytest.mark.parametrize("dash", ["\u2013", "\u2014", "\u2212\u2212"])
+def test_a_dash_of_a_word_processor_is_told(dash):
+    assert refusal(*SYNTHETIC, f"{dash}seed=3") == (
+        f"unexpected argument '{dash}seed=3': flags are written --name=value, and this dash is no hyphen."
+    )
+
+
+@pytest.mark.parametrize(("typed", "meant"), [("--data-dir=d", "data_dir"), ("--batchsize=4", "batch_size")])
+def test_a_flag_that_is_nearly_right_is_suggested(typed, meant):
+    assert meant in refusal(*SYNTHETIC, typed)
+
+
 # ---- flags of earlier versions
 
 IDLE = """--critic_blur=0.0
