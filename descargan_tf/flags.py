@@ -1,6 +1,7 @@
 """Flags: what is declared, parsed and refused, and where each value was given. absl's are read nowhere else."""
 
 import dataclasses
+import re
 import shlex
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
