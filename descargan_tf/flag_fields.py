@@ -10,6 +10,7 @@ from absl import flags
 
 from descargan_tf.errors import UserError
 
+_OTHER_DASHES = tuple("\u2010\u2011\u2012\u2013\u2014\u2212")  # what word processors and web pages make of --
 _HELP = {"--help", "-h", "--helpfull"}
 
 
@@ -98,7 +99,8 @@ def values(kind, argv: Sequence[str]) -> dict:
     except flags.Error as error:
         raise UserError(" ".join(str(error).split())) from None
     if len(rest) > 1:
-        raise UserError(f"unexpected argument {rest[1]!r}: flags are written --name=value.")
+        dash = ", and this dash is no hyphen" if rest[1][:1] in _OTHER_DASHES else ""
+        raise UserError(f"unexpected argument {rest[1]!r}: flags are written --name=value{dash}.")
     found = {field.name: flag_values[field.name].value for field in dataclasses.fields(kind)}
     for field in dataclasses.fields(kind):
         if field.metadata["flag"].is_path:

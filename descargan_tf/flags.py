@@ -1,6 +1,7 @@
 """Flags: what is declared, parsed and refused, and where each value was given. absl's are read nowhere else."""
 
 import dataclasses
+import re
 import shlex
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
@@ -18,6 +19,7 @@ RUN_FLAGS = "flags.txt"  # the flagfile in the folder of a run, or of published 
 FIELDS = {field.name: field for field in dataclasses.fields(Config)}
 METHOD_FLAGS = frozenset(name for name, field in FIELDS.items() if field.metadata["flag"].of_method)
 OF_RUN = frozenset(name for name, field in FIELDS.items() if field.metadata["flag"].of_run)
+_PATHS = [name for name, field in FIELDS.items() if field.metadata["flag"].is_path]
 _TRAINED_MODES = ("evaluate", "predict", "export", "serve", "publish")
 _OF_THE_BENCHMARK = {"mode", "run_dir", "dry_run", "saliency"}
 _OF_ONE_RUN = {
@@ -42,7 +44,8 @@ _GONE = {
     "critic_padding": "0",
     "noise": "0",
 }
-_GONE_SINCE = "27 November 2026 (8cf5eac, version 0.1.0)"
+_GONE_VALUE = ("output", "additive")
+_LAST_WITH_THEM = "version 0.1.0 (commit 32dd519)"
 
 
 class Given(NamedTuple):
@@ -154,6 +157,9 @@ def _read(argv):
     arguments = _without_gone_flags(flagfiles.expanded(argv[1:]))
     values = flag_fields.values(Config, [argv[0], *(argument.text for argument in arguments)])
     sources = {name: part[0].source for name, part in _named(arguments) if name in FIELDS}
+    for name in _PATHS:
+        if sources.get(name) and re.fullmatch(r"(['\"]).*\1", values[name]):
+            raise UserError(f"--{name}={values[name]} in {sources[name]}: a flagfile takes no quotes, leave them out.")
     return _Read(values, sources, flagfiles.first_name(argv[1:]))
 
 
@@ -194,24 +200,25 @@ def _without_gone_flags(arguments):
     """
     gone, kept = [], []
     for name, part in _named(arguments):
-        if name not in _GONE:
+        is_old_value = part[0].source is not None and (name, _value(part)) == _GONE_VALUE
+        if name not in _GONE and not is_old_value:
             kept.extend(part)
-        elif part[0].source is None or not _did_nothing(name, part):
+        elif part[0].source is None or is_old_value or not _did_nothing(name, _value(part)):
             gone.append((part[0].source, " ".join(argument.text for argument in part)))
     if not gone:
         return kept
     source = gone[0][0]
     texts = ", ".join(dict.fromkeys(text for other, text in gone if other == source))
-    since = f"of earlier versions, gone since {_GONE_SINCE}"
+    since = f"of earlier versions, the last of which is {_LAST_WITH_THEM}"
     if source is None:
         raise UserError(
             f"{texts}: {since}. Leave them out; --rules=program is the authors' program, --warmup_steps rising rates."
         )
     if source.name == RUN_FLAGS:
         raise UserError(
-            f"{source} names flags {since}: {texts}. What was trained with them needs the version that wrote it (git "
-            f"checkout the git_commit in {source.parent / 'checkpoints'}/<step>/checkpoint.json), or train anew with "
-            "today's flags in another --run_dir."
+            f"{source} names flags {since}: {texts}. What was trained with them needs that version, or the one that "
+            f"wrote it (git checkout the git_commit in {source.parent / 'checkpoints'}/<step>/checkpoint.json); or "
+            "train anew with today's flags in another --run_dir."
         )
     raise UserError(
         f"--flagfile={source} names flags {since}: {texts}. Take them out; --rules=program is the authors' program, "
@@ -219,9 +226,12 @@ def _without_gone_flags(arguments):
     )
 
 
-def _did_nothing(name, part):
+def _value(part):
+    return part[0].text.partition("=")[2] if "=" in part[0].text else part[-1].text
+
+
+def _did_nothing(name, value):
     idle = _GONE[name]
-    value = part[0].text.partition("=")[2] if "=" in part[0].text else part[-1].text
     try:
         return idle is None or float(value) == float(idle)
     except ValueError:

@@ -348,7 +348,8 @@ def workplace(tmp_path_factory):
     folder = tmp_path_factory.mktemp("benchmark")
     (folder / "tiny_good.flags").write_text(TINY)
     (folder / "tiny_bad.flags").write_text(TINY + "--discriminator_learning_rate=1e30\n")
-    (folder / "tiny_halves.flags").write_text(TINY + "--method=vae\n--generator_filters=2\n--latent_units=2\n")
+    halves = TINY.replace("--discriminator_filters=2\n", "").replace("--method=dcls", "--method=vae")
+    (folder / "tiny_halves.flags").write_text(halves + "--generator_filters=2\n--latent_units=2\n")
     (folder / "tiny_other.flags").write_text(TINY + "--num_test=6\n")
     return folder
 
@@ -439,7 +440,8 @@ def test_what_is_finished_is_left_alone(ran, inside, capsys):
 
 def test_settings_of_other_methods_do_not_make_another_run(ran, inside):
     before = (inside / "bench" / "good_seed0" / "report.json").stat().st_mtime_ns
-    assert run_in_this_process("--benchmark_runs=good:0", "--latent_units=7", "--lambda_kl=2") == 0
+    rows = ("--benchmark_runs=good:0;halves:0", "--benchmark_tables_only")
+    assert run_in_this_process(*rows, "--latent_units=7", "--lambda_kl=2") == 0
     assert (inside / "bench" / "good_seed0" / "report.json").stat().st_mtime_ns == before
 
 
@@ -466,6 +468,7 @@ def test_a_decayed_run_is_not_made_longer(ran, inside, capsys):
         (["--benchmark_runs=none:0"], ["there is no tiny_none.flags"]),
         (["--benchmark_runs=good:0;other:0"], ["--num_test is 4 for good and 6 for other"]),
         (["--benchmark_flags=--sead=1"], ["sead"]),
+        (["--benchmark_runs=good:0", "--latent_units=7"], ["--latent_units: no row's method has", "; vae would."]),
         (["--run_dir=tiny_good.flags"], ["--run_dir=tiny_good.flags"]),
         (["--run_dir=bench/good_seed0"], ["--run_dir=bench/good_seed0 is a run"]),
     ],

@@ -193,6 +193,18 @@ def test_a_flagfile_that_is_no_text_is_refused(tmp_path):
     assert "flagfile" in refusal(f"--flagfile={picture}")
 
 
+def test_a_flagfiles_schedule_does_not_hinder_a_short_try_and_stays_in_the_run(tmp_path, monkeypatch):
+    """It is shortened where it is used (`Schedule`), so that the same run may be made longer again."""
+    monkeypatch.chdir(tmp_path)
+    arguments = (f"--flagfile={ROOT}/configs/quickstart.flags", f"--run_dir={tmp_path / 'run'}")
+    config = parsed(*arguments, "--max_steps=100")
+    assert (config.max_steps, config.warmup_steps, config.decay_steps) == (100, 200, 2500)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / RUN_FLAGS).write_text(flags_module.lines(config))
+    for steps in ("--max_steps=100", "--max_steps=8000"):
+        check_run(parsed(*arguments, steps), tmp_path / "run" / RUN_FLAGS)
+
+
 @pytest.mark.parametrize("mode", ["train", "check_data"])
 def test_own_images_need_a_data_dir(mode):
     assert refusal(f"--mode={mode}", "--run_dir=runs/a").startswith("--data_dir is missing")

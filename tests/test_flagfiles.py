@@ -155,6 +155,28 @@ def test_a_path_that_no_flagfile_can_hold_is_refused():
     assert "--data_dir='a\\nb': a path with a line break" in refusal(*SYNTHETIC, "--data_dir=a\nb")
 
 
+@pytest.mark.parametrize("quote", ["'", '"'])
+def test_quotes_around_a_path_in_a_flagfile_are_no_part_of_it(tmp_path, quote):
+    """A shell takes them away, a flagfile does not: the folder would have them in its name."""
+    file = write(tmp_path / "mine.flags", *SYNTHETIC, f"--data_dir={quote}/my data{quote}")
+    assert refusal(file) == (
+        f"--data_dir={quote}/my data{quote} in {tmp_path / 'mine.flags'}: a flagfile takes no quotes, leave them out."
+    )
+    assert parsed(write(tmp_path / "mine.flags", *SYNTHETIC, "--data_dir=/my data's")).data_dir == "/my data's"
+
+
+@pytest.mark.parametrize("dash", ["\u2013", "\u2014", "\u2212\u2212"])
+def test_a_dash_of_a_word_processor_is_told(dash):
+    assert refusal(*SYNTHETIC, f"{dash}seed=3") == (
+        f"unexpected argument '{dash}seed=3': flags are written --name=value, and this dash is no hyphen."
+    )
+
+
+@pytest.mark.parametrize(("typed", "meant"), [("--data-dir=d", "data_dir"), ("--batchsize=4", "batch_size")])
+def test_a_flag_that_is_nearly_right_is_suggested(typed, meant):
+    assert meant in refusal(*SYNTHETIC, typed)
+
+
 # ---- flags of earlier versions
 
 IDLE = """--critic_blur=0.0
@@ -201,10 +223,11 @@ def test_flags_that_are_gone_and_did_nothing_are_passed_over_in_a_run_folder(tmp
 
 @pytest.mark.parametrize("mode", ["evaluate", "predict", "export", "publish"])
 def test_a_run_of_flags_that_are_gone_says_which_since_when_and_what_to_do(tmp_path, mode):
-    old_run(tmp_path / "run", *AT_WORK, "--num_workers=3")
+    at_work = [*AT_WORK, "--output=additive"]
+    old_run(tmp_path / "run", *at_work, "--num_workers=3")
     message = refusal(f"--mode={mode}", f"--run_dir={tmp_path / 'run'}", "--input=x.png")
-    assert message.startswith(f"{tmp_path / 'run' / RUN_FLAGS} names flags of earlier versions, gone since 27 November")
-    for text in AT_WORK:
+    assert message.startswith(f"{tmp_path / 'run' / RUN_FLAGS} names flags of earlier versions, the last of ")
+    for text in at_work:
         assert text in message
     assert "num_workers" not in message
     for part in ("git checkout", "checkpoint.json", "train anew"):
@@ -214,7 +237,7 @@ def test_a_run_of_flags_that_are_gone_says_which_since_when_and_what_to_do(tmp_p
 @pytest.mark.parametrize("text", [*AT_WORK, "--num_workers=3"])
 def test_a_flag_that_is_gone_is_told_so_on_the_command_line(text):
     message = refusal(*SYNTHETIC, text)
-    assert message.startswith(f"{text}: of earlier versions, gone since 27 November 2026")
+    assert message.startswith(f"{text}: of earlier versions, the last of which is version 0.1.0 (commit 32dd519)")
     assert "Leave them out" in message
 
 

@@ -25,7 +25,6 @@ from descargan_tf.methods.base import Method
 from descargan_tf.methods.descargan import DeScarGAN, DeScarGANSettings
 from descargan_tf.training import checkpoint
 from descargan_tf.training.loop import Interrupted, LoopSettings, Trainer
-from descargan_tf.training.schedule import Schedule
 from descargan_tf.training.step import TensorFlowEngine
 from descargan_tf.types import DISEASED, HEALTHY, Batch, Phase, Prediction, Split, Validation
 
@@ -326,6 +325,20 @@ def test_toy_training_resumed_twice_equals_one_in_one_go(tmp_path):
     assert_same_metrics(tmp_path / "a", tmp_path / "b")
 
 
+def test_a_shortened_schedule_is_the_same_after_a_resumption(tmp_path):
+    changes = {"max_steps": 5, "warmup_steps": 4, "decay_steps": 16, "checkpoint_every_steps": 5}
+    said = "--max_steps=5 is too short for --warmup_steps=4 and --decay_steps=16: shortened in proportion, to 1 and 4 "
+    keras.utils.set_random_seed(1)
+    trainer(tmp_path / "a", **changes).run()
+    keras.utils.set_random_seed(1)
+    with pytest.raises(Interrupted):
+        on_round(trainer(tmp_path / "b", **changes), 2, send(signal.SIGINT)).run()
+    trainer(tmp_path / "b", **changes).run()
+    assert_same_checkpoint(tmp_path / "a" / "checkpoints" / "5", tmp_path / "b" / "checkpoints" / "5")
+    for folder, times in (("a", 1), ("b", 2)):  # in one line, each time that it begins
+        assert (tmp_path / folder / "train.log").read_text().count(said) == times
+
+
 def test_a_killed_training_goes_on_from_its_last_checkpoint_without_double_lines(tmp_path):
     keras.utils.set_random_seed(1)
     trainer(tmp_path / "a", max_steps=7, checkpoint_every_steps=3).run()
@@ -522,48 +535,6 @@ def test_two_replicas_see_the_same_batches_after_a_resumption(tmp_path, two_repl
             assert [x.shape for x in first] == [(2, 8, 8, 1)] * 2
             assert not np.array_equal(first[0], first[1])
             np.testing.assert_array_equal(first, second)
-
-
-def factors(schedule, steps, *args):
-    return [schedule.factor(step, *args) for step in steps]
-
-
-def test_learning_rates_fall_to_zero_at_the_end():
-    assert factors(Schedule(10, decay=4), (0, 5, 6, 7, 8, 9, 10, 11)) == [1, 1, 1, 0.75, 0.5, 0.25, 0, 0]
-
-
-def test_a_schedule_that_is_longer_than_the_training_is_shortened_in_proportion():
-    # 2.5 rounds up, 7.5 down.
-    assert factors(Schedule(10, warmup=20, decay=60), (0, 1, 2, 3, 5, 9)) == pytest.approx(
-        [0.4, 0.8, 1, 7 / 7.5, 5 / 7.5, 1 / 7.5]
-    )
-    assert factors(Schedule(10, decay=2000), (0, 5, 9)) == pytest.approx([1, 0.5, 0.1])
-    assert Schedule(100, warmup=200, decay=2500).shortened == (
-        "--max_steps=100 is too short for --warmup_steps=200 and --decay_steps=2500: shortened in proportion, to 7 and "
-        "93 rounds"
-    )
-    assert Schedule(100, decay=2000).shortened == (
-        "--max_steps=100 is too short for --decay_steps=2000: shortened in proportion, to 100 rounds"
-    )
-    assert Schedule(2700, warmup=200, decay=2500).shortened == ""
-    assert Schedule(1).shortened == ""
-    # Where both fit exactly nothing changes at once.
-    close = factors(Schedule(2699, warmup=200, decay=2500), range(0, 2700, 50))
-    assert close == pytest.approx(factors(Schedule(2700, warmup=200, decay=2500), range(0, 2700, 50)), abs=2e-3)
-
-
-def test_learning_rates_rise_from_zero():
-    schedule = Schedule(100, warmup=5)
-    assert factors(schedule, (0, 1, 4, 5, 99)) == pytest.approx([0.2, 0.4, 1, 1, 1])
-
-
-def test_a_shorter_training_decays_over_the_same_share_of_it():
-    assert factors(Schedule(20, decay=8), (0, 6, 7, 8, 9, 10, 11), 0.5) == [1, 1, 0.75, 0.5, 0.25, 0, 0]
-
-
-def test_rates_rise_again_over_a_hundred_rounds_under_fixed_statistics():
-    assert factors(Schedule(1000), (300, 349, 399, 400), 1.0, 300) == pytest.approx([0.01, 0.5, 1, 1])
-    assert Schedule(1000, decay=1000).factor(500, 1.0, 450) == pytest.approx(0.51 * 0.5)
 
 
 def test_the_rate_that_is_applied_is_the_schedules(tmp_path):

@@ -109,5 +109,6 @@ def _command(config):
     if config.published:  # whose flags may be of other data
         names = ("dataset", "data_dir", "num_train", "num_validate", "num_test", "data_seed")
         given += [name for name in names if getattr(config, name) != getattr(theirs, name)]
-    flags = (f"--{name}={getattr(config, name)}" for name in given)
+    values = {name: getattr(config, name) for name in given}
+    flags = (f"--{name}={value}" for name, value in values.items() if value is not None)
     return f"python -m descargan_tf.main --mode=evaluate {shlex.join(flags)}"
