@@ -9,6 +9,7 @@ import pytest
 
 from descargan_tf import flags
 from descargan_tf.config import Config
+from descargan_tf.data.dataset import Dataset
 from descargan_tf.errors import UserError
 from descargan_tf.flags import RUN_FLAGS
 from descargan_tf.methods import METHODS, unused_settings
@@ -186,7 +187,7 @@ def test_a_mode_that_needs_no_method_takes_any_name():
 def test_what_was_resolved_is_saved_and_held_against(tmp_path, monkeypatch):
     arguments = ("--dataset=synthetic", f"--run_dir={tmp_path / 'run'}", "--method=stargan")
     config = check(parsed(*arguments))
-    with begun_alone(config, {"scaling": [0, 1], "dtype": "uint8", "digest": "d"}):
+    with begun_alone(config, Dataset(config), {"scaling": [0, 1], "dtype": "uint8", "digest": "d"}):
         pass
     saved = tmp_path / "run" / RUN_FLAGS
     written = saved.read_text().splitlines()
