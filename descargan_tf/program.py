@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
 
@@ -35,7 +36,9 @@ def run(program: Callable[[], int]) -> int:
             go_on_unheard()
             print(f"error: {one_line(error.filename)}: {reason(error)}", file=sys.stderr)
             return 2
-        except signals.Stopped as stop:
+        except KeyboardInterrupt as raised:
+            # Not a signal's: a library's, or of who runs this within a program of their own.
+            stop = raised if isinstance(raised, signals.Stopped) else signals.Stopped(signal.SIGINT)
             go_on_unheard()
             if stop.number != signals.READER_GONE:
                 print(stop, file=sys.stderr)

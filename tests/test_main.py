@@ -457,7 +457,7 @@ def test_ctrl_c_before_training_is_one_line(monkeypatch, inside, capsys):
 
     monkeypatch.setitem(COMMANDS, "check_data", interrupt)
     assert main(["main", "--mode=check_data", "--flagfile=tiny.flags"]) == 130
-    assert capsys.readouterr().err.splitlines()[-1] == "stopped by Ctrl-C"
+    assert capsys.readouterr().err.splitlines()[-1] == "SIGINT: stopped"
 
 
 def test_nowhere_to_write_is_one_line(monkeypatch, inside, capsys):

@@ -149,6 +149,14 @@ def test_a_program_ends_with_a_line_and_the_status_that_shells_expect(number, ca
     assert capsys.readouterr().err == f"{signals.name_of(number)}: stopped\n"
 
 
+def test_an_interrupt_that_is_no_signals_ends_as_ctrl_c_does(capsys):
+    def interrupt():
+        raise KeyboardInterrupt
+
+    assert program.run(interrupt) == 130
+    assert capsys.readouterr().err == "SIGINT: stopped\n"
+
+
 def test_a_users_error_is_one_line_and_status_two(capsys):
     def refuse():
         raise UserError("--x=1: no")
