@@ -50,6 +50,8 @@ def settle(backend: str = "tensorflow") -> None:
             "choose the other backend."
         )
     taken = {name: os.environ.pop(name) for name in _CHANGING_RESULTS if name in os.environ}
+    if taken.get("TF2_BEHAVIOR") == "1":  # TensorFlow itself leaves it to the processes that its own one starts
+        del taken["TF2_BEHAVIOR"]
     if taken:
         given = shlex.join(f"{name}={value}" for name, value in taken.items())
         print(f"not taken from the environment, as it would change what is computed: {given}", file=sys.stderr)

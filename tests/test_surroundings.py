@@ -151,3 +151,10 @@ def test_figures_do_not_follow_the_users_style(monkeypatch, tmp_path):
         styled = [figure.path.read_bytes() for figure in figures.draw_all(tmp_path / "styled", prediction, split)]
         assert matplotlib.rcParams["font.size"] == 30  # which is the user's, in a notebook
     assert plain == styled
+
+
+def test_what_tensorflow_leaves_to_child_processes_is_nothing_to_speak_of(monkeypatch, capsys):
+    monkeypatch.setenv("TF2_BEHAVIOR", "1")
+    surroundings.settle()
+    assert "TF2_BEHAVIOR" not in os.environ
+    assert capsys.readouterr().err == ""
