@@ -92,7 +92,7 @@ def parse(argv: Sequence[str]) -> Given:
     if not values["data_dir"] and (values["dataset"] == "synthetic" or values["mode"] == "generate"):
         values["data_dir"] = str(Path("data") / f"synthetic_{values['image_size']}")
     if values["mode"] == "benchmark":
-        values |= _for_every_run(found)
+        return Given(Config(**values | _for_every_run(found)), frozenset(), None)  # what is meant is for its rows
     return Given(Config(**values), _meant(found.sources), saved)
 
 

@@ -55,9 +55,7 @@ def settle(backend: str = "tensorflow") -> None:
     if taken:
         given = shlex.join(f"{name}={value}" for name, value in taken.items())
         print(f"not taken from the environment, as it would change what is computed: {given}", file=sys.stderr)
-    # Wrong ones stop the imports of matplotlib, whose figures are drawn into files, and of tqdm.
-    for name in [name for name in os.environ if name == "MPLBACKEND" or name.startswith("TQDM_")]:
-        del os.environ[name]
+    os.environ.pop("MPLBACKEND", None)  # figures are drawn into files; a wrong one stops the import of matplotlib
     os.environ["KERAS_BACKEND"] = backend  # Keras asks once, when it is first imported
     # There Keras looks for keras.json, and writes one; below a file there can be neither.
     os.environ["KERAS_HOME"] = os.devnull

@@ -27,6 +27,11 @@ def in_a_shell(command):
     return words, dict(word[2:].partition("=")[::2] for word in words if word.startswith("--"))
 
 
+def write_flags(folder):
+    Path(folder).mkdir(parents=True)
+    (Path(folder) / "flags.txt").write_text("--dataset=synthetic\n")
+
+
 def test_what_evaluates_a_run_that_has_no_report(folder, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     config = Config(mode="export", run_dir=folder)
@@ -46,7 +51,9 @@ def test_what_shows_a_run_in_tensorboard(folder):
     assert words[1:] == ["--logdir", folder]
 
 
-def test_what_evaluated_a_run(folder):
+def test_what_evaluated_a_run(folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_flags(folder)
     config = Config(mode="generate", run_dir=folder, checkpoint=f"{folder}/checkpoints/3", batch_norm="moving")
     _, flags = in_a_shell(evaluate._command(config))
     assert flags == {
@@ -58,7 +65,9 @@ def test_what_evaluated_a_run(folder):
     }
 
 
-def test_it_names_no_setting_that_the_method_does_not_have():
+def test_it_names_no_setting_that_the_method_does_not_have(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_flags("r")
     _, flags = in_a_shell(evaluate._command(Config(mode="generate", method="stargan", run_dir="r")))
     assert "batch_norm" not in flags
 
