@@ -88,12 +88,16 @@ def parse(argv: Sequence[str]) -> Given:
     if saved is not None:
         backend = values["backend"]  # of this machine: a run is evaluated elsewhere than it was trained
         values = _read([argv[0], f"--flagfile={saved}", *argv[1:]]).values | {"backend": backend}
-    values["run_dir"] = run_dir
-    if not values["data_dir"] and (values["dataset"] == "synthetic" or values["mode"] == "generate"):
-        values["data_dir"] = str(Path("data") / f"synthetic_{values['image_size']}")
+    values |= {"run_dir": run_dir, "data_dir": _data_dir(values)}
     if values["mode"] == "benchmark":
         return Given(Config(**values | _for_every_run(found)), frozenset(), None)  # what is meant is for its rows
     return Given(Config(**values), _meant(found.sources), saved)
+
+
+def _data_dir(values):
+    if values["data_dir"] or (values["dataset"] != "synthetic" and values["mode"] != "generate"):
+        return values["data_dir"]
+    return str(Path("data") / f"synthetic_{values['image_size']}")
 
 
 def _trained(values, run_name):
@@ -140,6 +144,16 @@ def _for_every_run(found):
         **{name: FIELDS[name].default for name in (*joining, "data_dir")},
         "benchmark_flags": " ".join(filter(None, (found.values["benchmark_flags"], joined))),
     }
+
+
+def read_saved(path: Path) -> Config:
+    """What a flagfile of a run, or of published weights, gives; settings that its method has not are None.
+
+    Raises:
+        UserError: it cannot be read, or a value cannot be.
+    """
+    values = {**_read(["saved", f"--flagfile={path}"]).values, "mode": "generate"}
+    return Config(**values | {"data_dir": _data_dir(values)})
 
 
 def read_file(path: Path) -> dict:

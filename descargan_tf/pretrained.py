@@ -82,7 +82,8 @@ def pack(weights: Mapping[str, np.ndarray], in_eight_bits: tuple[str, ...] = ())
             stored[name] = weight
         elif name.startswith(in_eight_bits):
             scale = np.abs(weight).max(tuple(range(weight.ndim - 1))) / np.float32(127)
-            scale = np.where(scale > 0, scale, np.float32(1))
+            # Below the smallest normal number a scale has no bits left to be exact in: such a channel is nothing.
+            scale = np.where(scale >= np.finfo(np.float32).tiny, scale, np.float32(1))
             stored[name], stored[name + _SCALE] = np.rint(weight / scale).astype(np.int8), scale
         else:
             # All low bytes, then all high ones, which alone can be compressed: a twentieth less than side by side.

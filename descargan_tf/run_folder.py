@@ -99,7 +99,7 @@ def check(config: Config) -> Config:
 
 def read_saved(saved: Path) -> Config:
     """The configuration that a flagfile of a run, or of published weights, was written of."""
-    return resolve(flags.Given(Config(**{**flags.read_file(saved), "mode": "generate"}), frozenset(), None))
+    return resolve(flags.Given(flags.read_saved(saved), frozenset(), None))
 
 
 def with_precision(config: Config, saved: Path, fast: Callable[[], str]) -> Config:

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from test_loop import SETTINGS, Toy, fake_rounds, lines, scripted, trainer
+from toy_training import SETTINGS, Toy, fake_rounds, lines, scripted, trainer
 
 from descargan_tf.errors import UserError
 from descargan_tf.methods import monitoring

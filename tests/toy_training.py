@@ -1,0 +1,166 @@
+"""What tests of trainings share: a toy method, trainings that are scripted, what a run left."""
+
+import dataclasses
+import json
+import os
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from descargan_tf.methods.base import Method
+from descargan_tf.training import checkpoint
+from descargan_tf.training.loop import LoopSettings, Trainer
+from descargan_tf.training.step import TensorFlowEngine
+from descargan_tf.types import DISEASED, HEALTHY, Batch, Phase, Prediction, Split, Validation
+
+TERMS = {
+    *(f"discriminator/{n}" for n in ("real", "fake", "gradient_penalty", "classification")),
+    *(f"generator/{n}" for n in ("adversarial", "reconstruction", "identity", "classification")),
+    *(f"{phase}/{n}" for phase in ("discriminator", "generator") for n in ("total", "gradient_norm")),
+}
+SCORES = {"critics/real", "critics/fake", "critics/generator", "critics/dead"}
+TIMINGS = {"seconds_per_round", "images_per_second"}
+AVERAGE_DECAY = 0.9
+SETTINGS = LoopSettings(
+    batch_size=4,
+    seed=7,
+    max_steps=5,
+    decay_steps=2,
+    log_every_steps=1,
+    validate_every_steps=2,
+    checkpoint_every_steps=2,
+    keep_checkpoints=2,
+)
+
+
+class Toy(Method):
+    """One 1x1 convolution against another."""
+
+    averaged = "generator"
+
+    def __init__(self):
+        self.networks = {
+            name: keras.Sequential([keras.Input((None, None, 1)), keras.layers.Conv2D(1, 1)])
+            for name in ("generator", "discriminator")
+        }
+        self.phases = (
+            Phase(name="discriminator", trains="discriminator", updates=2, learning_rate=1e-2),
+            Phase(name="generator", trains="generator", updates=1, learning_rate=1e-2),
+        )
+
+    def weights(self, phase):
+        return {"match": 1.0, "size": 0.5}
+
+    def draws(self, phase, batch_size):
+        return {"noise": (batch_size, 1, 1, 1)}
+
+    def losses(self, phase, batch, draws, input_gradient):
+        x = tf.concat([batch.healthy, batch.diseased], 0) + draws["noise"]
+        fake = self.networks["generator"](x)
+        score = self.networks["discriminator"](fake if phase.trains == "generator" else x)
+        return {"match": tf.reduce_mean((score - 1) ** 2, (1, 2, 3)), "size": tf.reduce_mean(score**2, (1, 2, 3))}
+
+    def predict(self, images):
+        healthy = self.networks["generator"](images)
+        d = healthy - images
+        return Prediction(d, healthy, tf.reduce_mean(tf.abs(d), (1, 2, 3)), None)
+
+
+def make_split(size, num_healthy=6, num_diseased=5):
+    labels = np.repeat([HEALTHY, DISEASED], [num_healthy, num_diseased]).astype(np.int32)
+    images = np.random.default_rng(0).uniform(-1, 1, (len(labels), size, size, 1)).astype(np.float32)
+    return Split(images, labels, None, [f"{i}.npy" for i in range(len(labels))])
+
+
+SMALL = make_split(8)
+
+
+def watch(split):
+    """A validation that asks the networks and shows two pictures."""
+
+    def validate(predict, monitor, translate):
+        prediction = predict(split.images[:2])
+        monitored = {name: float(np.mean(value)) for name, value in monitor(Batch(*[split.images[:1]] * 2)).items()}
+        score = float(np.mean(prediction.anomaly_score))
+        pictures = {"input": split.images[:2] / 2 + 0.5, "colour": np.full((2, 8, 8, 3), 0.25, np.float32)}
+        return Validation({"score": score, "unknown": None, **monitored}, score, pictures, ("look at this",))
+
+    return validate
+
+
+def scripted(*selections):
+    """A validation that gives these selections, one after the other."""
+    left = list(selections)
+    return lambda *_: Validation({"calls_left": float(len(left))}, left.pop(0), {}, ())
+
+
+def trainer(run_dir, validate=None, *, method=Toy, strategy=None, split=SMALL, **changes):
+    run_dir.mkdir(exist_ok=True)
+    settings = dataclasses.replace(SETTINGS, **changes)
+    of_both = {"batch_size": settings.batch_size, "seed": settings.seed}
+    engine = TensorFlowEngine(
+        method, strategy or tf.distribute.get_strategy(), split, **of_both, average_decay=AVERAGE_DECAY
+    )
+    return Trainer(run_dir, engine, settings, validate or watch(split))
+
+
+def on_round(training, number, act):
+    """Call `act` just before round `number` (counted from 1 in this process)."""
+    whole, count = training.engine.train_step.round, 0
+
+    def counted(*args):
+        nonlocal count
+        count += 1
+        if count == number:
+            act()
+        return whole(*args)
+
+    training.engine.train_step.round = counted
+    return training
+
+
+def send(number):
+    return lambda: os.kill(os.getpid(), number)
+
+
+def fake_rounds(training, values=lambda step: {}):
+    """Rounds that compute nothing: each loss is 1 but for what `values` says of a step."""
+    train_step = training.engine.train_step
+    names = [f"{phase.name}/{name}" for phase in training.engine.method.phases for name in ("match", "total")]
+
+    def fake(batches, rate_factor):
+        train_step.step.assign_add(1)
+        return {**dict.fromkeys(names, 1.0), **values(training.engine.step)}
+
+    train_step.round = fake
+    return training
+
+
+def lines(run_dir, group=None):
+    found = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    return [line for line in found if group in (None, line["group"])]
+
+
+def assert_same_metrics(a, b, group=None):
+    """Same lines in the same order; TensorFlow may add up a logged total in another order in another trace."""
+    first, second = lines(a, group), lines(b, group)
+    assert [(line["step"], line["group"]) for line in first] == [(line["step"], line["group"]) for line in second]
+    for one, other in zip(first, second, strict=True):
+        assert one.keys() == other.keys()
+        for name in one.keys() - TIMINGS - {"step", "group"}:
+            assert other[name] == (None if one[name] is None else pytest.approx(one[name], rel=1e-6)), name
+
+
+def names_in(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def assert_same_checkpoint(a, b):
+    (first, about), (second, other) = checkpoint.load(a), checkpoint.load(b)
+    assert first.keys() == second.keys()
+    for name, array in first.items():
+        np.testing.assert_array_equal(array, second[name], err_msg=name)
+    clock = {"written": "", "trained_seconds": 0}
+    assert {**about, **clock} == {**other, **clock}
