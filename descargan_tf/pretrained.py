@@ -116,7 +116,7 @@ def rounded(method: Method, images: np.ndarray, compiled: Callable) -> tuple[dic
     Args:
         method: with the weights to publish.
         images: [N, H, W, 1] of the validation split. All are asked for probabilities, a few for maps.
-        compiled: makes a graph of a function, which leaves out what is not asked for; `tf.function`.
+        compiled: makes a graph of a function, which leaves out what is not asked for; `step.graph`.
 
     Returns:
         Of `pack`, in eight bits where that changes no probability by more than MAX_CHANGE; "in_eight_bits" and

@@ -140,6 +140,22 @@ def image(tmp_path):
     return tmp_path / "scan.png"
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_report_to_serializable(config, report):
+    """What a test printed goes from process to process as UTF-8; names of files that are no text would end them all."""
+    return _as_text((yield))
+
+
+def _as_text(found):
+    if isinstance(found, str):
+        return found.encode(errors="backslashreplace").decode()
+    if isinstance(found, dict):
+        return {key: _as_text(value) for key, value in found.items()}
+    if isinstance(found, list | tuple):
+        return type(found)(map(_as_text, found))
+    return found
+
+
 def pytest_terminal_summary(terminalreporter):
     """Name the model servers that the serving contract was held against: the embedded one alone proves little."""
     ran = [

@@ -65,7 +65,6 @@ ALLOWED = {
 # What may touch TensorFlow, and what JAX: networks and losses run on any Keras backend, metrics on none.
 BACKENDS = {
     "tensorflow": {
-        "commands/publish.py",
         "model.py",
         "data/pipeline.py",
         "models/blocks.py",

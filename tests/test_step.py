@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from descargan_tf import losses, methods
-from descargan_tf.training.step import Adam, TrainStep
+from descargan_tf.training.step import Adam, TrainStep, graph
 from descargan_tf.types import Batch
 
 PROGRAM = {"rules": "program", "distance": "mse", "lambda_gp": 1.0}
@@ -90,7 +90,7 @@ def test_a_phase_moves_its_own_weights_alone(tiny_settings, phase):
     data = Batch(*map(tf.constant, batch()))
     own = step.method.phases[phase].trains
     before = {k: [np.asarray(v) for v in n.trainable_variables] for k, n in step.method.networks.items()}
-    tf.function(lambda: step._update(step.method.phases[phase], data, 0, 1.0))()
+    graph(lambda: step._update(step.method.phases[phase], data, 0, 1.0))()
     for name, network in step.method.networks.items():
         moved = [
             not np.array_equal(a, np.asarray(b)) for a, b in zip(before[name], network.trainable_variables, strict=True)

@@ -14,7 +14,7 @@ from descargan_tf.flags import RUN_FLAGS
 @signals.leaving("nothing was published")
 def publish(config: Config) -> int:
     """A run's weights, rounded, and what is known of them, for --checkpoint and --init_from."""
-    import tensorflow as tf
+    from descargan_tf.training.step import graph
 
     folder = Path(config.publish_dir or Path(PRETRAINED) / Path(config.run_dir).resolve().name)
     pretrained.refuse_existing(folder)
@@ -23,7 +23,7 @@ def publish(config: Config) -> int:
     if found is None:
         raise UserError(f"weights are published with what was measured of them: {reason}")
     data, summary = run_folder.prepare(config, ("validate",))
-    stored, facts = pretrained.rounded(method, data.load("validate", summary.scaling).images, tf.function)
+    stored, facts = pretrained.rounded(method, data.load("validate", summary.scaling).images, graph)
     if len(facts["in_eight_bits"]) < len(method.classifying):
         print(f"eight bits change a probability by more than {pretrained.MAX_CHANGE}: sixteen for all kernels")
     files = {

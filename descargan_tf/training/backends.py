@@ -68,9 +68,9 @@ def compiled_predict(config: Config, method: Method) -> Callable:
         from descargan_tf.training.jax_step import predictor
 
         return predictor(method)
-    import tensorflow as tf
+    from descargan_tf.training.step import graph
 
-    return tf.function(method.predict)
+    return graph(method.predict)
 
 
 def input_gradient(config: Config) -> Callable:

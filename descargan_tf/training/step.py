@@ -19,6 +19,10 @@ from descargan_tf.training.draws import seed_of
 from descargan_tf.training.engine import STATISTICS_PASSES, Engine, assign_state, state_arrays
 from descargan_tf.types import Batch, Split
 
+# No Python branch here or in a method hangs on a tensor, which JAX could not follow either. So AutoGraph, which takes a
+# sixth of the time of tracing a round to rewrite all of Keras, would find nothing.
+graph = functools.partial(tf.function, autograph=False)
+
 
 @functools.cache
 def all_devices():
@@ -86,7 +90,7 @@ class TrainStep:
 
     def trace_anew(self):
         """The next round is traced again: the method's networks compute otherwise than before."""
-        self.round = tf.function(self._round)
+        self.round = graph(self._round)
 
     def _round(self, batches: tuple[Batch, ...], rate_factor=1.0):
         """Every phase once; `round` is its graph.
@@ -231,9 +235,9 @@ class TensorFlowEngine(Engine):
                 self.method, averaged, strategy, seed, average_decay=average_decay, clip_norm=clip_norm
             )
         self._batches = None
-        self._predict = tf.function(self.predictor.predict)
-        self._monitor = tf.function(self.predictor.monitor)
-        self._translate = tf.function(self.predictor.translate)
+        self._predict = graph(self.predictor.predict)
+        self._monitor = graph(self.predictor.monitor)
+        self._translate = graph(self.predictor.translate)
 
     @property
     def step(self):
