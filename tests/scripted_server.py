@@ -52,11 +52,14 @@ def _png(pixels):
 
 
 class ScriptedServer:
-    def __init__(self, cors=False):
+    def __init__(self, cors=False, prefix="", cookie=None):
         self.cors = cors
+        self.prefix = prefix  # of a proxy's path, which the model server behind it is not told
+        self.cookie = cookie  # set by the page, and wanted with every other request, as by a proxy that logs in
         self.script = deque()  # Replies to predictions, used up one by one before the rule answers
         self.state = "AVAILABLE"
         self.requests = []  # (path, body) of predictions, in the order of arrival
+        self.headers = []  # of the same
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self._server.daemon_threads = True
         self.url = f"http://127.0.0.1:{self._server.server_port}"
@@ -89,20 +92,33 @@ class ScriptedServer:
             protocol_version = "HTTP/1.1"
 
             def do_GET(self):
-                if self.path.split("?")[0] == "/":
-                    self.send(Reply(200, VIEWER.read_bytes(), {"Content-Type": "text/html; charset=utf-8"}))
-                else:
-                    self.send(scripted.status(self.path))
+                path = self.path.removeprefix(scripted.prefix)
+                if path.split("?")[0].rstrip("/") in ("", "/viewer.html"):
+                    cookie = {"Set-Cookie": scripted.cookie} if scripted.cookie else {}
+                    self.send(Reply(200, VIEWER.read_bytes(), {"Content-Type": "text/html; charset=utf-8", **cookie}))
+                elif self.may_ask():
+                    self.send(scripted.status(path))
 
             def do_OPTIONS(self):
                 self.send(Reply(200))
 
             def do_POST(self):
                 body = self.rfile.read(int(self.headers["Content-Length"]))
-                reply = scripted.reply_to(self.path, body)
+                if not self.may_ask():
+                    return
+                scripted.headers.append(self.headers)
+                reply = scripted.reply_to(self.path.removeprefix(scripted.prefix), body)
                 if reply.before:
                     reply.before(self)
                 self.send(reply)
+
+            def may_ask(self):
+                status = 200 if scripted.cookie in (None, self.headers["Cookie"]) else 401
+                if not self.path.startswith(scripted.prefix):
+                    status = 404
+                if status != 200:
+                    self.send(Reply(status, b"<html>", {"Content-Type": "text/html"}))
+                return status == 200
 
             def send(self, reply):
                 body = json.dumps(reply.body) if isinstance(reply.body, dict) else reply.body

@@ -99,7 +99,7 @@ def test_the_viewer_is_told_the_model(serving_config, monkeypatch, tmp_path):
     monkeypatch.setattr(http_app, "VIEWER", page)
     with serving(serving_config) as server:
         reply = server.ask("GET", "/")
-        assert (reply.status, reply.headers["Location"]) == (307, "/?model=m")
+        assert (reply.status, reply.headers["Location"]) == (307, "?model=m")
         missing = server.ask("GET", "/?model=m")
         assert (missing.status, missing.content) == (
             404,

@@ -83,6 +83,48 @@ def test_the_address_names_the_model_but_never_the_server(page, server):
     assert page.find("url").get_attribute("value") == server.url
 
 
+@pytest.mark.parametrize(
+    ("prefix", "address"),
+    [
+        ("/descargan", "/descargan/"),
+        ("/descargan", "/descargan"),
+        ("/descargan", "/descargan/?model=descargan"),
+        ("/user/me/proxy/8501", "/user/me/proxy/8501//"),
+        ("/apps", "/apps/viewer.html"),
+        ("", "/viewer.html"),
+        ("/a%20b", "/a%20b/"),
+    ],
+)
+def test_the_model_is_asked_for_where_the_page_lies(page, image, prefix, address):
+    """A proxy that shows the server under a path of its own."""
+    with ScriptedServer(prefix=prefix) as behind:
+        page.open(behind.url + address)
+        assert page.find("url").get_attribute("value") == behind.url + prefix
+        assert page.text("server-state") == "descargan version 7, ready"
+        page.drop(image)
+        assert page.text("probability") == f"{outputs_of(image.read_bytes())['disease_probability']:.4f}"
+
+
+def test_who_has_logged_in_at_a_proxy_stays_so(page, image, server):
+    """The page's own server gets the browser's cookies; another does not."""
+    with ScriptedServer(cookie="session=mine", prefix="/descargan") as behind:
+        page.open(behind.url + "/descargan/")
+        page.drop(image)
+        assert page.text("probability") == f"{outputs_of(image.read_bytes())['disease_probability']:.4f}"
+        assert behind.headers[0]["Cookie"] == "session=mine"
+        server.cors = True
+        use(page, server.url)
+        page.drop(image)
+        assert len(server.headers) == 1
+        assert server.headers[0]["Cookie"] is None
+        page.open(behind.url + "/descargan/")
+        page.browser.delete_all_cookies()
+        page.drop(image)
+        assert page.text("error") == (
+            "scan.png: The server, or a proxy before it, wants to know who asks. Reload this page and log in."
+        )
+
+
 def test_nothing_is_loaded_from_anywhere(page, image, server):
     page.browser.get_log("performance")
     page.open(server.url)

@@ -4,15 +4,16 @@ import asyncio
 import dataclasses
 import logging
 import os
+import re
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
-from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, PlainTextResponse, RedirectResponse, Response
-from starlette.routing import Route
+from starlette.routing import Route, Router
+from starlette.types import ASGIApp
 
 from descargan_tf.server_flags import ServerFlags
 
@@ -31,6 +32,8 @@ _CORS = {
 }
 # What TensorFlow Serving says to a path that it does not know is HTML, too.
 _NOT_FOUND = "<html><head><title>404 Not Found</title></head><body><h1>Not Found</h1></body></html>\n"
+_GZIP = ("gzip", "x-gzip")  # two names of one coding, RFC 9110, 8.4.1.3
+_AUTHORITY = re.compile("https?://[^/?#]*", re.IGNORECASE)
 _METRIC_APIS = {"predict": "Predict", "classify": "Classify", "regress": "Regress"}
 
 logger = logging.getLogger(__name__)
@@ -121,8 +124,16 @@ class RestEndpoint:
                 return error.code, self._failure(error, 408)
             except ServingError as error:
                 return error.code, self._failure(error, 413)
-        gzipped = request.headers.get("content-encoding", "").strip().lower() == "gzip"
-        work = asyncio.get_running_loop().run_in_executor(self._pool, self._api.answer, route, body, gzipped, deadline)
+        coding = ",".join(request.headers.getlist("content-encoding")).strip().lower()
+        if body and coding not in ("", "identity", *_GZIP):
+            # Departs: TensorFlow Serving takes such bytes for JSON, and complains of that.
+            error = ServingError(
+                Code.INVALID_ARGUMENT, f"Content-Encoding {coding} is not read here: send the body plain, or as gzip"
+            )
+            return error.code, self._failure(error, 415)
+        work = asyncio.get_running_loop().run_in_executor(
+            self._pool, self._api.answer, route, body, coding in _GZIP, deadline
+        )
         try:
             async with asyncio.timeout_at(_loop_time(deadline)):
                 content = await work
@@ -169,12 +180,14 @@ class RestEndpoint:
         )
 
 
-def build_app(endpoint: RestEndpoint, metrics: Metrics, model_name: str, settings: HttpSettings) -> Starlette:
+def build_app(endpoint: RestEndpoint, metrics: Metrics, model_name: str, settings: HttpSettings) -> ASGIApp:
     """The whole of what the port answers; the viewer page is told the model's name."""
 
     async def viewer(request):
         if "model" not in request.query_params:
-            return RedirectResponse(f"/?model={quote(model_name)}")
+            # Relative, so that it stays under whatever path a proxy has put in front, and keeps what else was asked.
+            query = request.scope["query_string"].decode("latin-1")
+            return RedirectResponse(f"?{query}{'&' if query else ''}model={quote(model_name, safe='')}")
         if not VIEWER.exists():
             return PlainTextResponse(f"The viewer page is not installed: {VIEWER.name} is missing.\n", 404)
         return FileResponse(VIEWER, media_type="text/html")
@@ -185,7 +198,23 @@ def build_app(endpoint: RestEndpoint, metrics: Metrics, model_name: str, setting
     routes = [Route("/", viewer)]
     if settings.metrics_path:
         routes.append(Route(settings.metrics_path, measure))
-    return Starlette(routes=[*routes, Route("/{path:path}", endpoint)])
+    # No redirect for a slash too many: Starlette's would name this host, which a proxy's callers cannot reach.
+    router = Router([*routes, Route("/{path:path}", endpoint)], redirect_slashes=False, default=endpoint)
+
+    async def app(scope, receive, send):
+        await router(_in_origin_form(scope), receive, send)
+
+    return app
+
+
+def _in_origin_form(scope):
+    """`GET http://host/path`, as a proxy may send it and every server must take it, is `GET /path`: RFC 9112, 3.2.2."""
+    target = scope["raw_path"].decode("latin-1")
+    authority = _AUTHORITY.match(target)
+    if not authority:
+        return scope
+    path = target[authority.end() :] or "/"
+    return {**scope, "raw_path": path.encode("latin-1"), "path": unquote(path)}
 
 
 def _loop_time(deadline):

@@ -11,6 +11,9 @@ from .rest_contract import Route
 from .status import Code, ServingError, invalid
 from .types import Run
 
+_MOST_GZIP_MEMBERS = 10_000  # a tool writes one for 64 KiB or more; millions of empty ones would be work for nothing
+_GZIP_SLICE = 2**16  # bytes: what follows a member is copied with it
+
 
 class RestApi:
     """Answers calls, each in the thread that asks.
@@ -107,18 +110,31 @@ class RestApi:
 
 
 def unpack(body: bytes, max_bytes: int) -> bytes:
-    """A gzip body, unpacked no further than allowed.
+    """A gzip body of one or several members, unpacked no further than allowed.
 
     Raises:
-        ServingError: not gzip, cut off, or too large.
+        ServingError: not gzip, cut off, followed by something else, or too large.
     """
+    contents, size, members = [], 0, 1
     unpacker = zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)
-    try:
-        content = unpacker.decompress(body, max_bytes + 1)
-    except zlib.error as error:
-        raise invalid(f"The body is announced as gzip and is not: {error}") from None
-    if len(content) > max_bytes:
-        raise ServingError(Code.INVALID_ARGUMENT, f"The body unpacks to more than {max_bytes} bytes")
+    for start in range(0, len(body), _GZIP_SLICE):
+        rest = body[start : start + _GZIP_SLICE]
+        while rest:
+            if unpacker.eof:
+                members += 1
+                if members > _MOST_GZIP_MEMBERS:
+                    raise invalid(f"The gzip body has more than {_MOST_GZIP_MEMBERS} members; pack it as one")
+                unpacker = zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)
+            try:
+                contents.append(unpacker.decompress(rest, max_bytes + 1 - size))
+            except zlib.error as error:
+                if members > 1:
+                    raise invalid(f"What follows member {members - 1} of the gzip body is not gzip: {error}") from None
+                raise invalid(f"The body is announced as gzip and is not: {error}") from None
+            size += len(contents[-1])
+            if size > max_bytes:
+                raise ServingError(Code.INVALID_ARGUMENT, f"The body unpacks to more than {max_bytes} bytes")
+            rest = unpacker.unused_data
     if not unpacker.eof:
         raise invalid("The gzip body is cut off")
-    return content
+    return b"".join(contents)

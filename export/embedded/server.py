@@ -121,7 +121,11 @@ class EmbeddedServer:
                 log_config=None,
                 access_log=False,
                 lifespan="off",
+                # uvicorn would take httptools where that is installed, which ends a request at an offer to upgrade,
+                # as `curl --http2` makes it, and loses the body.
+                http="h11",
                 ws="none",
+                proxy_headers=False,  # nothing here depends on what a proxy says of its caller
                 timeout_keep_alive=60,
                 server_header=False,
                 timeout_graceful_shutdown=int(timeout_seconds) + _GRACE_SECONDS,
