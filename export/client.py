@@ -1,7 +1,9 @@
 """Ask a model server about image files: python -m export.client --url http://127.0.0.1:8501 FILES...
 
 It speaks TensorFlow Serving's REST API, so the server is TensorFlow Serving or `export.embedded`, and sends each file
-as it is (PNG or JPEG, signature `serving_bytes`). It needs neither TensorFlow nor Keras. From a program:
+as it is (PNG or JPEG, signature `serving_bytes`). It needs neither TensorFlow nor Keras. Proxies are those of
+HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY. Credentials go into --header or the URL, and are never printed. From a
+program:
 
     from export.client import Client
 
@@ -19,20 +21,21 @@ import logging
 import os
 import queue
 import random
+import shlex
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 import numpy as np
 import urllib3
 from tqdm import tqdm
 
 from descargan_tf import program, signals
-from descargan_tf.data.formats import SERVED_MAGIC, SERVED_SUFFIXES
+from descargan_tf.data.formats import FORMATS, SERVED_MAGIC, SERVED_SUFFIXES, format_of
 from descargan_tf.data.images import write_npy
 from descargan_tf.data.listing import list_images
 from descargan_tf.errors import UserError
@@ -41,12 +44,14 @@ from descargan_tf.names import one_line
 from descargan_tf.prediction.table import TABLE, labels, output_names, refuse_folder_of_inputs, table_row, write_table
 from descargan_tf.types import CLASS_NAMES
 
+from . import connection, refusals
+
 SIGNATURE = "serving_bytes"
 BUSY = (429, 503)  # "later", said by the server itself; every other refusal would be repeated
 
 _EXPORTED = "was the model exported by this program?"
-_MAX_QUOTED = 300  # characters of a server's own words in a message
 _LONGEST_WAIT_SECONDS = 60
+_URL_HELP = "the server's REST API, such as http://127.0.0.1:8501, or https://user:password@host/path"
 _END_SECONDS = 0.5  # that files which are being written have to be finished
 
 
@@ -110,7 +115,8 @@ class Client:
     """One model on one server; may be used from several threads at once.
 
     Args:
-        url: of the server's REST API, without /v1; what stands in front of it (a path of a proxy) is kept.
+        url: of the server's REST API, without /v1; what stands in front of it (a path of a proxy) is kept. User and
+            password in it (http://user:password@host) are sent as basic authentication; `Client.url` is without them.
         model_name: as the server calls it.
         version: of the model; None takes the latest.
         label: of a version, instead of its number.
@@ -118,9 +124,10 @@ class Client:
         retries: further attempts after 429, 503 or a broken connection.
         first_wait_seconds: before the second attempt, doubled for each further one.
         connections: kept open at most, and so requests at a time.
+        headers: sent with every request, such as {"Authorization": "Bearer ..."}; pairs where a name comes twice.
 
     Raises:
-        UserError: an argument is impossible.
+        UserError: an argument, or the proxy that the environment names, is impossible.
     """
 
     def __init__(
@@ -133,13 +140,14 @@ class Client:
         retries: int = 5,
         first_wait_seconds: float = 0.5,
         connections: int = 4,
+        headers: Mapping[str, str] | Iterable[tuple[str, str]] = (),
     ):
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
-            raise UserError(f"{url} is no server URL; expected scheme, host and port, such as http://127.0.0.1:8501")
+        self._address = address = connection.parse_address(url)
         if version is not None and label is not None:
             raise UserError(f"version {version} and label {label} were both given; name the model by one of them")
-        self.url = url.rstrip("/")
+        self.url = address.url
+        self._headers = connection.build_headers(address, headers)
+        self.proxy = connection.find_proxy(address)
         self._model = f"{self.url}/v1/models/{quote(model_name, safe='')}"
         self._version = ""
         if version is not None:
@@ -158,7 +166,7 @@ class Client:
             raise_on_status=False,
         )
         self._timeout_seconds = timeout_seconds
-        self._pool = urllib3.PoolManager(maxsize=connections, block=True, timeout=timeout_seconds)
+        self._pool = connection.open_pool(self.proxy, maxsize=connections, block=True, timeout=timeout_seconds)
 
     def __enter__(self):
         return self
@@ -184,17 +192,20 @@ class Client:
 
         Raises:
             UserError: the file cannot be read or is neither PNG nor JPEG.
-            RequestError: no answer, or a refusal, in the server's words.
+            RequestError: no answer, or a refusal: what is wrong with the image or the model where that is known, else
+                the server's words.
         """
         content = image if isinstance(image, bytes) else _read(Path(image))
         if not content.startswith(SERVED_MAGIC):
-            raise UserError("is neither PNG nor JPEG, which is what the server reads; convert it first")
+            raise UserError(_why_not_sent(content, image))
         instance = {"image_bytes": {"b64": base64.b64encode(content).decode()}}
         body = json.dumps({"signature_name": SIGNATURE, "instances": [instance]})
         return _to_answer(self._request("POST", f"{self._model}{self._version}:predict", body))
 
     def _request(self, method, url, body=None, retries=None):
-        headers = {"Content-Type": "application/json"} if body else {}
+        headers = self._headers.copy()
+        if body:
+            headers.setdefault("Content-Type", "application/json")
         backoff = self._backoff if retries is None else self._backoff.new(total=retries)
         try:
             response = self._pool.request(method, url, body=body, headers=headers, redirect=False, retries=backoff)
@@ -204,9 +215,7 @@ class Client:
             ) from error
         except urllib3.exceptions.HTTPError as error:
             reason = getattr(error, "reason", None) or error
-            raise RequestError(
-                f"{self.url} cannot be reached: {_words_of(reason)}; is the server running, and at this URL?"
-            ) from error
+            raise RequestError(refusals.why_not_reached(reason, self._address, self.proxy)) from error
         try:
             answer = json.loads(response.data)
         except ValueError:
@@ -215,9 +224,10 @@ class Client:
             if not isinstance(answer, dict):
                 raise self._not_a_model_server()
             return answer
-        said = answer["error"] if isinstance(answer, dict) and "error" in answer else response.reason
-        said = " ".join(str(said).split())[:_MAX_QUOTED]
-        raise RequestError(f"the server answered {response.status}: {said}", response.status)
+        has_credentials = "authorization" in self._headers
+        raise RequestError(
+            refusals.why_refused(response, answer, self._address, self.proxy, has_credentials), response.status
+        )
 
     def _not_a_model_server(self):
         return RequestError(f"{self.url} answered, but not as a model server does; is the URL right?", 200)
@@ -235,7 +245,11 @@ def find_inputs(paths: Iterable[str | Path]) -> list[Path]:
         if path.is_dir():
             found = [file for file in list_images(path)[0] if file.suffix.lower() in SERVED_SUFFIXES]
             if not found:
-                raise UserError(f"{path} holds no image file that the server reads: {', '.join(SERVED_SUFFIXES)}")
+                others = _others(path)
+                raise UserError(
+                    f"{path} holds no image file that the server reads: {', '.join(SERVED_SUFFIXES)}"
+                    + (f"; it holds {others}" if others else "")
+                )
         files += found
     return list(dict.fromkeys(files))
 
@@ -362,6 +376,10 @@ def _run(argv):
     arguments = _parser().parse_args(argv)
     logging.getLogger("urllib3").setLevel(logging.ERROR)  # its notes on every retry would tear the progress bar
     files = find_inputs(arguments.files)
+    for folder in filter(Path.is_dir, arguments.files):
+        others = _others(folder)
+        if others:
+            print(f"passed over in {folder}: {others}", file=sys.stderr)
     with Client(
         arguments.url,
         arguments.model_name,
@@ -370,10 +388,13 @@ def _run(argv):
         arguments.timeout_seconds,
         arguments.retries,
         connections=arguments.concurrency,
+        headers=arguments.header,
     ) as client:
+        if client.proxy:
+            print(f"asking {client.url} through the proxy {client.proxy}", file=sys.stderr)
         states = client.versions()
         if "AVAILABLE" not in states.values():
-            raise UserError(f"no version of {arguments.model_name} is available at {arguments.url}: {states}")
+            raise UserError(f"no version of {arguments.model_name} is available at {client.url}: {states}")
         with tqdm(total=len(files), unit="image", disable=None, desc="predict") as bar:
             failed = predict_files(client, files, arguments.output_dir, arguments.concurrency, bar.update)
     print(f"{len(files) - len(failed)} of {len(files)} images done: {arguments.output_dir / TABLE}")
@@ -389,8 +410,17 @@ def _parser():
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("files", nargs="+", type=_path, metavar="FILES", help="image files, or folders of them")
-    parser.add_argument("--url", required=True, help="the server's REST API, such as http://127.0.0.1:8501")
+    parser.add_argument("--url", required=True, help=_URL_HELP)
     parser.add_argument("--model_name", default="descargan", help="as the server calls it")
+    parser.add_argument(
+        "-H",
+        "--header",
+        action="append",
+        type=_header,
+        default=[],
+        metavar="NAME: VALUE",
+        help='sent with every request, such as "Authorization: Bearer <token>"; may be repeated',
+    )
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--model_version", type=int, help="a version by number; without it the latest")
     which.add_argument("--model_label", help="a version by label, such as canary")
@@ -399,6 +429,13 @@ def _parser():
     parser.add_argument("--timeout_seconds", type=_positive(float), default=60.0, help="for one attempt")
     parser.add_argument("--retries", type=_natural, default=5, help="attempts after 429, 503 or a broken connection")
     return parser
+
+
+def _header(text):
+    try:
+        return connection.parse_header(text)
+    except UserError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _path(text):
@@ -430,6 +467,27 @@ def _read(path):
         return path.read_bytes()
     except OSError as error:
         raise UserError(f"cannot be read: {reason(error)}") from error
+
+
+def _others(folder):
+    """The image files that a server does not read, and what does; empty without any."""
+    names = [path.name.lower() for path in list_images(folder)[0]]
+    others = [format for format in FORMATS if not format.is_served]
+    counts = {format.name: sum(name.endswith(format.suffixes) for name in names) for format in others}
+    kinds = " and ".join(f"{count} {name}" for name, count in counts.items() if count)
+    return f"{kinds}; {_here(folder)}" if kinds else ""
+
+
+def _here(path):
+    return f"`python -m descargan_tf.main --mode=predict {shlex.quote(f'--input={path}')} ...` reads it by itself"
+
+
+def _why_not_sent(content, image):
+    found = format_of(content)
+    if found is None:
+        return "is neither PNG nor JPEG, which is what the server reads; convert it first"
+    path = "<file or folder>" if isinstance(image, bytes) else image
+    return f"is {found.name}, and the server reads PNG and JPEG; {_here(path)}, or convert it to PNG"
 
 
 def _to_answer(response):
@@ -467,11 +525,6 @@ def _plane(nested):
     if array.ndim != 3 or array.shape[2] != 1:
         raise ValueError(f"shape {list(array.shape)}, expected [H, W, 1]")
     return array[..., 0]
-
-
-def _words_of(reason):
-    # urllib3 puts its connection object in front: "HTTPConnection(host=..., port=...): Failed to ...".
-    return str(reason).split(": ", 1)[-1].strip()
 
 
 if __name__ == "__main__":

@@ -85,6 +85,16 @@ class ScriptedServer:
             return error(404, f"Could not find any versions of model {path.rsplit('/', 1)[-1]}")
         return Reply(200, {"model_version_status": [{"version": "7", "state": self.state, "status": {}}]})
 
+    def admit(self, handler):
+        """What a proxy before the model server says to a request; 200 lets it pass."""
+        if not handler.path.startswith(self.prefix):
+            return 404
+        return 200 if self.cookie in (None, handler.headers["Cookie"]) else 401
+
+    def tunnel(self, handler):
+        """What it says to CONNECT."""
+        return 405
+
     def _handler(self):
         scripted = self
 
@@ -98,6 +108,9 @@ class ScriptedServer:
                     self.send(Reply(200, VIEWER.read_bytes(), {"Content-Type": "text/html; charset=utf-8", **cookie}))
                 elif self.may_ask():
                     self.send(scripted.status(path))
+
+            def do_CONNECT(self):
+                self.send(Reply(scripted.tunnel(self)))
 
             def do_OPTIONS(self):
                 self.send(Reply(200))
@@ -113,9 +126,7 @@ class ScriptedServer:
                 self.send(reply)
 
             def may_ask(self):
-                status = 200 if scripted.cookie in (None, self.headers["Cookie"]) else 401
-                if not self.path.startswith(scripted.prefix):
-                    status = 404
+                status = scripted.admit(self)
                 if status != 200:
                     self.send(Reply(status, b"<html>", {"Content-Type": "text/html"}))
                 return status == 200

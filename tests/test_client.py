@@ -309,7 +309,7 @@ def test_what_fails_is_listed_and_the_rest_is_done(inputs, tmp_path, server, cap
     printed = capsys.readouterr()
     assert printed.out == f"2 of 5 images done: {out / 'predictions.csv'}\n"
     assert printed.err.splitlines() == [
-        f"not done: {inputs / 'scan 0.png'}: the server answered 400: Unknown image file format",
+        f"not done: {inputs / 'scan 0.png'}: is neither PNG nor JPEG, which is what the server reads; convert it first",
         f"not done: {inputs / 'scan 1.png'}: is neither PNG nor JPEG, which is what the server reads; convert it first",
         f"not done: {inputs / 'gone.png'}: cannot be read: No such file or directory",
     ]
