@@ -143,7 +143,7 @@ def find_proxy(address: Address) -> Proxy | None:
     variable = next((name for name in names if os.environ.get(name) == text), "the system's settings")
     try:
         parts = urlsplit(text if "://" in text else f"http://{text}")
-        if parts.scheme not in ("http", "https") or not parts.hostname or parts.port == 0:
+        if parts.scheme not in ("http", "https") or not parts.hostname or parts.port == 0 or "@" in parts.path:
             raise ValueError
     except ValueError:
         raise UserError(

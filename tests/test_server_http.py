@@ -333,11 +333,28 @@ def test_leave_to_send_is_given(wire):
     ("target", "length", "status"), [(PLAIN, 100_001, 413), ("/v1/models/m", 10, 400), ("/nothing", 10, 404)]
 )
 def test_leave_to_send_is_not_given_in_vain(server, target, length, status):
-    """The body may come or not after such an answer, so that nothing more can be made of the connection."""
     with Wire(server.url) as wire:
         wire.send(f"POST {target} HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n".encode())
         wire.send(b"Expect: 100-continue\r\n\r\n")
         assert wire.answer().status == status
+        wire.send(b"x" * length)  # as some do all the same
+        assert predicts(wire)
+
+
+@pytest.mark.parametrize("length", [10, 1_000_000])
+def test_a_body_that_nobody_reads_does_not_become_the_next_request(wire, length):
+    body = b"GET /v1/models/m HTTP/1.1\r\nHost: x\r\n\r\n".ljust(length)
+    for method, target, status in (
+        ("GET", "/v1/models/m", 200),
+        ("GET", "/?model=m", 200),
+        ("POST", "/v1/models/m", 400),
+        ("PUT", PLAIN, 400),
+        ("POST", "/nothing", 404),
+        ("POST", PLAIN, 400 if length == 10 else 413),
+    ):
+        wire.send(get(target, f"Content-Length: {len(body)}", method=method) + body)
+        assert wire.answer().status == status
+        assert predicts(wire)
 
 
 def test_requests_that_come_together_are_answered_in_turn(wire):

@@ -259,6 +259,16 @@ def test_names_and_messages_are_never_taken_for_markup(page, tmp_path, server):
     [
         (error(400, "Unknown image file format"), "The server refused the image. It said: “Unknown image file format”"),
         (
+            error(400, "assertion failed: [image_bytes: too large, at most] [7] [9]\n\t [[{{node map/Assert}}]]"),
+            "The server refused the image. It said: “too large, at most 7 9”",
+        ),
+        (error(400, "assertion failed: "), "The server refused the image. It said: “assertion failed:”"),
+        (
+            Reply(401, b"<html>"),
+            "The server, or a proxy before it, wants to know who asks. Reload this page",
+        ),
+        (Reply(403, b"<html>"), "The server, or a proxy before it, does not let you ask."),
+        (
             error(404, "Servable not found"),
             "The server has no such model. Check the model name. It said: “Servable not",
         ),
