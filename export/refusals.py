@@ -149,4 +149,4 @@ def _whither(location):
 
 def _words_of(reason):
     # urllib3 puts its connection object in front: "HTTPConnection(host=..., port=...): Failed to ...".
-    return str(reason).split(": ", 1)[-1].strip()
+    return re.sub(r"^(\w*Connection\w*\([^)]*\)|Tunnel connection failed): ", "", str(reason)).strip()

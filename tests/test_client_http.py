@@ -179,6 +179,7 @@ def test_an_answer_that_may_be_the_proxys_says_so(environment, proxy):
         f"http://me:{SECRET}@",
         "http://proxy:port",
         f"http://me:{SECRET}@proxy:99999",
+        f"http://me/{SECRET}@proxy",
     ],
 )
 def test_what_is_no_http_proxy_is_refused(environment, value):
@@ -193,7 +194,7 @@ def test_what_is_no_http_proxy_is_refused(environment, value):
 
 def test_https_where_there_is_none_is_no_riddle(server):
     said = refusal(server.url.replace("http:", "https:"))
-    assert said.startswith(f"https{server.url.removeprefix('http')} is not trusted: ")
+    assert said.startswith(f"https{server.url.removeprefix('http')} is not trusted: [SSL: ")
     assert said.endswith("is it https there? SSL_CERT_FILE names the file of an authority of your own")
 
 
