@@ -95,7 +95,10 @@ class Backoff(urllib3.Retry):
 
     def sleep(self, response=None) -> None:
         """Wait before the next attempt."""
-        asked = self.get_retry_after(response) if response and self.respect_retry_after_header else None
+        asked = None
+        if response and self.respect_retry_after_header:
+            with contextlib.suppress(urllib3.exceptions.InvalidHeader):  # neither seconds nor a date
+                asked = self.get_retry_after(response)
         if self._ended.wait(asked or self.get_backoff_time()):
             raise UserError("not sent again: the program ends")
 
@@ -218,7 +221,7 @@ class Client:
             raise RequestError(refusals.why_not_reached(reason, self._address, self.proxy)) from error
         try:
             answer = json.loads(response.data)
-        except ValueError:
+        except (ValueError, RecursionError):
             answer = None
         if response.status == 200:
             if not isinstance(answer, dict):

@@ -73,6 +73,11 @@ def why_not_reached(reason: Exception, address: Address, proxy: Proxy | None) ->
             f"{address.url} is not trusted: {_words_of(reason)}; is it https there? SSL_CERT_FILE names the file of an "
             "authority of your own"
         )
+    if isinstance(reason, (urllib3.exceptions.ProtocolError, urllib3.exceptions.DecodeError)):
+        words = " ".join(str(reason.args[-1]).split())[:MAX_QUOTED]
+        return (
+            f"the answer of {address.url} breaks off or cannot be read: {words}; is that a model server, and at work?"
+        )
     through = f" through the proxy {proxy}" if proxy else ""
     return f"{address.url} cannot be reached{through}: {_words_of(reason)}; is the server running, and at this URL?"
 
