@@ -67,7 +67,7 @@ class Adam(keras.optimizers.Adam):
 class TrainStep:
     """The optimisers, the averaged weights and the round of one method.
 
-    Must be built under `strategy.scope()`. A round is a function of the variables' values, of the batches and of the seed.
+    Must be built under `strategy.scope()`. A round is a function of its variables, of the batches and of the seed.
     """
 
     def __init__(self, method: Method, averaged_network, strategy, seed, *, average_decay=0.0, clip_norm=0.0):
