@@ -181,7 +181,7 @@ def test_a_running_training_can_be_asked(trained, inside, capsys):
 
 @EVERY
 def test_before_the_first_round(inside, monkeypatch, capsys, number):
-    monkeypatch.setattr(Dataset, "check", lambda *_: signal.raise_signal(number))
+    monkeypatch.setattr(Dataset, "check", lambda *_, **__: signal.raise_signal(number))
     assert main(["main", "--flagfile=tiny.flags", "--run_dir=new"]) == 128 + number
     assert capsys.readouterr().err == f"{signals.name_of(number)}: stopped; nothing was trained yet\n"
     assert not Path("new").exists()
@@ -234,7 +234,7 @@ def test_what_reads_weights(trained, inside, monkeypatch, capsys, mode, left, nu
 
 @EVERY
 def test_check_data(inside, monkeypatch, capsys, number):
-    monkeypatch.setattr(Dataset, "check", lambda *_: signal.raise_signal(number))
+    monkeypatch.setattr(Dataset, "check", lambda *_, **__: signal.raise_signal(number))
     assert main(["main", "--mode=check_data", "--flagfile=tiny.flags"]) == 128 + number
     assert capsys.readouterr().err == f"{signals.name_of(number)}: stopped; not everything was checked\n"
 

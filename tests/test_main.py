@@ -330,7 +330,6 @@ def refused(inside, capsys):
         (["--distance=l7"], ["--distance", "l7"]),
         (["--mode=generate", "--image_size=1000000", "--data_dir=new"], ["--image_size", "8192"]),
         (["go"], ["'go'"]),
-        (["--decay_steps=2000000"], ["--decay_steps=2000000", "--max_steps=1000000"]),
         (["--method=stargun", "--run_dir=runs/new"], ["--method=stargun", "descargan"]),
         (
             ["--num_train=7", "--run_dir=runs/new"],

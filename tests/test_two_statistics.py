@@ -56,9 +56,9 @@ def test_they_are_not_trained():
 
 
 def test_they_are_of_one_method():
-    config = configure(["main", "--mode=generate", "--method=stargan", "--batch_norm=two_kinds", "--image_size=64"])
+    config = configure(["main", "--mode=generate", "--method=vagan", "--batch_norm=two_kinds", "--image_size=64"])
     assert isinstance(run_folder.build_method(dataclasses.replace(config, method="descargan")), TwoStatistics)
-    with pytest.raises(UserError, match="--method=stargan has no such weights"):
+    with pytest.raises(UserError, match="--method=vagan has no such weights"):
         run_folder.build_method(config)
 
 
