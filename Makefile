@@ -68,9 +68,10 @@ FAST_TESTS := tests/test_architecture.py tests/test_documents.py tests/test_conf
 test-fast: lint
 	$(VENV)/bin/python -m pytest $(FAST_TESTS)
 
-# By file, as what a file's tests share is made once. More processes: about 2.5 GB of memory each.
+# By file, as what a file's tests share is made once; those that take longest first (tests/conftest.py). More processes:
+# about 2.5 GB of memory each.
 test: lint
-	$(VENV)/bin/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile
+	$(VENV)/bin/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 
 test-card:
 	@$(if $(CARD_PYTHON),$(MAKE) --no-print-directory judge,echo "test-card: skipped, no Python 3.9 to 3.11 is at hand (CARD_PYTHON=<path> names one)")

@@ -141,6 +141,16 @@ def image(tmp_path):
     return tmp_path / "scan.png"
 
 
+# They take more than a minute each: begun last, one process would end long after the other.
+LONGEST = ("jax_step", "step", "passes", "jax_training", "pretrained", "main", "notebook", "methods_conformance")
+
+
+def pytest_collection_modifyitems(items):
+    """The files that take longest come first; within a file nothing moves."""
+    places = {f"test_{name}.py": place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.name, len(LONGEST)))
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_report_to_serializable(config, report):
     """What a test printed goes from process to process as UTF-8; names of files that are no text would end them all."""
