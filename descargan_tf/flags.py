@@ -139,7 +139,7 @@ def _for_every_run(found):
     for name in sorted(_OF_ONE_RUN.keys() & set(present)):
         raise UserError(f"--{name} is set for each run of a benchmark by itself: {_OF_ONE_RUN[name]}.")
     joining = [name for name in present if name not in _OF_THE_BENCHMARK and not name.startswith("benchmark_")]
-    joined = shlex.join(f"--{name}={_text(found.values[name])}" for name in joining)
+    joined = shlex.join(f"--{name}={text_of(found.values[name])}" for name in joining)
     return {
         **{name: FIELDS[name].default for name in (*joining, "data_dir")},
         "benchmark_flags": " ".join(filter(None, (found.values["benchmark_flags"], joined))),
@@ -260,8 +260,9 @@ def lines(config: Config) -> str:
     left_out = {"mode", *(field.name for field in dataclasses.fields(ServerFlags))}
     values = dataclasses.asdict(config).items()
     values = {name: value for name, value in values if name not in left_out and value is not None}
-    return "".join(f"--{name}={_text(value)}\n" for name, value in values.items())
+    return "".join(f"--{name}={text_of(value)}\n" for name, value in values.items())
 
 
-def _text(value) -> str:
+def text_of(value) -> str:
+    """A value as flagfiles and messages have it."""
     return str(value).lower() if isinstance(value, bool) else str(value)

@@ -40,8 +40,6 @@ _SHAPING = (
     "critic_branches",
     "output",
 )
-
-
 _OF_THE_DATA = ("dataset", "value_range", "num_train", "num_validate", "num_test", "data_seed", "flips")
 _WITHOUT_METHOD = ("generate", "check_data", "serve", "benchmark")  # modes in which --method need not be one of ours
 
@@ -66,13 +64,13 @@ def resolve(given: flags.Given) -> Config:
     defaults = methods.entry(name).defaults
     unused = flags.METHOD_FLAGS - defaults.keys()
     for flag in sorted(given.meant & unused):
-        having = ", ".join(other for other, entry in methods.METHODS.items() if flag in entry.setting_names)
+        having = methods.names_with(flag)
         raise UserError(
             f"--{flag}: --method={name} has no such setting; {having} {'have' if ',' in having else 'has'} it."
         )
-    values = {flag: getattr(config, flag) for flag in flags.METHOD_FLAGS}
-    resolved = {flag: defaults.get(flag) if value is None else value for flag, value in values.items()}
-    config = dataclasses.replace(config, **resolved | dict.fromkeys(unused))
+    values = {flag: getattr(config, flag) for flag in flags.METHOD_FLAGS - unused}
+    resolved = {flag: defaults[flag] if value is None else value for flag, value in values.items()}
+    config = dataclasses.replace(config, **resolved, **dict.fromkeys(unused))
     if given.saved is not None:
         config = _with_precision_of_run(config, given.saved)
         check_run(config, given.saved, _OF_THE_DATA if config.published else ())
@@ -126,7 +124,7 @@ def check_run(config: Config, saved: Path, let_pass: Collection[str] = ()) -> No
     # A flag that the file lacks is newer than the run.
     names = flags.OF_RUN & before.keys() - methods.unused_settings(config.method) - set(let_pass)
     differing = [
-        f"--{name} is {_text(before[name])} there and {_text(getattr(config, name))} here"
+        f"--{name} is {flags.text_of(before[name])} there and {flags.text_of(getattr(config, name))} here"
         for name in flags.FIELDS
         if name in names and before[name] != getattr(config, name)
     ]
@@ -142,10 +140,6 @@ def published_lines(config: Config) -> str:
     """The flagfile of what a configuration trained, without the places, numbers and addresses of this machine."""
     kept = flags.OF_RUN | {"max_steps", "max_minutes", "batch_norm", "saliency"}
     return "".join(line for line in flags.lines(config).splitlines(True) if line[2:].partition("=")[0] in kept)
-
-
-def _text(value):
-    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 # ---- beginning, and the data
@@ -166,6 +160,20 @@ def refuse_if_in_use(config: Config) -> None:
     locks.refuse_if_held(Path(config.run_dir), _in_use(config))
 
 
+def make(config: Config) -> Path:
+    """The folder that --run_dir names, where there is none yet.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    run_dir = Path(config.run_dir)
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--run_dir={run_dir} cannot be written: {error.strerror or error}.") from error
+    return run_dir
+
+
 @contextlib.contextmanager
 def begun_alone(config: Config, data: Dataset, facts: dict) -> Iterator[None]:
     """Make the folder, with what names the run, and keep other trainings out of it; reading it is open to all.
@@ -173,16 +181,12 @@ def begun_alone(config: Config, data: Dataset, facts: dict) -> Iterator[None]:
     Args:
         config: with which the program repeats it.
         data: that it is trained on.
-        facts: `training_facts` of them.
+        facts: `Dataset.training_facts`.
 
     Raises:
         UserError: it cannot be written, or another process has begun to train in it.
     """
-    run_dir = Path(config.run_dir)
-    try:
-        run_dir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--run_dir={run_dir} cannot be written: {error.strerror or error}.") from error
+    run_dir = make(config)
     with locks.alone_in(run_dir, _in_use(config)):
         check(config)  # once more: a process that has ended since may have begun another run here
         check_same_data(config, data, facts)
@@ -212,8 +216,8 @@ def data_facts(folder: Path) -> dict:
 def check_same_data(config: Config, data: Dataset, facts: dict) -> None:
     """Refuse to go on with a run on other data: its scaling, and what was learned, are the old one's.
 
-    A run of an older version is gone on with where its one sum can still be of these data; `begin` then writes down the
-    files.
+    A run of an older version is gone on with where its one sum can still be of these data; `begun_alone` then writes
+    down the files.
 
     Raises:
         UserError: names what differs.

@@ -5,12 +5,13 @@ import os
 from pathlib import Path
 
 import pytest
+from command_line import parsed
 
 from descargan_tf import flags as flags_module
 from descargan_tf.errors import UserError
 from descargan_tf.flags import RUN_FLAGS
 from descargan_tf.main import main
-from descargan_tf.run_folder import check_run, configure
+from descargan_tf.run_folder import check_run
 from descargan_tf.surroundings import settle
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -22,10 +23,6 @@ def inside(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("KERAS_BACKEND", "tensorflow")
     return tmp_path
-
-
-def parsed(*arguments):
-    return configure(["main", *arguments])
 
 
 def trained_in_jax(folder):

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from absl import flags
+from command_line import SYNTHETIC, parsed, refusal
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -13,23 +14,10 @@ from descargan_tf.config import Config
 from descargan_tf.errors import UserError
 from descargan_tf.flags import RUN_FLAGS
 from descargan_tf.methods import METHODS, unused_settings
-from descargan_tf.run_folder import check_run, configure, with_precision
+from descargan_tf.run_folder import check_run, with_precision
 
 ROOT = Path(__file__).resolve().parent.parent
 FIELDS = {field.name: field for field in dataclasses.fields(Config)}
-SYNTHETIC = ("--dataset=synthetic", "--run_dir=runs/a")
-
-
-def parsed(*arguments):
-    return configure(["main", *arguments])
-
-
-def refusal(*arguments):
-    with pytest.raises(UserError) as caught:
-        parsed(*arguments)
-    message = str(caught.value)
-    assert "\n" not in message
-    return message
 
 
 def write_flags(path, *lines):

@@ -3,26 +3,14 @@
 from pathlib import Path
 
 import pytest
+from command_line import SYNTHETIC, parsed, refusal
 
 from descargan_tf import flags
 from descargan_tf.errors import UserError
 from descargan_tf.flags import RUN_FLAGS
-from descargan_tf.run_folder import configure, resolve
+from descargan_tf.run_folder import resolve
 
 ROOT = Path(__file__).resolve().parent.parent
-SYNTHETIC = ("--dataset=synthetic", "--run_dir=runs/a")
-
-
-def parsed(*arguments):
-    return configure(["main", *arguments])
-
-
-def refusal(*arguments):
-    with pytest.raises(UserError) as caught:
-        parsed(*arguments)
-    message = str(caught.value)
-    assert "\n" not in message
-    return message
 
 
 def write(path, *lines):

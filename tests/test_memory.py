@@ -49,6 +49,11 @@ def test_what_fits_is_read_and_a_check_alone_needs_little(tmp_path, monkeypatch)
     check_data(tmp_path, SIZE, in_memory={"train": 1e9})
 
 
+def test_a_system_without_limits_sets_none(monkeypatch):
+    monkeypatch.setattr(memory, "resource", None)
+    assert memory._of_limit() is None
+
+
 def test_ground_truth_counts_for_the_diseased(tmp_path):
     make_data_set(tmp_path, per_class=3)
     (tmp_path / "test" / "ground_truth").mkdir()

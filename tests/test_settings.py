@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from command_line import parsed
 
 from descargan_tf import flags
 from descargan_tf.config import Config
@@ -13,7 +14,7 @@ from descargan_tf.data.dataset import Dataset
 from descargan_tf.errors import UserError
 from descargan_tf.flags import RUN_FLAGS
 from descargan_tf.methods import METHODS, unused_settings
-from descargan_tf.run_folder import begun_alone, build_method, check, configure, published_lines, read_saved
+from descargan_tf.run_folder import begun_alone, build_method, check, published_lines, read_saved
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = {"image_size", "precision"}  # settings that methods have of all of the program's
@@ -117,10 +118,6 @@ MEANING = {
     "synthetic_vagan": "5220bec4829e",
 }
 QUICK_ROWS = [f"quick_{name}" for name in METHODS if name != "descargan"]
-
-
-def parsed(*arguments):
-    return configure(["main", *arguments])
 
 
 def lines_of(name):

@@ -96,8 +96,7 @@ def _refuse_flags_of_no_row(config, plans):
     unused = set.intersection(*(methods.unused_settings(method) for method in rows))
     for name in flags.names_in(shlex.split(config.benchmark_flags)):
         if name in unused:
-            having = ", ".join(other for other, entry in methods.METHODS.items() if name in entry.setting_names)
-            raise UserError(f"--{name}: no row's method has such a setting; {having} would.")
+            raise UserError(f"--{name}: no row's method has such a setting; {methods.names_with(name)} would.")
 
 
 def _refuse_other_run(run):

@@ -38,10 +38,7 @@ def benchmark(config: Config) -> int:
     # The first seed of every row comes first, so that the tables are soon complete if rough.
     turns = itertools.zip_longest(*(plan.runs for plan in plans))
     runs = [run for turn in turns for run in turn if run is not None]
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--run_dir={folder} cannot be written: {error.strerror or error}.") from error
+    run_folder.make(config)
     program.go_on_unheard()  # reports and logs have it all
     refusal = (
         f"--run_dir={folder} is in use: a benchmark, or a run that one left behind, works there. Wait for it or stop "
@@ -152,9 +149,7 @@ def _command(config):
         if field.name.startswith("benchmark_") or field.name in ("run_dir", "saliency")
     }
     del flags["benchmark_tables_only"]
-    return "python -m descargan_tf.main --mode=benchmark " + " ".join(
-        shlex.quote(f"--{name}={value}") for name, value in flags.items() if value != ""
-    )
+    return run_folder.command("benchmark", **{name: value for name, value in flags.items() if value != ""})
 
 
 def _facts(config, plans, found):

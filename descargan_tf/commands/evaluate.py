@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import shlex
 import time
 from pathlib import Path
 
@@ -110,5 +109,4 @@ def _command(config):
         names = ("dataset", "data_dir", "num_train", "num_validate", "num_test", "data_seed")
         given += [name for name in names if getattr(config, name) != getattr(theirs, name)]
     values = {name: getattr(config, name) for name in given}
-    flags = (f"--{name}={value}" for name, value in values.items() if value is not None)
-    return f"python -m descargan_tf.main --mode=evaluate {shlex.join(flags)}"
+    return run_folder.command("evaluate", **{name: value for name, value in values.items() if value is not None})

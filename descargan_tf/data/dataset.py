@@ -130,8 +130,11 @@ class Dataset:
 
     def differences(self, before: dict, now: dict) -> list[str]:
         """Say in what the data of a run, `before`, are not those that were checked; both are `training_facts`."""
-        found = [f"{name} is {before[name]} there and {now[name]} here" for name in ("scaling", "dtype")]
-        found = [text for name, text in zip(("scaling", "dtype"), found, strict=True) if before[name] != now[name]]
+        found = [
+            f"{name} is {before[name]} there and {now[name]} here"
+            for name in ("scaling", "dtype")
+            if before[name] != now[name]
+        ]
         if "files" in before:
             changes = digest.changes(before["files"], now["files"])
             return [*found, changes] if changes else found

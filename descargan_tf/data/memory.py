@@ -2,13 +2,17 @@
 
 import contextlib
 import os
-import resource
 from collections.abc import Mapping
 from pathlib import Path
 
 from descargan_tf.data.listing import Listing
 from descargan_tf.errors import UserError
 from descargan_tf.types import DISEASED
+
+try:
+    import resource
+except ImportError:  # not a POSIX system, which has no such limit
+    resource = None
 
 _BYTES_PER_PIXEL = 4  # float32
 _CGROUP_2 = Path("/sys/fs/cgroup")
@@ -71,6 +75,8 @@ def _of_container():
 
 
 def _of_limit():
+    if resource is None:
+        return None
     limit, _ = resource.getrlimit(resource.RLIMIT_AS)
     if limit == resource.RLIM_INFINITY:
         return None

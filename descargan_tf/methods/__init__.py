@@ -59,6 +59,11 @@ def entry(name: str) -> Entry:
     return METHODS[name]
 
 
+def names_with(setting: str) -> str:
+    """The methods that have a setting, for a message."""
+    return ", ".join(name for name, other in METHODS.items() if setting in other.setting_names)
+
+
 def unused_settings(name: str) -> set[str]:
     """Settings of other methods alone."""
     return set().union(*(other.setting_names for other in METHODS.values())) - entry(name).setting_names
