@@ -33,6 +33,7 @@ ALLOWED = {
     "data": {"types", "errors", "names", "files", "locks", "signals", "config"},
     "models": {"types"},
     "methods": {"types", "errors", "models", "losses"},
+    "preparation": {"types", "errors", "names", "files", "locks", "signals", "data"},
     "training": {"types", "errors", "signals", "config", "hardware", "data", "models", "methods"},
     "prediction": {"types", "errors", "names", "files", "signals", "data"},
     "evaluation": {"types", "measures", "errors", "names", "files", "data", "prediction"},
@@ -57,7 +58,8 @@ ALLOWED = {
     "commands": {
         *("types", "measures", "errors", "names", "program", "signals", "locks"),
         *("config", "flags", "hardware", "provenance"),
-        *("data", "methods", "training", "prediction", "evaluation", "pretrained", "run_folder", "benchmark"),
+        *("data", "preparation", "methods", "training", "prediction", "evaluation"),
+        *("pretrained", "run_folder", "benchmark"),
         *("export", "export.embedded"),
     },
     "main": {"flags", "program", "surroundings", "commands", "run_folder"},
