@@ -16,6 +16,7 @@ from descargan_tf.config import PUBLISHED
 from descargan_tf.data.images import Scaling, scale_pixels
 from descargan_tf.errors import UserError
 from descargan_tf.flags import RUN_FLAGS
+from descargan_tf.names import as_text
 from descargan_tf.prediction.outputs import named_outputs
 from descargan_tf.prediction.splits import BATCH_SIZE, predict_split
 from descargan_tf.training.backends import compiled_predict
@@ -154,7 +155,8 @@ def _load_export(folder):
         dtype, scaling = files["training_dtype"], Scaling(*files["training_range"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} cannot be read ({error}): it says what images the export takes.") from error
-    loaded = tf.saved_model.load(folder)
+    with as_text(folder) as readable:
+        loaded = tf.saved_model.load(readable)
     signature = loaded.signatures["serving_default"]
 
     def predict(images):

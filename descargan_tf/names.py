@@ -3,11 +3,16 @@
 Python hands a byte that is no UTF-8 on as a surrogate, which opens the file and which no text file can hold.
 """
 
+from __future__ import annotations  # Python 3.9 reads this file too
+
 import codecs
+import contextlib
 import re
+import tempfile
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from os import PathLike
+from pathlib import Path
 
 # Of a text stream, errors=: a name goes out, and comes in, as the bytes that it is, so that it can be pasted.
 OWN_BYTES = "own_bytes"
@@ -29,6 +34,24 @@ def shown(name: str | PathLike) -> str:
     if not (_NO_TEXT.search(text) or _LIKE_AN_ESCAPE.search(text)):
         return text
     return _NO_TEXT.sub(_escaped, text.replace("\\", "\\\\"))
+
+
+@contextlib.contextmanager
+def as_text(path: str | PathLike) -> Iterator[Path]:
+    """The path itself or, where it is no text, a link to it that is: for TensorFlow, which takes names in UTF-8 alone.
+
+    Raises:
+        OSError: no temporary folder can be made.
+    """
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        with tempfile.TemporaryDirectory() as folder:
+            link = Path(folder) / "link"
+            link.symlink_to(Path(path).absolute())
+            yield link
+    else:
+        yield Path(path)
 
 
 def one_line(message: object) -> str:

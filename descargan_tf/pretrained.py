@@ -180,8 +180,8 @@ def write(folder: Path, stored: Mapping[str, np.ndarray], about: dict, files: Ma
         content = (partial / WEIGHTS).read_bytes()
         about = {**about, "bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
         for name, text in {**files, ABOUT: pages.json_text(about)}.items():
-            (partial / name).write_text(text)
-        (partial / CARD).write_text(card(partial))
+            (partial / name).write_text(text, encoding="utf-8")
+        (partial / CARD).write_text(card(partial), encoding="utf-8")
         partial.rename(folder)
     except OSError as error:
         raise UserError(f"--publish_dir={folder} cannot be written: {error.strerror or error}.") from error

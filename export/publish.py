@@ -8,6 +8,7 @@ from pathlib import Path
 
 from descargan_tf import signals
 from descargan_tf.errors import UserError
+from descargan_tf.names import as_text
 
 
 def versions(base: Path) -> list[int]:
@@ -42,7 +43,8 @@ def publish(base: Path, version: int, fill: Callable[[Path], None]) -> Path:
             try:
                 with signals.leaving("nothing was published"):
                     partial.mkdir(parents=True)
-                    fill(partial)
+                    with as_text(base) as folder:
+                        fill(folder / partial.name)
                 return _give_number(partial, base, version)
             finally:
                 shutil.rmtree(partial, ignore_errors=True)

@@ -16,6 +16,7 @@ import numpy as np
 
 from descargan_tf import program, surroundings
 from descargan_tf.errors import UserError
+from descargan_tf.names import as_text
 
 if __name__ == "__main__":
     surroundings.settle()
@@ -59,7 +60,8 @@ def verify(folder: Path) -> dict:
             f"{folder}: TensorFlow Serving cannot run, or not repeat, {', '.join(unservable)} in its graph."
         )
     try:
-        signatures = tf.saved_model.load(str(folder)).signatures
+        with as_text(folder) as readable:
+            signatures = tf.saved_model.load(str(readable)).signatures
         with np.load(folder / REFERENCE) as stored:
             reference = dict(stored)
     except (OSError, ValueError) as error:

@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
+from descargan_tf.names import as_text
+
 from .protos import message_classes
 
 FILE = Path("assets.extra") / "tf_serving_warmup_requests"
@@ -72,8 +74,10 @@ def read_requests(folder: Path) -> list[Request]:
     if not path.exists():
         return []
     requests = []
-    for record in tf.data.TFRecordDataset(str(path)):
-        message = _PREDICTION_LOG.FromString(record.numpy()).predict_log.request
+    with as_text(path) as readable:
+        records = [record.numpy() for record in tf.data.TFRecordDataset(str(readable))]
+    for record in records:
+        message = _PREDICTION_LOG.FromString(record).predict_log.request
         inputs = {entry.key: tf.make_ndarray(_tensor_proto(entry.value)) for entry in message.inputs}
         requests.append(Request(message.model_spec.name, message.model_spec.signature_name, inputs))
     return requests

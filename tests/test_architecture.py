@@ -51,10 +51,10 @@ ALLOWED = {
         *("data", "models", "methods", "prediction", "evaluation"),
     },
     "export.embedded": {
-        *("errors", "signals", "program", "flag_fields", "flagfiles", "server_flags", "surroundings"),
+        *("errors", "names", "signals", "program", "flag_fields", "flagfiles", "server_flags", "surroundings"),
         *("export.warmup", "export.protos"),
     },
-    "model": {"types", "errors", "config", "flags", "data", "prediction", "training", "run_folder"},
+    "model": {"types", "errors", "names", "config", "flags", "data", "prediction", "training", "run_folder"},
     "commands": {
         *("types", "measures", "errors", "names", "program", "signals", "locks"),
         *("config", "flags", "hardware", "provenance"),

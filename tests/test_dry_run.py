@@ -46,25 +46,24 @@ def test_without_a_gpu_small_rounds_are_timed_and_counted_up(monkeypatch, timed,
     seen, engine = timed
     monkeypatch.setattr(backends, "has_accelerator", lambda _: accelerated)
     config = configure([*PAPER, "--image_size=256", "--batch_size=40", "--critic_updates=5"])
-    pace = backends.time_rounds(config, engine, one_convolution)
+    pace = backends.time_rounds(config, one_convolution(config), engine)
     ((small, split),) = seen
-    assert pace.method.networks["a"].input_shape == (None, 256, 256, 1)
     if accelerated:
         assert (small, pace.seconds, str(pace)) == (config, 2.0, "2.0 s a round")
         return
-    assert (small.image_size, small.batch_size, small.critic_updates) == (64, 16, 1)
-    assert split.images.shape == (16, 64, 64, 1)
-    np.testing.assert_array_equal(np.bincount(split.labels), [8, 8])
-    # 16 times the pixels, 40 images for 16, 6 updates for 2.
-    assert pace.seconds == pytest.approx(2.0 * 16 * 40 / 16 * 6 / 2)
-    assert str(pace) == "about 240.0 s a round, an estimate from rounds of 2 updates with 16 images of 64x64"
+    assert (small.image_size, small.batch_size, small.critic_updates) == (64, 4, 1)
+    assert split.images.shape == (4, 64, 64, 1)
+    np.testing.assert_array_equal(np.bincount(split.labels), [2, 2])
+    # 16 times the pixels, 40 images for 4, 6 updates for 2.
+    assert pace.seconds == pytest.approx(2.0 * 16 * 40 / 4 * 6 / 2)
+    assert str(pace) == "about 960.0 s a round, an estimate from rounds of 2 updates with 4 images of 64x64"
 
 
 def test_rounds_of_the_smallest_images_are_timed_as_they_are(monkeypatch, timed):
     seen, engine = timed
     monkeypatch.setattr(backends, "has_accelerator", lambda _: False)
     config = configure([*PAPER, "--image_size=64", "--batch_size=40", "--critic_updates=5"])
-    pace = backends.time_rounds(config, engine, one_convolution)
+    pace = backends.time_rounds(config, one_convolution(config), engine)
     assert seen[0][0] == config
     assert (pace.seconds, pace.timed) == (2.0, "")
 
@@ -80,5 +79,5 @@ def test_a_method_without_critics_has_no_updates_to_leave_out(monkeypatch, timed
         return method
 
     monkeypatch.setattr(engine, "__init__", lambda self, own, split: setattr(self, "method", one_phase(own)))
-    assert backends.time_rounds(config, engine, one_phase).seconds == pytest.approx(2.0 * 4)
+    assert backends.time_rounds(config, one_phase(config), engine).seconds == pytest.approx(2.0 * 4)
     assert not seen

@@ -10,8 +10,11 @@ import numpy as np
 import pytest
 from image_folders import SIZE, make_data_set, picture
 
+import descargan_tf
 from descargan_tf.commands import COMMANDS
 from descargan_tf.data.images import write_npy, write_png
+from descargan_tf.export.embedded.servable import Servable
+from descargan_tf.export.exporter import verify_apart
 from descargan_tf.main import main
 from descargan_tf.types import SPLITS
 
@@ -101,9 +104,18 @@ def test_prediction_names_each_file_and_its_results(inside, capfdbinary):
     assert os.fsencode(f"{RUN}/predictions/predictions.csv") in capfdbinary.readouterr().out  # can be pasted
 
 
-def test_an_export_to_a_name_that_is_no_text_is_refused_before_it_is_written(refused):
-    line = refused("--mode=export", f"--run_dir={RUN}")
-    assert line.endswith("/export: TensorFlow takes a name in UTF-8 alone; name another folder.")
+def test_an_export_is_written_and_read_where_a_name_is_no_text(inside, capfdbinary):
+    assert main(["main", "--mode=export", f"--run_dir={RUN}"]) == 0
+    base = inside / RUN / "export"
+    assert os.fsencode(f"{RUN}/export/1") in capfdbinary.readouterr().out  # can be pasted
+    assert [path.name for path in base.iterdir()] == ["1"]
+    image = np.stack([picture(80), picture(81)])
+    expected = descargan_tf.load(RUN).predict(image)["anomaly_map"]
+    np.testing.assert_allclose(descargan_tf.load(base).predict(image)["anomaly_map"], expected, atol=1e-4)
+    served = Servable("m", 1, base / "1")  # runs the warm-up requests
+    assert "serving_default" in served.signatures
+    served.close()
+    verify_apart(base / "1")
 
 
 def test_a_run_is_taken_up_with_what_nobody_reads_and_not_with_other_images(inside, refused):

@@ -75,7 +75,7 @@ def _dry_run(config, plans):
         run, left = plan.runs[0], sum(not run.is_finished for run in plan.runs)
         saved = run.run_dir / RUN_FLAGS
         precise = run_folder.with_precision(plan.config, saved, functools.partial(fast_precision, config.backend))
-        pace = time_rounds(precise, make_engine, run_folder.build_method)
+        pace = time_rounds(precise, run_folder.build_method(precise), make_engine)
         total += pace.seconds * run.rounds * left
         parameters = " + ".join(f"{count:,} {name}" for name, count in plan.num_parameters.items())
         print(

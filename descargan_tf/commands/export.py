@@ -27,8 +27,6 @@ def export(config: Config) -> int:
 
     check_formats(config.formats)
     base = export_base(config)
-    if shown(base) != str(base):  # its writer, and TensorFlow Serving's configuration, take text
-        raise UserError(f"--export_dir={base}: TensorFlow takes a name in UTF-8 alone; name another folder.")
     refuse_version(base, config.export_version)
     facts = run_folder.data_facts(config.trained_dir)
     rule = FileRule(facts["scaling"], facts["dtype"])
@@ -41,7 +39,7 @@ def export(config: Config) -> int:
             "report": found,
             "no_report": reason,
             "other_precision": _measured_again(config, predictor, found),
-            "checkpoint": f"{checkpoint_folder} (step {about['step']})",
+            "checkpoint": f"{shown(checkpoint_folder)} (step {about['step']})",
             "weights_sha256": about.get("sha256"),
             "batch_norm": config.batch_norm,
             "saliency": config.saliency,

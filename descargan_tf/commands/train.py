@@ -65,8 +65,10 @@ def _dry_run(config, make_engine):
     schedule = Schedule(config.max_steps, config.warmup_steps, config.decay_steps)
     if schedule.shortened:
         print(schedule.shortened)
-    pace = time_rounds(config, make_engine, run_folder.build_method)
-    _print_networks(pace.method)
+    method = run_folder.build_method(config)
+    _print_networks(method)
+    print("timing a few rounds", flush=True)
+    pace = time_rounds(config, method, make_engine)
     print(f"{pace}: {config.max_steps} rounds in about {pace.seconds * config.max_steps / 3600:.1f} hours")
     return 0
 

@@ -19,7 +19,7 @@ from descargan_tf.types import DISEASED, HEALTHY, Split
 
 _COMPILED_CODE = Path(".cache") / "descargan_tf" / "jax"  # in the home folder
 _TIMED_ROUNDS, _TIMED_SECONDS = 3, 2.0  # whichever is reached first
-_SMALLEST_SIZE, _LARGEST_TIMED_BATCH = 64, 16
+_SMALLEST_SIZE, _LARGEST_TIMED_BATCH = 64, 4
 
 
 def engine_maker(config: Config, make_method: Callable[[Config], Method]) -> Callable[[Config, Split], Engine]:
@@ -85,7 +85,6 @@ def input_gradient(config: Config) -> Callable:
 class Pace(NamedTuple):
     """What a round takes."""
 
-    method: Method  # a new one, of the size that is asked about
     seconds: float
     timed: str  # what was timed in its place, empty where it was a round itself
 
@@ -95,10 +94,8 @@ class Pace(NamedTuple):
         return f"about {seconds} s a round, an estimate from {self.timed}" if self.timed else f"{seconds} s a round"
 
 
-def time_rounds(
-    config: Config, make_engine: Callable[[Config, Split], Engine], make_method: Callable[[Config], Method]
-) -> Pace:
-    """What a round takes, from a few of them.
+def time_rounds(config: Config, method: Method, make_engine: Callable[[Config, Split], Engine]) -> Pace:
+    """What a round of a method takes, from a few of them.
 
     Where rounds are long, on a CPU and of larger images than the smallest, others are timed, of fewer updates and
     smaller images, and multiplications are counted: minutes of tracing and computing less. Small images leave more time
@@ -120,15 +117,14 @@ def time_rounds(
         rounds += 1
     seconds = (time.perf_counter() - started) / rounds
     if small is config:
-        return Pace(engine.method, seconds, "")
-    method = make_method(config)
+        return Pace(seconds, "")
     work = [
         _multiplications(made) * own.batch_size * sum(phase.updates for phase in made.phases)
         for made, own in ((method, config), (engine.method, small))
     ]
     updates = sum(phase.updates for phase in engine.method.phases)
     timed = f"rounds of {updates} updates with {small.batch_size} images of {small.image_size}x{small.image_size}"
-    return Pace(method, seconds * work[0] / work[1], timed)
+    return Pace(seconds * work[0] / work[1], timed)
 
 
 def _multiplications(method):

@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
+from descargan_tf.names import as_text
+
 from .. import warmup
 from .status import Code, ServingError, invalid
 from .types import DEFAULT_SIGNATURE, Signature, TensorSpec, check_shape, type_name
@@ -36,8 +38,8 @@ class Servable:
         config = tf.compat.v1.ConfigProto(gpu_options=tf.compat.v1.GPUOptions(allow_growth=True))
         self._session = tf.compat.v1.Session(graph=graph, config=config)
         try:
-            with graph.as_default():
-                meta_graph = tf.compat.v1.saved_model.load(self._session, [tf.saved_model.SERVING], str(path))
+            with graph.as_default(), as_text(path) as readable:
+                meta_graph = tf.compat.v1.saved_model.load(self._session, [tf.saved_model.SERVING], str(readable))
             self.signatures = {
                 key: Signature(_specs(definition.inputs), _specs(definition.outputs), definition)
                 for key, definition in meta_graph.signature_def.items()
