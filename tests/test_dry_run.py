@@ -71,7 +71,7 @@ def test_rounds_of_the_smallest_images_are_timed_as_they_are(monkeypatch, timed)
 def test_a_method_without_critics_has_no_updates_to_leave_out(monkeypatch, timed):
     seen, engine = timed
     monkeypatch.setattr(backends, "has_accelerator", lambda _: False)
-    config = configure([*PAPER, "--method=vae", "--image_size=128"])
+    config = configure([*PAPER, "--method=vae", "--image_size=128", "--batch_size=4"])
 
     def one_phase(own):
         method = one_convolution(types.SimpleNamespace(image_size=own.image_size, critic_updates=1))
