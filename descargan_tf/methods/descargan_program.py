@@ -57,7 +57,7 @@ class ProgramDeScarGAN(DeScarGAN):
         noise = _NOISE * draws["noise"]
         (n_h, n_p), r = _halves(noise), ops.concatenate(batch) + noise
         f_h, f_p = (self._into(label, r, noise) for label in (HEALTHY, DISEASED))
-        # Same-class fakes are criticised and classified too (D4.3, D4.12).
+        # Same-class fakes are criticised and classified too (D4.3).
         count = ops.shape(r)[0]
         if "dropout" in draws:
             draws = {**draws, "dropout": ops.concatenate(ops.split(draws["dropout"], 2, axis=1))}
