@@ -35,8 +35,9 @@ class Config(ServerFlags):
     method: str = _flag("descargan", "the method to train (see descargan_tf/methods)")
     dataset: str = _flag(
         "folders",
-        "synthetic: the paper's data, generated into --data_dir when it is missing; folders: your own images",
-        choices=("synthetic", "folders"),
+        "synthetic: the paper's data, generated into --data_dir when it is missing; folders: your own images; "
+        "prepared: what --mode=prepare made of raw files",
+        choices=("synthetic", "folders", "prepared"),
     )
     data_dir: str = _path("where the data lie; data/synthetic_<image_size> by default for synthetic", of_run=False)
     run_dir: str = _path("where a run lies; runs/<name of the flagfile> by default", of_run=False)
@@ -255,7 +256,11 @@ class Config(ServerFlags):
             )
         if self.mode == "predict" and not self.input:
             raise UserError("--mode=predict needs --input=<image file or folder>.")
-        if self.dataset == "folders" and not self.data_dir and self.mode in ("train", "evaluate", "check_data"):
+        if (
+            self.dataset in ("folders", "prepared")
+            and not self.data_dir
+            and self.mode in ("train", "evaluate", "check_data")
+        ):
             raise UserError(
                 "--data_dir is missing: name the folder that holds train, validate and test, "
                 "or pass --dataset=synthetic (as configs/quickstart.flags does) for generated data."

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from descargan_tf import flags, locks, methods, pretrained
 from descargan_tf.config import PUBLISHED, Config, published_folder
-from descargan_tf.data.dataset import Dataset
+from descargan_tf.data.dataset import Dataset, dataset_of
 from descargan_tf.data.folders import DataSummary
 from descargan_tf.data.images import Scaling
 from descargan_tf.errors import UserError
@@ -379,6 +379,6 @@ def prepare(config: Config, splits: tuple[str, ...], copies: float = 1) -> tuple
     Returns:
         The data set, and what was found in it.
     """
-    data = Dataset(config)
+    data = dataset_of(config)
     scaling = data_facts(config.trained_dir)["scaling"]
     return data, data.check(splits, scaling, dict.fromkeys(splits[-1:], copies))

@@ -14,7 +14,7 @@ from descargan_tf.benchmark import report, tables
 from descargan_tf.benchmark.grid import Grid
 from descargan_tf.benchmark.plan import make_plans
 from descargan_tf.config import Config
-from descargan_tf.data.dataset import Dataset
+from descargan_tf.data.dataset import dataset_of
 from descargan_tf.errors import UserError
 from descargan_tf.evaluation import figures
 from descargan_tf.evaluation.evaluator import map_threshold
@@ -48,7 +48,7 @@ def benchmark(config: Config) -> int:
         if config.benchmark_tables_only:
             _write(config, plans, {}, say=True)
             return 0
-        Dataset(plans[0].config).check()  # drawn once, not by several runs at the same time
+        dataset_of(plans[0].config).check()  # drawn once, not by several runs at the same time
 
         def redraw(_):
             try:
@@ -166,7 +166,7 @@ def _facts(config, plans, found):
     counted = "images of both classes that pass through updates, each batch counted once however many updates use it"
     if alone:
         counted += f"; of {', '.join(alone)} the one class alone that it is trained on"
-    healthy, diseased = Dataset(one).counts("train")
+    healthy, diseased = dataset_of(one).counts("train")
     read = f"{healthy} of each class" if healthy == diseased else f"{healthy} healthy + {diseased} diseased"
     splits = {(report["split"]["num_healthy"], report["split"]["num_diseased"]) for report in reports}
     return {

@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 from descargan_tf import run_folder, signals
 from descargan_tf.config import Config
-from descargan_tf.data.dataset import Dataset
+from descargan_tf.data.dataset import dataset_of
 from descargan_tf.errors import UserError
 from descargan_tf.evaluation import evaluator, figures, report
 from descargan_tf.flags import RUN_FLAGS
@@ -80,7 +80,7 @@ def evaluate(config: Config) -> int:
 
 def _takes_published_thresholds(config):
     """Whether thresholds are those that came with published weights: where the data have no validation split."""
-    return config.published is not None and not Dataset(config).has_split("validate")
+    return config.published is not None and not dataset_of(config).has_split("validate")
 
 
 def _thresholds(config, answer, data, scaling):

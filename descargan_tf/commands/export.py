@@ -7,7 +7,7 @@ from pathlib import Path
 
 from descargan_tf import run_folder, signals
 from descargan_tf.config import Config
-from descargan_tf.data.dataset import Dataset
+from descargan_tf.data.dataset import dataset_of
 from descargan_tf.errors import UserError
 from descargan_tf.evaluation import evaluator
 from descargan_tf.names import shown
@@ -80,7 +80,7 @@ def _measured_again(config, predictor, found):
     if evaluated in (None, config.export_precision):
         return None
     print(f"the evaluation was in {evaluated}: measuring again in {config.export_precision}", flush=True)
-    data = Dataset(config)
+    data = dataset_of(config)
     try:
         if not Path(config.data_dir).exists():  # synthetic ones would be drawn
             raise UserError(f"--data_dir={config.data_dir} does not exist.")

@@ -1,10 +1,10 @@
 """--mode=generate."""
 
 from descargan_tf.config import Config
-from descargan_tf.data.dataset import Dataset
+from descargan_tf.data.dataset import dataset_of
 
 
 def generate(config: Config) -> int:
     """Write the synthetic data set."""
-    Dataset(config).generate()
+    dataset_of(config).generate()
     return 0

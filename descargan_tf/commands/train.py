@@ -5,7 +5,7 @@ from pathlib import Path
 
 from descargan_tf import flags, program, run_folder, signals
 from descargan_tf.config import Config
-from descargan_tf.data.dataset import Dataset
+from descargan_tf.data.dataset import dataset_of
 from descargan_tf.evaluation import evaluator
 from descargan_tf.evaluation.validation import validate
 from descargan_tf.hardware import describe_machine, keep_freed_memory
@@ -29,7 +29,7 @@ def train(config: Config) -> int:
     run_folder.refuse_if_in_use(config)
     # A terminal that is gone, or `| head`, is no reason to lose a training: train.log has it all.
     program.go_on_unheard()
-    data = Dataset(config)
+    data = dataset_of(config)
     facts = data.training_facts(data.check(in_memory={"train": 2, "validate": 1}))  # 2: here, and the backend's own
     run_folder.check_same_data(config, data, facts)
     splits = {name: data.load(name, facts["scaling"]) for name in ("train", "validate")}
@@ -56,7 +56,7 @@ def train(config: Config) -> int:
 
 def _dry_run(config, make_engine):
     print(flags.lines(config), end="")
-    data = Dataset(config)
+    data = dataset_of(config)
     for split in SPLITS:
         counts = data.counts(split)
         print(

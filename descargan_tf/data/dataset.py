@@ -1,5 +1,6 @@
 """The data that a Config names: generated where they are missing, checked, loaded."""
 
+import functools
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,17 +8,17 @@ from pathlib import Path
 from tqdm import tqdm
 
 from descargan_tf.config import Config
-from descargan_tf.data import digest, folders, generation
+from descargan_tf.data import digest, folders, generation, ground_truth, prepared
 from descargan_tf.data.ground_truth import AUTO
 from descargan_tf.data.images import Scaling
 from descargan_tf.data.listing import GROUND_TRUTH_FOLDER, list_data_set, list_images
 from descargan_tf.data.synthetic import SyntheticSettings
 from descargan_tf.errors import UserError
-from descargan_tf.types import CLASS_NAMES, SPLITS, Split
+from descargan_tf.types import CLASS_NAMES, DIFFERENCE, DISEASED, HEALTHY, MASK, SPLITS, Split
 
 
 class Dataset:
-    """One data set, `--dataset=synthetic` or `folders`."""
+    """One data set, `--dataset=synthetic` or `folders`; `dataset_of` gives the one that a Config names."""
 
     def __init__(self, config: Config):
         self._folder = config.data_dir
@@ -150,3 +151,119 @@ class Dataset:
     def _by_older_versions(self):
         splits = [split for split in SPLITS if (Path(self._folder) / split).is_dir()]
         return digest.by_older_versions(self._folder, list_data_set(Path(self._folder), splits).files)
+
+
+class PreparedDataset(Dataset):
+    """One data set that --mode=prepare made, `--dataset=prepared`: images stay on disk until they are asked for."""
+
+    def __init__(self, config: Config):
+        super().__init__(config)
+        if config.value_range != "auto":
+            raise UserError(
+                f"--value_range={config.value_range}: the range was settled when the data were prepared; "
+                "leave the flag out, or give it to --mode=prepare."
+            )
+        if config.ground_truth == DIFFERENCE:
+            raise UserError("--ground_truth=difference: a prepared data set holds masks; leave the flag out.")
+
+    @functools.cached_property
+    def _prepared(self):
+        found = prepared.open_prepared(self._folder)
+        if found.image_size != self._image_size:
+            raise UserError(
+                f"--data_dir={self._folder} was prepared at --image_size={found.image_size}, and "
+                f"--image_size={self._image_size} is asked for: prepare it again, or give that size."
+            )
+        return found
+
+    def generate(self) -> None:
+        """UserError: it is made by --mode=prepare."""
+        raise UserError("--dataset=prepared is made of raw files by --mode=prepare.")
+
+    def check(self, splits=SPLITS, scaling=None, in_memory=None) -> folders.DataSummary:
+        """Look at its tables and the heads of its files, print what is there; nothing is loaded.
+
+        Raises:
+            UserError: a part is missing or damaged, or a class of a split is empty.
+        """
+        if scaling is not None and scaling != prepared.SCALING:
+            raise UserError(
+                f"the run was trained on files of values {scaling.low:g} to {scaling.high:g}, and a prepared data set "
+                f"holds 0 to {prepared.WHITE}: give the data of the run."
+            )
+        self._contents = {
+            f"{split}/{row['label']}/{row['source']}": self._content(row)
+            for split in splits
+            for row in self._prepared.rows(split)
+        }
+        summary = folders.DataSummary(
+            root=self._folder,
+            image_size=self._image_size,
+            dtype="uint16",
+            scaling=prepared.SCALING,
+            ground_truths={split: self._ground_truth_of(split) for split in splits},
+            classes=tuple(self._summarise(split, label) for split in splits for label in (HEALTHY, DISEASED)),
+            warnings=(),
+            contents=self._contents,
+        )
+        print("\n".join(summary.lines()), flush=True)
+        return summary
+
+    def load(self, split: str, scaling: Scaling) -> Split:
+        """One split, its images on disk."""
+        found = self._prepared
+        rows = found.rows(split)
+        truth = found.ground_truth(split)
+        return Split(
+            images=found.images(split),
+            labels=found.labels(split),
+            ground_truth=truth,
+            names=tuple(f"{split}/{row['label']}/{row['source']}" for row in rows),
+            ground_truth_kind=MASK if truth is not None else DIFFERENCE,
+            has_ground_truth=found.has_ground_truth(split),
+        )
+
+    def has_split(self, split: str) -> bool:
+        """Whether there are images in it."""
+        return bool(self._prepared.rows(split))
+
+    def counts(self, split: str) -> tuple[int, int]:
+        """Healthy and diseased images of a split."""
+        labels = self._prepared.labels(split)
+        return int((labels == HEALTHY).sum()), int((labels == DISEASED).sum())
+
+    def _content(self, row):
+        # What the stored pixels follow from.
+        made_of = [row["sha256"], row["fit"], row["minimum"], row["maximum"], self._image_size]
+        return digest.of_contents({row["source"]: str(made_of)})[:16]
+
+    def _ground_truth_of(self, split):
+        rows = [row for row in self._prepared.rows(split) if row["label"] == CLASS_NAMES[DISEASED]]
+        names = frozenset(f"{split}/{row['label']}/{row['source']}" for row in rows if row["ground_truth"] == "mask")
+        return ground_truth.GroundTruth(MASK, "of a prepared data set", names, False, ()) if names else None
+
+    def _summarise(self, split, label):
+        rows = [row for row in self._prepared.rows(split) if row["label"] == CLASS_NAMES[label]]
+        if not rows:
+            raise UserError(f"--data_dir={self._folder}: no {CLASS_NAMES[label]} image in {split}; both are needed.")
+        return folders.ClassSummary(
+            split=split,
+            label=label,
+            num_images=len(rows),
+            minimum=min(float(row["minimum"]) for row in rows),
+            maximum=max(float(row["maximum"]) for row in rows),
+            num_ground_truths=sum(row["ground_truth"] == "mask" for row in rows),
+            num_ignored=0,
+        )
+
+    def _by_older_versions(self):
+        return set()
+
+
+def dataset_of(config: Config) -> Dataset:
+    """The data set that a Config names.
+
+    Raises:
+        UserError: flags that this kind of data set does not have.
+    """
+    return (PreparedDataset if config.dataset == "prepared" else Dataset)(config)

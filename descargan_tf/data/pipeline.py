@@ -2,9 +2,11 @@
 
 import itertools
 
+import numpy as np
 import tensorflow as tf
 
 from descargan_tf.data.order import Order
+from descargan_tf.data.prepared import StoredImages, select
 from descargan_tf.types import CLASS_NAMES, DISEASED, HEALTHY, Batch, Split
 
 _PLANNED = 64  # batches whose order is looked up at a time: Python is asked so many times less often
@@ -15,7 +17,8 @@ def training_batches(
 ) -> tf.data.Dataset:
     """An endless dataset of balanced batches; element e of a call with start=s is element s + e of start=0.
 
-    The images stay in memory (they are the cache) and are gathered from there, as `order.Order` says.
+    Images in memory stay there (they are the cache) and are gathered from there, as `order.Order` says; those of a
+    prepared data set are read from its memory maps, batch by batch.
 
     Args:
         split: both classes present.
@@ -28,7 +31,9 @@ def training_batches(
         Elements Batch([batch_size / 2, H, W, 1], [batch_size / 2, H, W, 1]).
     """
     half = batch_size // 2
-    images = [tf.constant(split.images[split.labels == label]) for label in (HEALTHY, DISEASED)]
+    if isinstance(split.images, StoredImages):
+        return _from_disk(split, half, seed, flips, start)
+    images = [tf.constant(part) for part in _parts(split)]
 
     def plans():
         order = Order([len(part) for part in images], seed, flips=flips)
@@ -52,3 +57,31 @@ def training_batches(
         .map(gather, num_parallel_calls=1, deterministic=True)
         .prefetch(4)
     )
+
+
+def _parts(split):
+    return [select(split.images, np.asarray(split.labels) == label) for label in (HEALTHY, DISEASED)]
+
+
+def _from_disk(split, half, seed, flips, start):
+    parts = _parts(split)
+
+    def batches():
+        order = Order([len(part) for part in parts], seed, flips=flips)
+        for first in itertools.count(start, _PLANNED):
+            for chosen, mirrored in zip(*order.batches(first, _PLANNED, half), strict=True):
+                yield tuple(_mirrored(parts[c][chosen[c]], mirrored[c]) for c in (HEALTHY, DISEASED))
+
+    shape = tf.TensorSpec((half, *split.images.shape[1:]), tf.float32)
+    return (
+        tf.data.Dataset.from_generator(batches, output_signature=(shape, shape))
+        .map(Batch, num_parallel_calls=1, deterministic=True)
+        .prefetch(4)
+    )
+
+
+def _mirrored(images, coins):
+    for axis in (1, 2):
+        coin = coins[:, axis - 1, None, None, None]
+        images = np.where(coin, np.flip(images, axis), images)
+    return images

@@ -19,6 +19,7 @@ one validation of a run at which the classifier had collapsed: accuracy 0.50, su
 
 import numpy as np
 
+from descargan_tf.data.prepared import select
 from descargan_tf.evaluation import evaluator, metrics
 from descargan_tf.prediction.overlay import SCALE, overlay
 from descargan_tf.prediction.splits import predict_split
@@ -79,7 +80,7 @@ def _against_ground_truth(maps, split, threshold):
 
 def _monitored(monitor, split, batch_size):
     """Means of what the method watches, over as many images of each class as the smaller one has, at most 100."""
-    parts = [split.images[split.labels == label] for label in (HEALTHY, DISEASED)]
+    parts = [select(split.images, split.labels == label) for label in (HEALTHY, DISEASED)]
     count = min(len(parts[0]), len(parts[1]), 100)
     half = max(batch_size // 2, 1)
     found: dict[str, list] = {}
@@ -95,7 +96,7 @@ def _monitored(monitor, split, batch_size):
 
 def _pictures(translate, split):
     """The first diseased images of the split, always the same ones."""
-    images = split.images[split.labels == DISEASED][:_NUM_PICTURES]
+    images = select(split.images, split.labels == DISEASED)[:_NUM_PICTURES]
     pictures = {"1_input": _gray(images)}
     translated = {name: np.asarray(value) for name, value in translate(images).items() if value is not None}
     if "healthy" not in translated:

@@ -17,6 +17,7 @@ import keras
 import numpy as np
 
 from descargan_tf.data.order import Order
+from descargan_tf.data.prepared import StoredImages, select
 from descargan_tf.methods.base import Method
 from descargan_tf.models.blocks import estimate_statistics, fix_statistics
 from descargan_tf.training import checkpoint
@@ -293,7 +294,9 @@ class JaxEngine(Engine):
         self._train_step = JaxStep(self.method, seed, average_decay=average_decay, clip_norm=clip_norm)
         self._state, self._done = self._train_step.state(), 0
         # In float32, as in files: half the size would be other images than those of the other step.
-        self._images = [np.ascontiguousarray(split.images[split.labels == c], np.float32) for c in (HEALTHY, DISEASED)]
+        self._images = [select(split.images, np.asarray(split.labels) == c) for c in (HEALTHY, DISEASED)]
+        if not isinstance(split.images, StoredImages):
+            self._images = [np.ascontiguousarray(part, np.float32) for part in self._images]
         self._order = Order([len(part) for part in self._images], seed, flips=flips)
         self._largest_chunk = _LARGEST_CHUNK
         self._resident = _fits(self._images) if resident is None else resident
@@ -521,8 +524,8 @@ def _is_jaxpr(value):
 
 def _fits(images):
     stats = jax.local_devices()[0].memory_stats()
-    if not stats or "bytes_limit" not in stats:  # a CPU, whose memory they are in already
-        return True
+    if not stats or "bytes_limit" not in stats:  # a CPU, whose memory they are in already, or are not to be
+        return not any(isinstance(part, StoredImages) for part in images)
     free = stats["bytes_limit"] - stats.get("bytes_in_use", 0)
     return sum(part.nbytes for part in images) <= _RESIDENT_SHARE * free
 

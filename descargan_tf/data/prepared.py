@@ -1,0 +1,325 @@
+"""A prepared data set on disk, written in shards and read by memory maps.
+
+dataset.json                        every decision; written last, so its presence says that all is there
+manifest.csv                        a row per image, `COLUMNS`
+shards/<split>-<class>-00000.npy        [n, S, S] uint16, 0..65535 is 0..1 of the source's value range
+shards/<split>-<class>-00000-masks.npy  [n, S, S] uint8, 0 or 1, where the source has ground truth
+shards/<split>-<class>-00000.csv        the manifest's rows of that shard, for who goes on after a kill
+"""
+
+import csv
+import functools
+import io
+import json
+import math
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from descargan_tf.data.images import Scaling, write_npy
+from descargan_tf.errors import UserError
+from descargan_tf.files import reading, write_atomically
+from descargan_tf.types import CLASS_NAMES, HEALTHY, SPLITS
+
+DATASET = "dataset.json"
+MANIFEST = "manifest.csv"
+SHARDS = "shards"
+COLUMNS = (
+    *("path", "row", "source", "patient", "study", "view", "device", "label", "split", "sha256"),
+    *("height", "width", "dtype", "minimum", "maximum", "fit", "ground_truth"),
+)
+WHITE = 65535
+SCALING = Scaling(0.0, float(WHITE))
+_VERSION = 1
+_NAME = re.compile(rf"({'|'.join(SPLITS)})-({'|'.join(CLASS_NAMES)})-\d{{5}}")
+_AGAIN = "prepare it again (--mode=prepare) into another folder"
+
+
+# ---- writing
+
+
+def write_shard(
+    folder: str | os.PathLike,
+    split: str,
+    label: int,
+    number: int,
+    images: np.ndarray,
+    masks: np.ndarray | None,
+    rows: Sequence[Mapping],
+) -> None:
+    """Write one shard; what is interrupted leaves no part of it under its name.
+
+    Args:
+        folder: of the data set.
+        split: a member of SPLITS.
+        label: HEALTHY or DISEASED.
+        number: of the shard within its class.
+        images: [n, S, S] uint16.
+        masks: [n, S, S] uint8, 0 or 1, or None.
+        rows: one mapping per image, `COLUMNS` without path and row.
+
+    Raises:
+        UserError: the folder or the disk refuses it.
+    """
+    if images.dtype != np.uint16 or images.ndim != 3 or len(images) != len(rows):
+        raise ValueError(f"images {images.shape} {images.dtype} and {len(rows)} rows, expected [n, S, S] uint16 and n")
+    if masks is not None and (masks.shape != images.shape or masks.dtype != np.uint8 or masks.max(initial=0) > 1):
+        raise ValueError(f"masks {masks.shape} {masks.dtype}, expected {images.shape} uint8 of 0 and 1")
+    name = f"{split}-{CLASS_NAMES[label]}-{number:05d}"
+    base = Path(folder) / SHARDS
+    try:
+        base.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{base}: cannot be written: {error.strerror or error}") from error
+    path = f"{SHARDS}/{name}.npy"
+    write_npy(base / f"{name}.npy", images)
+    masks_path = base / f"{name}-masks.npy"
+    if masks is not None:
+        write_npy(masks_path, masks)
+    else:  # of a shard that is written again
+        masks_path.unlink(missing_ok=True)
+    # Last, as it is what says that the shard is there.
+    full = [{**row, "path": path, "row": index} for index, row in enumerate(rows)]
+    write_atomically(base / f"{name}.csv", _table(full))
+
+
+def finish(folder: str | os.PathLike, decisions: Mapping) -> None:
+    """Gather the manifest from the shards' tables, then write `dataset.json`, which says that all is there.
+
+    Raises:
+        UserError: a shard's table is damaged, or the disk refuses it.
+    """
+    folder = Path(folder)
+    with reading(folder):
+        tables = sorted((folder / SHARDS).glob("*.csv"))
+    rows = [row for table in tables for row in _read_table(table)]
+    write_atomically(folder / MANIFEST, _table(rows))
+    sizes = {_load(folder / row["path"]).shape[1] for row in rows if row["row"] == "0"}
+    about = {"version": _VERSION, "image_size": sizes.pop() if len(sizes) == 1 else None, **decisions}
+    write_atomically(folder / DATASET, (json.dumps(about, indent=1) + "\n").encode())
+
+
+def is_complete(folder: str | os.PathLike) -> bool:
+    """Whether a prepared data set lies there, whole."""
+    return (Path(folder) / DATASET).is_file()
+
+
+# ---- reading
+
+
+class StoredImages:
+    """Images [N, S, S, 1] that stay on disk until they are asked for, float32 when they are.
+
+    Args:
+        parts: a shard's path and its rows, in order.
+        size: S.
+        factor: values are value * factor + offset.
+        offset: see there.
+    """
+
+    dtype = np.dtype(np.float32)
+
+    def __init__(self, parts: Sequence[tuple[Path | None, np.ndarray]], size: int, factor: float, offset: float):
+        self._parts, self._factor, self._offset = list(parts), np.float32(factor), np.float32(offset)
+        counts = [len(rows) for _, rows in self._parts]
+        self._starts = np.cumsum([0, *counts])
+        self.shape = (int(self._starts[-1]), size, size, 1)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    @property
+    def nbytes(self) -> int:
+        """In memory, all of them."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+    def __getitem__(self, key) -> np.ndarray:
+        """By number, slice, or array of numbers or bools, over the first axis alone."""
+        rest = ()
+        if isinstance(key, tuple):
+            key, *rest = key
+        numbers = np.arange(len(self))[key]
+        found = self._read(np.atleast_1d(numbers))
+        found = found if np.ndim(numbers) else found[0]
+        return found[(slice(None),) * np.ndim(numbers) + tuple(rest)] if rest else found
+
+    def __array__(self, dtype=None, copy=None) -> np.ndarray:
+        found = self._read(np.arange(len(self)))
+        return found if dtype is None else found.astype(dtype)
+
+    def where(self, chosen: np.ndarray) -> "StoredImages":
+        """Those of a mask [N] of bools, still on disk."""
+        parts = [
+            (path, rows[chosen[start : start + len(rows)]])
+            for (path, rows), start in zip(self._parts, self._starts[:-1], strict=True)
+        ]
+        return StoredImages([part for part in parts if len(part[1])], self.shape[1], self._factor, self._offset)
+
+    def _read(self, numbers):
+        values = np.empty((len(numbers), *self.shape[1:3]), np.float32)
+        owners = np.searchsorted(self._starts, numbers, side="right") - 1
+        for owner in np.unique(owners):
+            path, rows = self._parts[owner]
+            mine = np.flatnonzero(owners == owner)
+            # One shard after another is mapped and let go: as many open files as there are shards may not be allowed.
+            values[mine] = 0 if path is None else _load(path)[rows[numbers[mine] - self._starts[owner]]]
+        values *= self._factor
+        values += self._offset
+        return values[..., None]
+
+
+def select(images: np.ndarray | StoredImages, chosen: np.ndarray) -> np.ndarray | StoredImages:
+    """Those of a mask [N] of bools; what is on disk stays there."""
+    return images.where(chosen) if isinstance(images, StoredImages) else images[chosen]
+
+
+class Prepared:
+    """A prepared data set, checked as far as its tables and the heads of its files tell.
+
+    Attributes:
+        folder: it lies there.
+        decisions: what `dataset.json` says.
+        image_size: pixels a side.
+    """
+
+    def __init__(self, folder: Path, decisions: dict, rows: list[dict]):
+        self.folder, self.decisions = folder, decisions
+        self.image_size: int = decisions["image_size"]
+        # As everywhere: healthy first, each class in the manifest's order.
+        self._rows = {
+            split: [row for name in CLASS_NAMES for row in rows if row["split"] == split and row["label"] == name]
+            for split in SPLITS
+        }
+
+    def rows(self, split: str) -> list[dict]:
+        """The manifest's rows of a split, healthy first: what number n of `images` is."""
+        return self._rows[split]
+
+    def labels(self, split: str) -> np.ndarray:
+        """[N] int32."""
+        return np.array([CLASS_NAMES.index(row["label"]) for row in self.rows(split)], np.int32)
+
+    def images(self, split: str) -> StoredImages:
+        """[N, S, S, 1] float32 in [-1, 1]."""
+        return StoredImages(self._parts(split, ".npy"), self.image_size, 2 / WHITE, -1)
+
+    def has_ground_truth(self, split: str) -> np.ndarray:
+        """[N] bool: healthy images, whose ground truth is zero, and diseased ones with a mask."""
+        return np.array(
+            [row["label"] == CLASS_NAMES[HEALTHY] or row["ground_truth"] == "mask" for row in self.rows(split)]
+        )
+
+    def ground_truth(self, split: str) -> StoredImages | None:
+        """[N, S, S, 1] float32, 0 or 1; None where no diseased image has one."""
+        if not any(row["ground_truth"] == "mask" and row["label"] != CLASS_NAMES[HEALTHY] for row in self.rows(split)):
+            return None
+        return StoredImages(self._parts(split, "-masks.npy"), self.image_size, 1, 0)
+
+    def _parts(self, split, ending):
+        numbers: dict[str, list[int]] = {}
+        for row in self.rows(split):
+            numbers.setdefault(row["path"], []).append(int(row["row"]))
+        parts = []
+        for name, rows in numbers.items():
+            path = self.folder / f"{name.removesuffix('.npy')}{ending}"
+            parts.append((path if path.is_file() else None, np.array(rows)))
+        return parts
+
+
+def open_prepared(folder: str | os.PathLike) -> Prepared:
+    """Read the tables, look at the head of every shard; no image is read.
+
+    Raises:
+        UserError: no prepared data set, or a part of it is missing or damaged; names the file.
+    """
+    folder = Path(folder)
+    with reading(folder):
+        if not is_complete(folder):
+            hint = (
+                "its preparation was ended early, give the same command again"
+                if (folder / SHARDS).is_dir()
+                else ("make one of raw files with --mode=prepare")
+            )
+            raise UserError(f"--data_dir={folder} holds no prepared data set (no {DATASET}): {hint}.")
+        try:
+            decisions = json.loads((folder / DATASET).read_bytes())
+            if decisions["version"] != _VERSION or not isinstance(decisions["image_size"], int):
+                raise ValueError(f"version {decisions['version']}, image size {decisions['image_size']}")
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{folder / DATASET} is damaged or of another version ({error!r}): {_AGAIN}.") from error
+        rows = _read_table(folder / MANIFEST)
+    _check_rows(folder, rows)
+    _check_shards(folder, rows, decisions["image_size"])
+    return Prepared(folder, decisions, rows)
+
+
+def _check_rows(folder, rows):
+    for number, row in enumerate(rows, 2):
+        place = f"{folder / MANIFEST} line {number}"
+        # A manifest is a table that anyone can edit; it must not lead elsewhere.
+        directory, _, name = row["path"].partition("/")
+        match = _NAME.fullmatch(name.removesuffix(".npy"))
+        if directory != SHARDS or not name.endswith(".npy") or not match:
+            raise UserError(f"{place}: path {row['path']!r} names no shard of this data set.")
+        if (row["split"], row["label"]) != match.groups():
+            raise UserError(f"{place}: says {row['split']} {row['label']}, but its path is {row['path']}.")
+        if not row["row"].isascii() or not row["row"].isdigit():
+            raise UserError(f"{place}: row {row['row']!r} is no number.")
+
+
+def _check_shards(folder, rows, size):
+    largest: dict[str, int] = {}
+    with_masks = set()
+    for row in rows:
+        largest[row["path"]] = max(largest.get(row["path"], 0), int(row["row"]))
+        if row["ground_truth"] == "mask":
+            with_masks.add(row["path"])
+    for name, last in largest.items():
+        for ending, dtype in ((".npy", np.uint16), ("-masks.npy", np.uint8))[: 1 + (name in with_masks)]:
+            path = folder / f"{name.removesuffix('.npy')}{ending}"
+            array = _load(path)
+            if array.dtype != dtype or array.ndim != 3 or array.shape[1:] != (size, size) or len(array) <= last:
+                raise UserError(
+                    f"{path}: holds {array.dtype} {list(array.shape)}, expected {np.dtype(dtype)} of at least "
+                    f"{last + 1} images of {size}x{size}: {_AGAIN}."
+                )
+
+
+def _load(path):
+    try:
+        return _map(str(path), os.stat(path).st_mtime_ns)
+    except (OSError, ValueError, EOFError) as error:
+        words = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise UserError(f"{path}: cannot be read: {words or type(error).__name__}: {_AGAIN}.") from error
+
+
+@functools.lru_cache(maxsize=64)
+def _map(path, _):
+    return np.load(path, mmap_mode="r", allow_pickle=False)
+
+
+def _table(rows):
+    text = io.StringIO(newline="")
+    table = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    table.writeheader()
+    table.writerows(rows)
+    return text.getvalue().encode("utf-8", "surrogateescape")
+
+
+def _read_table(path):
+    with reading(path):
+        text = path.read_bytes().decode("utf-8", "surrogateescape")
+    try:
+        table = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+        if tuple(table.fieldnames or ()) != COLUMNS:
+            raise UserError(f"{path}: columns {table.fieldnames}, expected {', '.join(COLUMNS)}: {_AGAIN}.")
+        rows = list(table)
+    except csv.Error as error:
+        raise UserError(f"{path}: is damaged ({error}): {_AGAIN}.") from error
+    for row in rows:
+        if None in row or None in row.values():
+            raise UserError(f"{path}: line {rows.index(row) + 2} is damaged: {_AGAIN}.")
+    return rows
