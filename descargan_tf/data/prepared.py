@@ -164,7 +164,6 @@ class StoredImages:
         for owner in np.unique(owners):
             path, rows = self._parts[owner]
             mine = np.flatnonzero(owners == owner)
-            # One shard after another is mapped and let go: as many open files as there are shards may not be allowed.
             values[mine] = 0 if path is None else _load(path)[rows[numbers[mine] - self._starts[owner]]]
         values *= self._factor
         values += self._offset
@@ -289,16 +288,19 @@ def _check_shards(folder, rows, size):
 
 
 def _load(path):
+    """A map of the file, let go with the last reference to it: what is mapped counts as memory of the process."""
     try:
-        return _map(str(path), os.stat(path).st_mtime_ns)
+        dtype, shape, offset = _head(str(path), os.stat(path).st_mtime_ns)
+        return np.memmap(path, dtype, "r", offset, shape)
     except (OSError, ValueError, EOFError) as error:
         words = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise UserError(f"{path}: cannot be read: {words or type(error).__name__}: {_AGAIN}.") from error
 
 
-@functools.lru_cache(maxsize=64)
-def _map(path, _):
-    return np.load(path, mmap_mode="r", allow_pickle=False)
+@functools.lru_cache(maxsize=65536)
+def _head(path, _):
+    found = np.load(path, mmap_mode="r", allow_pickle=False)
+    return found.dtype, found.shape, found.offset
 
 
 def _table(rows):
