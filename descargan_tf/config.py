@@ -9,7 +9,7 @@ from descargan_tf.errors import UserError
 from descargan_tf.flag_fields import flag as _flag
 from descargan_tf.server_flags import ServerFlags
 
-MODES = ("generate", "check_data", "train", "evaluate", "predict", "export", "serve", "publish", "benchmark")
+MODES = ("generate", "prepare", "check_data", "train", "evaluate", "predict", "export", "serve", "publish", "benchmark")
 EXPORT_FORMATS = ("onnx", "openvino", "litert")
 PRETRAINED, PUBLISHED = "pretrained", "published.json"  # where published weights are, and what marks a folder of them
 
@@ -47,7 +47,7 @@ class Config(ServerFlags):
         choices=("tensorflow", "jax"),
         of_run=False,
     )
-    input: str = _path("predict: an image file, or a folder of them", of_run=False)
+    input: str = _path("predict: an image file, or a folder of them; prepare: the folder of raw files", of_run=False)
     output_dir: str = _path("predict: where results go; <run_dir>/predictions by default", of_run=False)
     checkpoint: str = _flag(
         "best",
@@ -80,7 +80,7 @@ class Config(ServerFlags):
 
     # Data
     image_size: int = _flag(256, "pixels a side", low=64, high=8192, multiple_of=64)
-    value_range: str = _flag("auto", "folders: 'low,high' of the files' values; auto: from the files' type")
+    value_range: str = _flag("auto", "folders, prepare: 'low,high' of the files' values; auto: from the files' type")
     ground_truth: str = _flag(
         "auto",
         "folders: what the ground truth is: a mask (which pixels) or a signed difference, healthy - diseased; auto: a "
@@ -88,10 +88,39 @@ class Config(ServerFlags):
         choices=("auto", "mask", "difference"),
         of_run=False,
     )
+    source: str = _flag(
+        "folder",
+        "prepare: what the raw files are: folders named after classes, images that a table names, CheXpert, DICOM, "
+        "NIfTI",
+        choices=("folder", "csv", "chexpert", "dicom", "nifti"),
+        of_run=False,
+    )
+    labels_csv: str = _path("prepare: the table with the columns path, label (docs/medical_data.md)", of_run=False)
+    finding: str = _flag("Pleural Effusion", "prepare, chexpert: the column that makes an image diseased", of_run=False)
+    uncertain: str = _flag(
+        "drop",
+        "prepare, chexpert: what -1 under --finding is taken for; drop: the image is left out",
+        choices=("drop", "positive", "negative"),
+        of_run=False,
+    )
+    view: str = _flag(
+        "frontal", "prepare, chexpert: which views are taken", choices=("frontal", "lateral", "all"), of_run=False
+    )
+    fit: str = _flag(
+        "pad",
+        "prepare: how an image that is no square becomes one: black bars, the middle square, or bent",
+        choices=("pad", "crop", "stretch"),
+        of_run=False,
+    )
+    patient_key: str = _path(
+        "prepare: a file that keys the pseudonyms of patients; by default a random key that nobody knows afterwards",
+        of_run=False,
+    )
+    strict: bool = _flag(False, "prepare: stop at the first file that fails", of_run=False)
     num_train: int = _flag(2000, "synthetic: training images per class", low=0)
-    num_validate: int = _flag(200, "synthetic: validation images per class", low=0)
-    num_test: int = _flag(200, "synthetic: test images per class", low=1)
-    data_seed: int = _flag(0, "synthetic: seed of the images", low=0, high=2**31 - 1)
+    num_validate: int = _flag(200, "synthetic, prepare: validation images per class", low=0)
+    num_test: int = _flag(200, "synthetic, prepare: test images per class", low=1)
+    data_seed: int = _flag(0, "synthetic: seed of the images; prepare: of the split", low=0, high=2**31 - 1)
     flips: bool = _flag(True, "mirror training images left-right and top-bottom at random")
 
     # Training
@@ -256,11 +285,9 @@ class Config(ServerFlags):
             )
         if self.mode == "predict" and not self.input:
             raise UserError("--mode=predict needs --input=<image file or folder>.")
-        if (
-            self.dataset in ("folders", "prepared")
-            and not self.data_dir
-            and self.mode in ("train", "evaluate", "check_data")
-        ):
+        if self.mode == "prepare" and not (self.input and self.data_dir):
+            raise UserError("--mode=prepare needs --input=<folder of raw files> and --data_dir=<folder to make>.")
+        if self.dataset != "synthetic" and not self.data_dir and self.mode in ("train", "evaluate", "check_data"):
             raise UserError(
                 "--data_dir is missing: name the folder that holds train, validate and test, "
                 "or pass --dataset=synthetic (as configs/quickstart.flags does) for generated data."

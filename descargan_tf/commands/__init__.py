@@ -2,12 +2,24 @@
 
 from collections.abc import Callable
 
-from descargan_tf.commands import benchmark, check_data, evaluate, export, generate, predict, publish, serve, train
+from descargan_tf.commands import (
+    benchmark,
+    check_data,
+    evaluate,
+    export,
+    generate,
+    predict,
+    prepare,
+    publish,
+    serve,
+    train,
+)
 from descargan_tf.config import Config
 
 # By --mode; what each returns is the exit status.
 COMMANDS: dict[str, Callable[[Config], int]] = {
     "generate": generate.generate,
+    "prepare": prepare.prepare,
     "check_data": check_data.check_data,
     "train": train.train,
     "evaluate": evaluate.evaluate,

@@ -15,13 +15,14 @@ class _Geometry(NamedTuple):
     width: int
 
 
-def fit(values: np.ndarray, size: int, how: str) -> np.ndarray:
+def fit(values: np.ndarray, size: int, how: str, background: float = 0) -> np.ndarray:
     """Bring an image to [size, size] float32; smaller by averaging, so that nothing is aliased or overshoots.
 
     Args:
-        values: [H, W] in [0, 1].
+        values: [H, W] of any type that float32 holds without loss.
         size: pixels a side.
-        how: PAD: all of the image, black bars beside it; CROP: the middle square; STRETCH: all of it, bent to a square.
+        how: PAD: all of the image, bars beside it; CROP: the middle square; STRETCH: all of it, bent to a square.
+        background: value of the bars.
     """
     height, width = values.shape
     geometry = _geometry(height, width, size, how)
@@ -31,7 +32,7 @@ def fit(values: np.ndarray, size: int, how: str) -> np.ndarray:
     resampled = Image.fromarray(np.ascontiguousarray(values, np.float32)).resize(
         (geometry.width, geometry.height), Image.Resampling.BILINEAR, geometry.box
     )
-    square = np.zeros((size, size), np.float32)
+    square = np.full((size, size), background, np.float32)
     top, left = (size - geometry.height) // 2, (size - geometry.width) // 2
     square[top : top + geometry.height, left : left + geometry.width] = resampled
     return square

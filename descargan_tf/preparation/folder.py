@@ -152,6 +152,13 @@ def _identity(folder):
     return status.st_dev, status.st_ino
 
 
+def _is_folder(entry):
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself, which is missed when it is read
+        return False
+
+
 def _walk(folder: Path, root: Path, problems, above) -> Iterator[Path]:
     """Every file below a folder that is not hidden, by name; links are followed, but not round in a circle."""
     name = folder.relative_to(root).as_posix()
@@ -161,7 +168,7 @@ def _walk(folder: Path, root: Path, problems, above) -> Iterator[Path]:
             problems.append(f"{name}: a link to a folder that it lies in")
             return
         with os.scandir(folder) as found:
-            entries = sorted((entry.name, entry.is_dir()) for entry in found if not entry.name.startswith("."))
+            entries = sorted((entry.name, _is_folder(entry)) for entry in found if not entry.name.startswith("."))
     except OSError as error:
         problems.append(f"{name}: cannot be read: {reason(error)}")
         return
