@@ -56,7 +56,7 @@ ALLOWED = {
     },
     "model": {"types", "errors", "names", "config", "flags", "data", "prediction", "training", "run_folder"},
     "commands": {
-        *("types", "measures", "errors", "names", "program", "signals", "locks"),
+        *("types", "measures", "errors", "names", "files", "program", "signals", "locks"),
         *("config", "flags", "hardware", "provenance"),
         *("data", "preparation", "methods", "training", "prediction", "evaluation"),
         *("pretrained", "run_folder", "benchmark"),

@@ -34,11 +34,17 @@ COLUMNS = (
 WHITE = 65535
 SCALING = Scaling(0.0, float(WHITE))
 _VERSION = 1
+_SHARD_IMAGES, _SHARD_BYTES = 256, 2**26  # at most; so that several processes can each hold one of large images
 _NAME = re.compile(rf"({'|'.join(SPLITS)})-({'|'.join(CLASS_NAMES)})-\d{{5}}")
 _AGAIN = "prepare it again (--mode=prepare) into another folder"
 
 
 # ---- writing
+
+
+def images_per_shard(image_size: int) -> int:
+    """How many images a shard is to hold: fewer of large ones."""
+    return max(1, min(_SHARD_IMAGES, _SHARD_BYTES // (2 * image_size**2)))
 
 
 def write_shard(
