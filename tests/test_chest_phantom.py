@@ -6,6 +6,8 @@ import hashlib
 import numpy as np
 import pytest
 
+from descargan_tf.commands.generate import generate
+from descargan_tf.config import Config
 from descargan_tf.data import chest_phantom, phantom_files
 from descargan_tf.data.dicom_files import read_dicom
 from descargan_tf.data.synthetic import SyntheticSettings
@@ -92,3 +94,14 @@ def test_fluid_is_where_the_mask_says_and_nothing_else_changes():
         columns = np.nonzero(mask)[1] - 47.5
         assert (np.sign(columns) == effusion.side).mean() > 0.95
         assert np.nonzero(mask)[0].min() > 30  # it lies below, not at the apex
+
+
+def test_generate_draws_it_and_other_modes_say_where_it_goes(tmp_path, capsys):
+    flags = {"dataset": "chest_phantom", "data_dir": str(tmp_path / "raw"), "image_size": 64}
+    assert generate(Config(mode="generate", num_train=2, num_validate=1, num_test=1, **flags)) == 0
+    out = capsys.readouterr().out
+    assert "frontal views: 4 healthy, 4 diseased" in out
+    assert "--mode=prepare --source=chexpert" in out
+    assert (tmp_path / "raw" / "train.csv").exists()
+    with pytest.raises(UserError, match="--mode=train takes what --mode=prepare"):
+        Config(mode="train", run_dir=str(tmp_path / "run"), **flags)

@@ -111,6 +111,7 @@ def test_folders_without_classes_are_refused(tmp_path):
         listing(tmp_path)
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")  # of the writer, which is given what the standard forbids
 def test_no_tag_but_those_asked_for_goes_anywhere(tmp_path):
     root = tmp_path / "export"
     for label in ("healthy", "diseased"):
