@@ -20,9 +20,9 @@ def requirements(name):
 EXTRAS = {
     "formats": requirements("requirements-formats.txt"),
     "jax": requirements("requirements-jax.txt"),
-    "medical": ["pydicom>=3", "nibabel>=5"],
+    "medical": requirements("requirements-medical.txt"),
 }
-EXTRAS["dev"] = [*requirements("requirements-dev.txt"), *EXTRAS["formats"], *EXTRAS["jax"]]
+EXTRAS["dev"] = [*requirements("requirements-dev.txt"), *EXTRAS["formats"], *EXTRAS["jax"], *EXTRAS["medical"]]
 
 setup(
     packages=[

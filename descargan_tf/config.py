@@ -36,8 +36,9 @@ class Config(ServerFlags):
     dataset: str = _flag(
         "folders",
         "synthetic: the paper's data, generated into --data_dir when it is missing; folders: your own images; "
-        "prepared: what --mode=prepare made of raw files",
-        choices=("synthetic", "folders", "prepared"),
+        "prepared: what --mode=prepare made of raw files; chest_phantom: generate alone; drawn "
+        "radiographs in CheXpert's layout",
+        choices=("synthetic", "folders", "prepared", "chest_phantom"),
     )
     data_dir: str = _path("where the data lie; data/synthetic_<image_size> by default for synthetic", of_run=False)
     run_dir: str = _path("where a run lies; runs/<name of the flagfile> by default", of_run=False)
@@ -282,6 +283,11 @@ class Config(ServerFlags):
         if self.mode == "train" and self.dataset == "synthetic" and not (self.num_train and self.num_validate):
             raise UserError(
                 f"--num_train={self.num_train} --num_validate={self.num_validate}: training needs both of them."
+            )
+        if self.dataset == "chest_phantom" and self.mode not in ("generate", "prepare"):
+            raise UserError(
+                f"--dataset=chest_phantom draws raw files by --mode=generate: --mode={self.mode} takes what "
+                "--mode=prepare --source=chexpert makes of them, by --dataset=prepared."
             )
         if self.mode == "predict" and not self.input:
             raise UserError("--mode=predict needs --input=<image file or folder>.")

@@ -97,7 +97,8 @@ def parse(argv: Sequence[str]) -> Given:
 def _data_dir(values):
     if values["data_dir"] or (values["dataset"] != "synthetic" and values["mode"] != "generate"):
         return values["data_dir"]
-    return str(Path("data") / f"synthetic_{values['image_size']}")
+    kind = "chest_phantom" if values["dataset"] == "chest_phantom" else "synthetic"
+    return str(Path("data") / f"{kind}_{values['image_size']}")
 
 
 def _trained(values, run_name):

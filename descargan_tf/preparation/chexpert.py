@@ -2,6 +2,7 @@
 
     CheXpert-v1.0[-small]/{train,valid}.csv
     CheXpert-v1.0[-small]/{train,valid}/patientNNNNN/studyN/viewN_{frontal,lateral}.jpg
+    CheXpert-v1.0[-small]/ground_truth/<as above>.png     masks: of --dataset=chest_phantom, as CheXpert has none
 
 --input is that folder, or the one that it lies in. Healthy is who has 1 under "No Finding", diseased who has 1 under
 --finding; -1 is a radiologist's "uncertain", an empty field "not mentioned". Both tables are put together and the
@@ -17,8 +18,10 @@ from pathlib import Path
 
 import numpy as np
 
+from descargan_tf.data.dicom_files import SUFFIXES, read_dicom
+from descargan_tf.data.listing import GROUND_TRUTH_FOLDER
 from descargan_tf.errors import UserError
-from descargan_tf.preparation.folder import read_pixels
+from descargan_tf.preparation.folder import read_mask, read_pixels
 from descargan_tf.preparation.sources import Listing, Options, Pixels, RawImage
 from descargan_tf.preparation.table import file_within
 from descargan_tf.preparation.tables import read_table
@@ -67,13 +70,15 @@ def list(root: Path, options: Options) -> Listing:
 
 
 def read(image: RawImage, options: Options) -> Pixels:
-    """As `Source.read`."""
+    """As `Source.read`; DICOM files, which the phantom has, are read by the standard."""
+    if image.path.suffix.lower() in SUFFIXES:
+        return Pixels(*read_dicom(image.path))
     return read_pixels(image.path, "auto")
 
 
 def read_ground_truth(image: RawImage, options: Options) -> np.ndarray:
-    """As `Source.read_ground_truth`; the data set has none, so that nobody asks."""
-    raise UserError(f"{image.source}: CheXpert has no ground truth of single pixels")
+    """As `Source.read_ground_truth`: what is not 0 is marked."""
+    return read_mask(image.ground_truth)
 
 
 def _folder(root):
@@ -112,6 +117,7 @@ def _image(folder, row, options):
         raise UserError(f"{_PATH} is {row[_PATH]!r}, expected such as {NAMES[0]}/train/patient00001/study1/view1.jpg")
     # What the table calls the folder may differ from what it is called: the tables of both are the same.
     name, path = file_within(folder, place[1])
+    mask = (folder / GROUND_TRUTH_FOLDER / name).with_suffix(".png") if label == DISEASED else None
     return RawImage(
         path=path,
         source=name,
@@ -119,6 +125,7 @@ def _image(folder, row, options):
         patient=place[2],  # a number that the collection has given; nothing of the person is in it
         study=place[3],
         view=" ".join(filter(None, (view, row[_PROJECTION]))),
+        ground_truth=mask if mask and mask.is_file() else None,
     ), ""
 
 

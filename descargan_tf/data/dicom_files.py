@@ -1,0 +1,259 @@
+"""DICOM radiographs: pixels as the standard has them shown, and the few tags that are asked for.
+
+Stored values go through the modality LUT or rescale, then through the first VOI LUT or window; MONOCHROME1 is inverted
+once, behind both (PS3.3 C.11.1, C.11.2 and C.7.6.3.1.2). Without a VOI the whole range of the stored bits counts, never
+that of the single image. Presentation LUT Shape is not asked: the standard ties it to MONOCHROME1 or 2.
+
+A file says who the patient is in many tags, and what pydicom says of damaged ones quotes them. So its warnings are not
+shown, its errors are told in words of this module, and none is kept as the cause of another.
+"""
+
+import contextlib
+import dataclasses
+import logging
+import os
+import warnings
+import zlib
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from descargan_tf.data.images import MAX_PIXELS
+from descargan_tf.errors import UserError
+from descargan_tf.files import reading
+
+SUFFIXES = (".dcm", ".dicom", ".ima")
+
+_META_BEGINS = 144  # a preamble, DICM, and the element that says how long the rest of the meta information is
+_MAX_BYTES = 2**29  # of a deflated file's content: 16-bit pixels of MAX_PIXELS, and four times as much
+_NEEDED = ("Rows", "Columns", "BitsAllocated", "BitsStored", "PixelRepresentation", "PhotometricInterpretation")
+_GRAY = ("MONOCHROME1", "MONOCHROME2")
+_TAGS = ("PatientID", "StudyInstanceUID", "AccessionNumber", "ViewPosition", "ManufacturerModelName")
+
+
+class Shown(NamedTuple):
+    """What a radiograph shows."""
+
+    values: np.ndarray  # [H, W] uint8, uint16 or float32; more is brighter
+    low: float  # black
+    high: float  # white
+
+
+@dataclasses.dataclass(frozen=True)
+class Tags:
+    """What is asked of a header; "" where a file does not say it. What identifies a person is in no representation."""
+
+    patient: str = dataclasses.field(repr=False)
+    study: str = dataclasses.field(repr=False)
+    accession: str = dataclasses.field(repr=False)
+    view: str
+    device: str
+
+
+def is_dicom(path: str | os.PathLike) -> bool:
+    """Whether a file begins as DICOM files do, whatever its name.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    with reading(path), open(path, "rb") as file:
+        return file.read(132)[128:] == b"DICM"
+
+
+def read_tags(path: str | os.PathLike) -> Tags:
+    """Read a header; pixels stay where they are.
+
+    Raises:
+        UserError: names the file.
+    """
+    dataset = _read(path, list(_TAGS))
+    with _own_words(path):
+        return Tags(*(_text(dataset.get(name)) for name in _TAGS))
+
+
+def read_dicom(path: str | os.PathLike) -> Shown:
+    """Read the pixels of a file with one gray image of 8 to 16 bits.
+
+    Raises:
+        UserError: names the file, and what of it is not that.
+    """
+    dataset = _read(path)
+    with _own_words(path):
+        _refuse_other_kinds(dataset)
+        return _shown(dataset, _stored(dataset))
+
+
+def _read(path, tags=None):
+    import pydicom
+
+    if not is_dicom(path):
+        raise UserError(f"{path}: is no DICOM file: DICM is not at byte 128")
+    with reading(path), _own_words(path):
+        _refuse_bomb(path)
+        return pydicom.dcmread(path, stop_before_pixels=tags is not None, specific_tags=tags)
+
+
+def _refuse_bomb(path):
+    """pydicom inflates a deflated file without a bound."""
+    from pydicom.filereader import read_file_meta_info
+    from pydicom.uid import DeflatedExplicitVRLittleEndian
+
+    meta = read_file_meta_info(path)
+    if meta.get("TransferSyntaxUID") != DeflatedExplicitVRLittleEndian:
+        return
+    inflating, size = zlib.decompressobj(-zlib.MAX_WBITS), 0
+    with open(path, "rb") as file:
+        file.seek(_META_BEGINS + meta.FileMetaInformationGroupLength)
+        while block := file.read(1 << 16):
+            while block:
+                size += len(inflating.decompress(block, 1 << 24))
+                block = inflating.unconsumed_tail
+                if size > _MAX_BYTES:
+                    raise UserError(f"unpacks to more than {_MAX_BYTES >> 20} MiB; is this a radiograph?")
+
+
+@contextlib.contextmanager
+def _own_words(path: str | os.PathLike) -> Iterator[None]:
+    """Name the file; nothing that pydicom or a decoder says goes out, as it may quote tags.
+
+    Raises:
+        UserError: in place of whatever goes wrong.
+    """
+    logger = logging.getLogger("pydicom")
+    disabled, logger.disabled = logger.disabled, True
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    except UserError as error:
+        problem = str(error)
+    except OSError:
+        raise  # the system's words, which name the file and no tag
+    except MemoryError:
+        problem = "is too large for the memory"
+    except Exception as error:
+        problem = f"is damaged, ends too early, or is no DICOM by the standard ({type(error).__name__})"
+    else:
+        return
+    finally:
+        logger.disabled = disabled
+    raise UserError(f"{path}: {problem}") from None
+
+
+def _text(value):
+    """A tag's value; the first where there are several."""
+    if value is None or isinstance(value, bytes):
+        return ""
+    if isinstance(value, str):
+        return str(value).strip()
+    if isinstance(value, Iterable):
+        return _text(next(iter(value), None))
+    return str(value)
+
+
+def _refuse_other_kinds(dataset):
+    """What is no single gray image of 8 to 16 bits.
+
+    Raises:
+        UserError: without the file's name.
+    """
+    frames = dataset.get("NumberOfFrames")
+    if frames is not None and int(frames) != 1:
+        raise UserError(f"holds {int(frames)} frames, expected one: export each as a file of its own")
+    if "FloatPixelData" in dataset or "DoubleFloatPixelData" in dataset:
+        raise UserError("holds floating-point pixels, expected 8 to 16 bits")
+    if "PixelData" not in dataset:
+        raise UserError("holds no pixels (Pixel Data is missing); is this a report or a presentation state?")
+    missing = [name for name in _NEEDED if dataset.get(name) is None]
+    if missing:
+        raise UserError(f"lacks what its pixels cannot be read without: {', '.join(missing)}")
+    samples = int(dataset.get("SamplesPerPixel", 1))
+    if samples != 1:
+        raise UserError(f"is in colour ({samples} samples a pixel), expected one gray channel")
+    if dataset.PhotometricInterpretation not in _GRAY:
+        raise UserError(f"is not gray: Photometric Interpretation is none of {', '.join(_GRAY)}")
+    rows, columns = int(dataset.Rows), int(dataset.Columns)
+    if not rows * columns:
+        raise UserError(f"holds no pixels: {rows}x{columns}")
+    if rows * columns > MAX_PIXELS:
+        raise UserError(f"claims {rows}x{columns} pixels, more than the {MAX_PIXELS} allowed; is this a radiograph?")
+    allocated, stored = int(dataset.BitsAllocated), int(dataset.BitsStored)
+    if allocated not in (8, 16) or not 1 < stored <= allocated:
+        raise UserError(f"has {stored} of {allocated} bits a pixel, expected 8 to 16")
+    if int(dataset.get("HighBit", stored - 1)) != stored - 1:
+        raise UserError("keeps its pixels in the upper bits of each value (High Bit), which is retired and not read")
+
+
+def _stored(dataset):
+    """The stored values, [H, W].
+
+    Raises:
+        UserError: without the file's name.
+    """
+    syntax = dataset.file_meta.TransferSyntaxUID
+    try:
+        values = dataset.pixel_array
+    except (RuntimeError, NotImplementedError) as error:
+        name = syntax.name if syntax.name[:1].isalpha() else "of an unknown kind"
+        if isinstance(error, NotImplementedError) or "missing dependencies" in str(error):
+            raise UserError(
+                f"is compressed ({name}), and no installed decoder reads that: pip install -r requirements-medical.txt"
+                ", or have it exported without compression"
+            ) from None
+        raise UserError(f"its pixels are damaged ({name})") from None
+    if values.ndim != 2 or values.shape != (dataset.Rows, dataset.Columns):
+        raise UserError(f"its pixels are {list(values.shape)}, and its header says {dataset.Rows}x{dataset.Columns}")
+    unused = int(dataset.BitsAllocated) - int(dataset.BitsStored)
+    if unused and values.dtype.itemsize * 8 == int(dataset.BitsAllocated):  # old files keep overlays up there
+        values = (values << unused) >> unused  # which carries the sign along where there is one
+    return values
+
+
+def _shown(dataset, values):
+    from pydicom.pixels.processing import apply_modality_lut, apply_voi_lut, apply_windowing
+
+    low, high = _stored_range(dataset)
+    if dataset.get("ModalityLUTSequence"):
+        bits = int(dataset.ModalityLUTSequence[0].LUTDescriptor[2])
+        values, low, high = apply_modality_lut(values, dataset), 0.0, 2.0**bits - 1
+    elif dataset.get("RescaleSlope") is not None and dataset.get("RescaleIntercept") is not None:
+        slope = float(dataset.RescaleSlope)
+        if not slope or not np.isfinite(slope) or not np.isfinite(float(dataset.RescaleIntercept)):
+            raise UserError("its Rescale Slope or Intercept is no number other than 0")
+        if (slope, float(dataset.RescaleIntercept)) != (1, 0):
+            values = apply_modality_lut(values, dataset)
+            low, high = sorted(slope * end + float(dataset.RescaleIntercept) for end in (low, high))
+    if dataset.get("VOILUTSequence"):
+        bits = int(dataset.VOILUTSequence[0].LUTDescriptor[2])
+        values, low, high = apply_voi_lut(np.rint(values).astype(np.int32), dataset), 0.0, 2.0**bits - 1
+    elif _has_window(dataset):
+        values = apply_windowing(values, dataset)
+        # What lies below and above every window: black and white, in whatever units they are.
+        black, white = apply_windowing(np.array([-1e12, 1e12]), dataset)
+        values, low, high = (values - black) / (white - black), 0.0, 1.0
+    if dataset.PhotometricInterpretation == "MONOCHROME1":
+        values = low + high - values.astype(np.float64)
+    if values.min() < low or values.max() > high:
+        if "ModalityLUTSequence" not in dataset and "VOILUTSequence" not in dataset:
+            values = np.clip(values, low, high)  # rounding of a window's ends
+        else:
+            raise UserError("a look-up table of its holds values of more bits than it says")
+    is_whole = low >= 0 and high <= 65535 and float(high).is_integer() and high > 1 and not (values % 1).any()
+    kind = (np.uint8 if high <= 255 else np.uint16) if is_whole else np.float32
+    return Shown(values.astype(kind), low, high)
+
+
+def _stored_range(dataset):
+    bits = int(dataset.BitsStored)
+    return (-(2.0 ** (bits - 1)), 2.0 ** (bits - 1) - 1) if dataset.PixelRepresentation else (0.0, 2.0**bits - 1)
+
+
+def _has_window(dataset):
+    centre, width = (_text(dataset.get(name)) for name in ("WindowCenter", "WindowWidth"))
+    if not centre or not width:
+        return False
+    smallest = 1.0 if dataset.get("VOILUTFunction", "LINEAR") == "LINEAR" else 1e-9
+    if not float(width) >= smallest:
+        raise UserError(f"its Window Width is less than {smallest:g}, which the standard forbids")
+    return True

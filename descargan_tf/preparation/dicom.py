@@ -1,0 +1,168 @@
+"""--source=dicom: radiographs of a hospital's export, a patient by the Patient ID of the files.
+
+Labels by folders, as of --source=folder, or by --labels_csv with the columns accession and label, where folders mean
+nothing. Files are DICOM by their content, whatever their names; masks lie in ground_truth beside the class folders,
+each below it as its image lies below diseased.
+
+Of the tags, those of data/dicom_files.py are read and no others. Patient ID and Study Instance UID are kept as keyed
+pseudonyms, View Position and the model's name as they are, the accession number not at all. Names of files and folders
+are kept as they are.
+"""
+
+import os
+import re
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+
+from descargan_tf.data.dicom_files import SUFFIXES, is_dicom, read_dicom, read_tags
+from descargan_tf.data.formats import GROUND_TRUTH_SUFFIXES
+from descargan_tf.data.listing import GROUND_TRUTH_FOLDER
+from descargan_tf.errors import UserError
+from descargan_tf.files import reason
+from descargan_tf.names import name_some
+from descargan_tf.preparation.folder import read_mask
+from descargan_tf.preparation.sources import Listing, Options, Pixels, RawImage, pseudonym
+from descargan_tf.preparation.tables import read_table
+from descargan_tf.types import CLASS_NAMES, DISEASED, SPLITS
+
+_LABELS = {**{name: label for label, name in enumerate(CLASS_NAMES)}, **{str(label): label for label in (0, 1)}}
+_LATERAL = re.compile(r"(LL|RL|LLD|RLD|LATERAL|LAT)")
+_WORDS = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._/()+-]{0,63}")  # of a view and a model; other text is not theirs
+
+
+def list(root: Path, options: Options) -> Listing:
+    """As `Source.list`."""
+    listing = Listing([], [], [])
+    counts: Counter[str] = Counter()
+    if options.labels_csv:
+        _list_by_table(root, options, listing, counts)
+    else:
+        _list_by_folders(root, options, listing, counts)
+    listing.notes.extend(f"{count} {what}" for what, count in sorted(counts.items()))
+    return listing
+
+
+def read(image: RawImage, options: Options) -> Pixels:
+    """As `Source.read`."""
+    return Pixels(*read_dicom(image.path))
+
+
+def read_ground_truth(image: RawImage, options: Options) -> np.ndarray:
+    """As `Source.read_ground_truth`: what is not 0 is marked."""
+    return read_mask(image.ground_truth)
+
+
+def _list_by_folders(root, options, listing, counts):
+    splits = [split for split in SPLITS if (root / split).is_dir()]
+    has_classes = any((root / name).is_dir() for name in CLASS_NAMES)
+    if splits and has_classes:
+        raise UserError(
+            f"--input={root} holds both splits ({', '.join(splits)}) and classes: which of them is meant? Move one out."
+        )
+    if not splits and not has_classes:
+        raise UserError(
+            f"--input={root}: holds no folders {' and '.join(CLASS_NAMES)}: sort the files into them, or name a table "
+            "with the columns accession and label as --labels_csv."
+        )
+    for split in splits or [None]:
+        folder = root / split if split else root
+        missing = [name for name in CLASS_NAMES if not (folder / name).is_dir()]
+        if missing:
+            raise UserError(f"class folder{'s' if len(missing) > 1 else ''} {', '.join(missing)} missing in {folder}.")
+        for label, name in enumerate(CLASS_NAMES):
+            for path in _files(folder / name, root, listing.problems):
+                image = _image(root, path, label, options, listing, counts, split)
+                if image and label == DISEASED:
+                    image = image._replace(ground_truth=_mask(folder, path.relative_to(folder / name)))
+                if image:
+                    listing.images.append(image)
+
+
+def _list_by_table(root, options, listing, counts):
+    labels = _labels(options.labels_csv, listing)
+    found = set()
+    for path in _files(root, root, listing.problems):
+        image = _image(root, path, labels, options, listing, counts, None, found)
+        if image:
+            listing.images.append(image)
+    if len(labels) > len(found):
+        counts[f"accession numbers of {Path(options.labels_csv).name} without a file"] = len(labels) - len(found)
+
+
+def _labels(table, listing):
+    """Labels by accession number; a number with two labels has none."""
+    labels: dict[str, int | None] = {}
+    for row in read_table(Path(table), ("accession", "label")):
+        where = f"{Path(table).name}, line {row.line}"
+        label = _LABELS.get(row["label"].lower())
+        if row.problem:
+            listing.problems.append(f"{where}: {row.problem}")
+        elif not row["accession"]:
+            listing.problems.append(f"{where}: no accession number")
+        elif label is None:
+            listing.problems.append(f"{where}: label {row['label']!r}, expected {', '.join(_LABELS)}")
+        elif labels.setdefault(row["accession"], label) != label:
+            labels[row["accession"]] = None
+            listing.problems.append(f"{where}: another label than a line before has for this accession number")
+    return labels
+
+
+def _image(root, path, label, options, listing, counts, split, found=None):
+    """An image, or None where a file is passed over or cannot be used, which is counted or told."""
+    name = path.relative_to(root).as_posix()
+    try:
+        if not is_dicom(path):
+            if path.suffix.lower() in SUFFIXES:
+                raise UserError(f"{path}: is no DICOM file: DICM is not at byte 128")
+            counts["files that are no DICOM, passed over"] += 1
+            return None
+        tags = read_tags(path)
+    except UserError as error:
+        listing.problems.append(str(error))
+        return None
+    if found is not None:
+        by_accession, label = label, None
+        if tags.accession in by_accession:
+            label = by_accession[tags.accession]
+            found.add(tags.accession)
+        if label is None:
+            counts["files whose accession number has no label in the table, passed over"] += 1
+            return None
+    view = tags.view if _WORDS.fullmatch(tags.view) else ""
+    is_lateral = bool(_LATERAL.fullmatch(view.upper()))
+    if options.view != "all" and is_lateral != (options.view == "lateral"):
+        counts[f"files of another view, passed over (--view={options.view})"] += 1
+        return None
+    if not tags.patient:
+        counts["files without Patient ID: each study counts as a patient, who may be in two splits"] += 1
+    return RawImage(
+        path=path,
+        source=name,
+        label=label,
+        patient=pseudonym(tags.patient or tags.study, options.key) if tags.patient or tags.study else "",
+        study=pseudonym(tags.study, options.key) if tags.study else "",
+        view=view,
+        device=tags.device if _WORDS.fullmatch(tags.device) else "",
+        split=split,
+    )
+
+
+def _mask(folder, inner):
+    place = folder / GROUND_TRUTH_FOLDER / inner
+    found = [path for suffix in GROUND_TRUTH_SUFFIXES if (path := place.with_suffix(suffix)).is_file()]
+    if len(found) > 1:
+        raise UserError(f"{name_some([str(path) for path in found])}: which of them is the ground truth? Move one out.")
+    return found[0] if found else None
+
+
+def _files(folder, root, problems):
+    """Every file below a folder that is not hidden, by name; links to folders are not followed."""
+
+    def tell(error):
+        problems.append(f"{error.filename}: cannot be read: {reason(error)}")
+
+    for here, folders, names in os.walk(folder, onerror=tell):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        yield from (Path(here) / name for name in sorted(names) if not name.startswith(".") and name != "DICOMDIR")

@@ -1,0 +1,250 @@
+"""DICOM files as pydicom writes them: pixels by the standard, no word of a tag in an error."""
+
+import numpy as np
+import pytest
+from dicom_writing import SENTINEL, radiograph, write
+from pydicom import uid
+from pydicom.dataset import Dataset
+
+from descargan_tf.data import dicom_files
+from descargan_tf.data.dicom_files import read_dicom, read_tags
+from descargan_tf.errors import UserError
+
+RAMP = np.arange(64 * 48, dtype=np.uint16).reshape(64, 48)  # 0 to 3071
+
+
+def shown(tmp_path, dataset):
+    return read_dicom(write(tmp_path / "a.dcm", dataset))
+
+
+def refusal(path):
+    with pytest.raises(UserError) as caught:
+        read_dicom(path)
+    text = str(caught.value)
+    assert text.startswith(f"{path}: ")
+    assert "\n" not in text
+    assert SENTINEL not in text
+    assert caught.value.__cause__ is None
+    assert caught.value.__suppress_context__ or not caught.value.__context__
+    return text.removeprefix(f"{path}: ")
+
+
+@pytest.mark.parametrize(("dtype", "stored"), [(np.uint8, 8), (np.uint16, 10), (np.uint16, 12), (np.uint16, 16)])
+def test_without_a_window_the_range_is_that_of_the_stored_bits(tmp_path, dtype, stored):
+    pixels = (RAMP % min(2**stored, 900)).astype(dtype)
+    found = shown(tmp_path, radiograph(pixels, BitsStored=stored))
+    np.testing.assert_array_equal(found.values, pixels)
+    assert (found.values.dtype, found.low, found.high) == (dtype, 0, 2**stored - 1)
+
+
+def test_signed_values_keep_their_sign(tmp_path):
+    pixels = RAMP.astype(np.int16) - 1500
+    found = shown(tmp_path, radiograph(pixels, BitsStored=12))
+    np.testing.assert_array_equal(found.values, np.where(pixels > 2047, pixels - 4096, pixels))
+    assert (found.low, found.high) == (-2048, 2047)
+
+
+def test_bits_above_the_stored_ones_are_no_pixels(tmp_path):
+    found = shown(tmp_path, radiograph(RAMP | np.uint16(0x8000), BitsStored=12))
+    np.testing.assert_array_equal(found.values, RAMP)
+
+
+def test_a_rescale_moves_range_and_values(tmp_path):
+    found = shown(tmp_path, radiograph(RAMP, BitsStored=12, RescaleSlope="2", RescaleIntercept="-1024"))
+    np.testing.assert_allclose(found.values, RAMP * 2.0 - 1024)
+    assert (found.low, found.high) == (-1024, 4095 * 2 - 1024)
+
+
+def linear(x, centre, width):
+    """PS3.3 C.11.2.1.2.1, to 0..1."""
+    return np.clip((x - (centre - 0.5)) / (width - 1) + 0.5, 0, 1)
+
+
+@pytest.mark.parametrize("slope", [1, -1, 0.5])
+def test_a_window_is_that_of_the_standard_behind_the_rescale(tmp_path, slope):
+    tags = {"RescaleSlope": slope, "RescaleIntercept": 10, "WindowCenter": [900 * slope, 5], "WindowWidth": [1000, 9]}
+    found = shown(tmp_path, radiograph(RAMP, BitsStored=12, **tags))
+    np.testing.assert_allclose(found.values, linear(RAMP.astype(float) * slope + 10, 900 * slope, 1000), atol=1e-6)
+    assert (found.low, found.high) == (0, 1)
+
+
+@pytest.mark.parametrize("function", ["LINEAR_EXACT", "SIGMOID"])
+def test_the_windows_other_functions(tmp_path, function):
+    tags = {"WindowCenter": 1500, "WindowWidth": 800, "VOILUTFunction": function}
+    found = shown(tmp_path, radiograph(RAMP, BitsStored=12, **tags))
+    x = RAMP.astype(float)
+    wanted = {
+        "LINEAR_EXACT": np.clip((x - 1500) / 800 + 0.5, 0, 1),
+        "SIGMOID": 1 / (1 + np.exp(-4 * (x - 1500) / 800)),
+    }
+    np.testing.assert_allclose(found.values, wanted[function], atol=1e-6)
+
+
+def table(entries, first, bits):
+    item = Dataset()
+    item.LUTDescriptor = [len(entries), first, bits]
+    item["LUTDescriptor"].VR = "US"
+    item.add_new("LUTData", "OW", np.asarray(entries, np.uint16).tobytes())
+    return [item]
+
+
+def test_look_up_tables_of_modality_and_voi(tmp_path):
+    curve = np.rint(np.linspace(0, 1, 4096) ** 2 * 65535).astype(np.uint16)
+    dataset = radiograph(RAMP, BitsStored=12)
+    dataset.VOILUTSequence = table(curve, 0, 16)
+    dataset.WindowCenter, dataset.WindowWidth = 1, 2  # a table goes before a window
+    found = shown(tmp_path, dataset)
+    np.testing.assert_array_equal(found.values, curve[RAMP])
+    assert (found.low, found.high) == (0, 65535)
+
+    dataset = radiograph(RAMP, BitsStored=12)
+    dataset.ModalityLUTSequence = table(curve[::-1], 0, 16)
+    found = shown(tmp_path, dataset)
+    np.testing.assert_array_equal(found.values, curve[::-1][RAMP])
+
+
+@pytest.mark.parametrize("shape", [None, "INVERSE"])
+@pytest.mark.parametrize("window", [{}, {"WindowCenter": 1500, "WindowWidth": 1000}])
+def test_monochrome1_is_inverted_once(tmp_path, shape, window):
+    upright = shown(tmp_path, radiograph(RAMP, BitsStored=12, **window))
+    tags = {"PhotometricInterpretation": "MONOCHROME1", "PresentationLUTShape": shape, **window}
+    inverted = shown(tmp_path, radiograph(RAMP, BitsStored=12, **tags))
+    np.testing.assert_allclose(inverted.values, upright.low + upright.high - upright.values, atol=1e-6)
+    assert (inverted.low, inverted.high) == (upright.low, upright.high)
+
+
+@pytest.mark.parametrize(
+    "syntax",
+    [
+        uid.ImplicitVRLittleEndian,
+        uid.ExplicitVRLittleEndian,
+        uid.ExplicitVRBigEndian,
+        uid.DeflatedExplicitVRLittleEndian,
+        uid.RLELossless,
+        uid.JPEG2000Lossless,
+        uid.JPEGLSLossless,
+    ],
+    ids=lambda syntax: syntax.name.replace(" ", "_"),
+)
+def test_lossless_transfer_syntaxes_give_the_same_pixels(tmp_path, syntax):
+    dataset = radiograph(RAMP, BitsStored=12)
+    if syntax.is_compressed and syntax != uid.DeflatedExplicitVRLittleEndian:
+        dataset.compress(syntax, generate_instance_uid=False)
+    else:
+        if syntax == uid.ExplicitVRBigEndian:
+            dataset.PixelData = RAMP.astype(">u2").tobytes()
+        dataset.file_meta.TransferSyntaxUID = syntax
+    path = tmp_path / "a.dcm"
+    dataset.save_as(
+        path,
+        enforce_file_format=True,
+        **({"implicit_vr": False, "little_endian": False} if syntax == uid.ExplicitVRBigEndian else {}),
+    )
+    np.testing.assert_array_equal(read_dicom(path).values, RAMP)
+
+
+def test_baseline_jpeg_is_read(tmp_path):
+    import io
+
+    from PIL import Image
+    from pydicom.encaps import encapsulate
+
+    pixels = np.tile(np.linspace(0, 255, 48).astype(np.uint8), (64, 1))
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "JPEG", quality=95)
+    dataset = radiograph(pixels)
+    dataset.PixelData = encapsulate([buffer.getvalue()])
+    dataset["PixelData"].is_undefined_length = True
+    dataset.file_meta.TransferSyntaxUID = uid.JPEGBaseline8Bit
+    assert np.abs(shown(tmp_path, dataset).values.astype(int) - pixels).max() <= 3
+
+
+def test_what_no_decoder_reads_is_told_with_the_remedy(tmp_path):
+    from pydicom.encaps import encapsulate
+
+    dataset = radiograph(RAMP)
+    dataset.PixelData = encapsulate([b"\xff\xd8\xff\xd9"])
+    dataset["PixelData"].is_undefined_length = True
+    dataset.file_meta.TransferSyntaxUID = uid.JPEGLosslessSV1
+    text = refusal(write(tmp_path / "a.dcm", dataset))
+    assert "is compressed (JPEG Lossless" in text
+    assert "pip install -r requirements-medical.txt" in text
+
+
+def test_damaged_compressed_pixels(tmp_path):
+    dataset = radiograph(RAMP)
+    dataset.compress(uid.RLELossless, encoding_plugin="pydicom")
+    raw = bytearray(dataset.PixelData)
+    raw[24:60] = b"\xff" * 36
+    dataset.PixelData = bytes(raw)
+    refusal(write(tmp_path / "a.dcm", dataset))
+
+
+@pytest.mark.parametrize(
+    ("tags", "said"),
+    [
+        ({"NumberOfFrames": 3}, "holds 3 frames, expected one"),
+        ({"SamplesPerPixel": 3, "PhotometricInterpretation": "RGB"}, "is in colour (3 samples a pixel)"),
+        ({"PhotometricInterpretation": "PALETTE COLOR"}, "is not gray"),
+        (
+            {"Rows": None, "BitsStored": None, "HighBit": None},
+            "cannot be read without: Rows, BitsStored",
+        ),
+        ({"Rows": 65535, "Columns": 65535}, "claims 65535x65535 pixels"),
+        ({"Rows": 0}, "holds no pixels: 0x48"),
+        ({"BitsAllocated": 32}, "has 16 of 32 bits"),
+        ({"BitsStored": 12, "HighBit": 15}, "High Bit"),
+        ({"Rows": 65}, "is damaged, ends too early"),
+        ({"WindowCenter": 5, "WindowWidth": 0}, "Window Width is less than 1"),
+        ({"RescaleSlope": 0, "RescaleIntercept": 0}, "Rescale Slope"),
+    ],
+)
+def test_what_is_no_single_gray_image_is_told(tmp_path, tags, said):
+    assert said in refusal(write(tmp_path / "a.dcm", radiograph(RAMP, **tags)))
+
+
+def test_no_pixels_and_no_dicom(tmp_path):
+    dataset = radiograph(RAMP)
+    del dataset.PixelData
+    assert "Pixel Data is missing" in refusal(write(tmp_path / "a.dcm", dataset))
+    for content in (b"", b"x" * 500):
+        (tmp_path / "b.dcm").write_bytes(content)
+        assert refusal(tmp_path / "b.dcm") == "is no DICOM file: DICM is not at byte 128"
+
+
+def test_a_file_that_ends_anywhere_is_one_line_without_tags(tmp_path):
+    raw = write(tmp_path / "a.dcm", radiograph(RAMP)).read_bytes()
+    cut = tmp_path / "cut.dcm"
+    for length in (0, 10, 132, 140, 200, 350, 500, 800, 1200, len(raw) - 2000, len(raw) - 1):
+        cut.write_bytes(raw[:length])
+        refusal(cut)
+
+
+def test_values_that_are_no_numbers_are_not_quoted(tmp_path, caplog, recwarn, capfd):
+    raw = write(tmp_path / "a.dcm", radiograph(RAMP, RescaleSlope="1.25000000000", RescaleIntercept="0")).read_bytes()
+    (tmp_path / "b.dcm").write_bytes(raw.replace(b"1.25000000000 ", f"{SENTINEL}   ".encode()))
+    refusal(tmp_path / "b.dcm")
+    out, err = capfd.readouterr()
+    assert SENTINEL not in caplog.text + out + err + "".join(str(warning.message) for warning in recwarn)
+
+
+def test_a_deflated_bomb_is_refused_before_it_is_unpacked(tmp_path, monkeypatch):
+    monkeypatch.setattr(dicom_files, "_MAX_BYTES", 1 << 20)
+    dataset = radiograph(np.zeros((1024, 1024), np.uint16))
+    dataset.file_meta.TransferSyntaxUID = uid.DeflatedExplicitVRLittleEndian
+    path = write(tmp_path / "a.dcm", dataset)
+    assert path.stat().st_size < 1 << 16
+    assert "unpacks to more than 1 MiB" in refusal(path)
+    with pytest.raises(UserError, match="unpacks to more"):
+        read_tags(path)
+
+
+def test_tags_that_are_asked_for(tmp_path):
+    dataset = radiograph(RAMP)
+    tags = read_tags(write(tmp_path / "a.dcm", dataset))
+    assert (tags.patient, tags.study) == (f"{SENTINEL}^JANE", dataset.StudyInstanceUID)
+    assert (tags.accession, tags.view, tags.device) == (f"{SENTINEL}1", "PA", "TESTRAY")
+    assert SENTINEL not in repr(tags)
+    bare = radiograph(RAMP, PatientID=None, ViewPosition=None, ManufacturerModelName="", AccessionNumber=None)
+    tags = read_tags(write(tmp_path / "b.dcm", bare))
+    assert (tags.patient, tags.accession, tags.view, tags.device) == ("", "", "", "")

@@ -1,0 +1,126 @@
+"""--source=dicom: labels by folders and by accession number, and nothing of a tag where it was not asked for."""
+
+import numpy as np
+import pytest
+from dicom_writing import SENTINEL, radiograph, write
+from PIL import Image
+
+from descargan_tf.errors import UserError
+from descargan_tf.preparation import dicom
+from descargan_tf.preparation.sources import Options, pseudonym
+from descargan_tf.types import DISEASED, HEALTHY
+
+KEY = b"a key"
+PIXELS = np.arange(30 * 20, dtype=np.uint16).reshape(30, 20)
+
+
+def listing(root, **options):
+    return dicom.list(root, Options(key=KEY, **options))
+
+
+@pytest.fixture
+def export(tmp_path):
+    root = tmp_path / "export"
+    write(root / "healthy/a.dcm", radiograph(PIXELS, PatientID="P1", StudyInstanceUID="1.2.3"))
+    write(root / "healthy/deep/IM0001", radiograph(PIXELS, PatientID="P1", StudyInstanceUID="1.2.4"))
+    write(root / "healthy/side.dcm", radiograph(PIXELS, PatientID="P1", ViewPosition="LL"))
+    write(root / "diseased/b.dcm", radiograph(PIXELS, PatientID="P2", AccessionNumber="A2"))
+    (root / "healthy/notes.txt").write_text("x")
+    (root / "ground_truth").mkdir()
+    Image.fromarray((PIXELS > 300).astype(np.uint8) * 255).save(root / "ground_truth/b.png")
+    return root
+
+
+def test_labels_patients_and_masks_by_folders(export):
+    found = listing(export)
+    by_name = {image.source: image for image in found.images}
+    assert sorted(by_name) == ["diseased/b.dcm", "healthy/a.dcm", "healthy/deep/IM0001"]
+    first, second, other = by_name["healthy/a.dcm"], by_name["healthy/deep/IM0001"], by_name["diseased/b.dcm"]
+    assert (first.label, second.label, other.label) == (HEALTHY, HEALTHY, DISEASED)
+    assert first.patient == second.patient == pseudonym("P1", KEY) != other.patient
+    assert first.study == pseudonym("1.2.3", KEY) != second.study
+    assert (first.view, first.device) == ("PA", "TESTRAY")
+    assert first.ground_truth is None
+    np.testing.assert_array_equal(dicom.read_ground_truth(other, Options()), PIXELS > 300)
+    np.testing.assert_array_equal(dicom.read(other, Options()).values, PIXELS)
+    assert found.problems == []
+    assert found.notes == [
+        "1 files of another view, passed over (--view=frontal)",
+        "1 files that are no DICOM, passed over",
+    ]
+    assert [image.source for image in listing(export, view="lateral").images] == ["healthy/side.dcm"]
+    assert len(listing(export, view="all").images) == 4
+
+
+def test_another_key_gives_other_pseudonyms_and_the_same_key_the_same(export):
+    first, again = listing(export), listing(export)
+    other = dicom.list(export, Options(key=b"another"))
+    assert first.images == again.images
+    assert not {image.patient for image in first.images} & {image.patient for image in other.images}
+
+
+def test_labels_by_accession_number(export, tmp_path):
+    write(export / "healthy/c.dcm", radiograph(PIXELS, PatientID="P3", AccessionNumber="A3"))
+    table = tmp_path / "labels.csv"
+    table.write_text("accession,label\r\nA2,healthy\r\nA3,1\r\nA4,0\r\nA5,sick\r\n,0\r\n")
+    found = listing(export, labels_csv=str(table))
+    assert {image.source: image.label for image in found.images} == {
+        "diseased/b.dcm": HEALTHY,
+        "healthy/c.dcm": DISEASED,
+    }
+    assert found.problems == [
+        "labels.csv, line 5: label 'sick', expected healthy, diseased, 0, 1",
+        "labels.csv, line 6: no accession number",
+    ]
+    assert "1 accession numbers of labels.csv without a file" in found.notes
+    assert "3 files whose accession number has no label in the table, passed over" in found.notes
+
+
+def test_two_labels_for_one_accession_number_are_told_and_neither_is_used(export, tmp_path):
+    table = tmp_path / "labels.csv"
+    table.write_text("accession,label\nA2,0\nA2,1\n")
+    found = listing(export, labels_csv=str(table))
+    assert found.images == []
+    assert found.problems == ["labels.csv, line 3: another label than a line before has for this accession number"]
+
+
+def test_bad_files_are_problems_by_name(export):
+    (export / "healthy/none.dcm").write_bytes(b"")
+    (export / "diseased/text.dcm").write_text("no DICOM")
+    (export / "healthy/gone.dcm").symlink_to("nowhere")
+    problems = listing(export).problems
+    assert len(problems) == 3
+    for name in ("healthy/none.dcm", "diseased/text.dcm", "healthy/gone.dcm"):
+        assert any(str(export / name) in line for line in problems)
+
+
+def test_files_without_patient_are_told(export):
+    write(export / "healthy/d.dcm", radiograph(PIXELS, PatientID=None, StudyInstanceUID="1.9"))
+    found = listing(export)
+    (image,) = [image for image in found.images if image.source == "healthy/d.dcm"]
+    assert image.patient == pseudonym("1.9", KEY)
+    assert "1 files without Patient ID: each study counts as a patient, who may be in two splits" in found.notes
+
+
+def test_folders_without_classes_are_refused(tmp_path):
+    (tmp_path / "x").mkdir()
+    with pytest.raises(UserError, match="holds no folders healthy and diseased"):
+        listing(tmp_path)
+    (tmp_path / "train/healthy").mkdir(parents=True)
+    with pytest.raises(UserError, match="class folder diseased missing in"):
+        listing(tmp_path)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # of the writer, which is given what the standard forbids
+def test_no_tag_but_those_asked_for_goes_anywhere(tmp_path):
+    root = tmp_path / "export"
+    for label in ("healthy", "diseased"):
+        write(root / label / "a.dcm", radiograph(PIXELS, ViewPosition="JANE^DOE", ManufacturerModelName="R" * 70))
+    table = tmp_path / "labels.csv"
+    table.write_text(f"accession,label\n{SENTINEL}1,0\n{SENTINEL}1,1\n")
+    for found in (listing(root), listing(root, labels_csv=str(table))):
+        text = repr(found) + repr([image._asdict() for image in found.images]) + repr(Options(key=KEY))
+        assert SENTINEL not in text
+        assert "JANE" not in text
+        assert KEY.decode() not in text
+    assert all(image.device == "" for image in listing(root).images)
