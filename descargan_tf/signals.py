@@ -7,6 +7,7 @@ takes seconds and must not be left half done is `held`. All of them leave alone 
 from __future__ import annotations  # Python 3.9 reads this file too, for export.verify
 
 import contextlib
+import multiprocessing
 import os
 import signal
 import threading
@@ -148,3 +149,20 @@ def leaving(what: str | Callable[[], str]) -> Iterator[None]:
         if stop.leaves is None:
             stop.leaves = what() if callable(what) else what
         raise
+
+
+def end_with_parent() -> None:
+    """In a worker: end when the program that started it has ended, even by SIGKILL; signals are for that program.
+
+    A worker that went on would write into the folder of the next run.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(os, "setpgrp"):  # what a terminal that closes, or `timeout`, sends to the whole group
+        os.setpgrp()
+    parent = multiprocessing.parent_process()
+
+    def wait():
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()

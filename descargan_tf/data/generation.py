@@ -7,8 +7,6 @@ import json
 import multiprocessing
 import os
 import shutil
-import signal
-import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -174,7 +172,8 @@ def _run(root: Path, settings: SyntheticSettings, num_workers: int) -> Iterator[
         return
     # spawn: the caller may hold TensorFlow's threads, which a fork would not copy.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(num_workers, len(tasks)), mp_context=context, initializer=_end_with_parent) as pool:
+    count = min(num_workers, len(tasks))
+    with ProcessPoolExecutor(count, mp_context=context, initializer=signals.end_with_parent) as pool:
         futures = [pool.submit(_write_range, root, settings, *task) for task in tasks]
         try:
             for future, (_, start, stop) in zip(futures, tasks, strict=True):
@@ -183,23 +182,6 @@ def _run(root: Path, settings: SyntheticSettings, num_workers: int) -> Iterator[
         finally:
             for future in futures:
                 future.cancel()
-
-
-def _end_with_parent() -> None:
-    """In a worker: end when the program that started it has ended, even by SIGKILL; signals are for that program.
-
-    A worker that went on would write into the folder of the next generation.
-    """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if hasattr(os, "setpgrp"):  # what a terminal that closes, or `timeout`, sends to the whole group
-        os.setpgrp()
-    parent = multiprocessing.parent_process()
-
-    def wait():
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=wait, daemon=True).start()
 
 
 def _write_range(root: Path, settings: SyntheticSettings, split: str, start: int, stop: int) -> dict[str, str]:

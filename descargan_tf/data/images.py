@@ -104,11 +104,12 @@ def unscale_pixels(images: np.ndarray, scaling: Scaling) -> np.ndarray:
     return (np.asarray(images, np.float64) / scaling.factor + middle).astype(np.float32)
 
 
-def read_image(path: str | os.PathLike) -> DecodedImage:
+def read_image(path: str | os.PathLike, takes_colour: bool = False) -> DecodedImage:
     """Decode one file as `formats` says: recognised by its content; only .npy by its name.
 
     A .npy file holds [H, W], [H, W, 1], [1, H, W], or the authors' float [2, H, W] of image and diseased - healthy.
-    Gray is kept as it is, 8 or 16 bit or float; RGB only if its three channels are equal.
+    Gray is kept as it is, 8 or 16 bit or float; RGB of 8 bits only if its three channels are equal, or where colour is
+    taken, which becomes its luminance (ITU-R BT.601).
 
     Raises:
         UserError: naming the file, if it cannot be read or holds anything else, or NaN or infinity.
@@ -120,7 +121,8 @@ def read_image(path: str | os.PathLike) -> DecodedImage:
         if path.exists() and not path.is_file():  # a pipe would be waited for
             raise UserError("is no file" if path.is_dir() else "is no regular file; expected an image file")
         raw = path.read_bytes()
-        decoded = _decode_npy(raw) if path.suffix.lower() == ".npy" else DecodedImage(_decode_picture(raw), None)
+        is_npy = path.suffix.lower() == ".npy"
+        decoded = _decode_npy(raw) if is_npy else DecodedImage(_decode_picture(raw, takes_colour), None)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
     except OSError as error:
@@ -211,7 +213,7 @@ def _decode_npy(raw: bytes) -> DecodedImage:
     return DecodedImage(array.reshape(height, width), None)
 
 
-def _decode_picture(raw: bytes) -> np.ndarray:
+def _decode_picture(raw: bytes, takes_colour: bool) -> np.ndarray:
     format = formats.format_of(raw)
     if format is None:
         raise UserError("cannot be read: the content is neither PNG, JPEG nor TIFF" if raw else "the file is empty")
@@ -224,7 +226,7 @@ def _decode_picture(raw: bytes) -> np.ndarray:
             raise UserError(f"holds {image.n_frames} pictures, expected one; save each in a file of its own")
         _refuse_what_pillow_would_change(image, raw)
         image.load()  # turns a TIFF
-        return _to_gray(_upright(image) if format is formats.JPEG else image)
+        return _to_gray(_upright(image) if format is formats.JPEG else image, takes_colour)
 
 
 def _upright(image: Image.Image) -> Image.Image:
@@ -259,7 +261,7 @@ def _refuse_what_pillow_would_change(image: Image.Image, raw: bytes) -> None:
         raise UserError(f"{bits}-bit TIFF with white as zero; save it with black as zero (PhotometricInterpretation 1)")
 
 
-def _to_gray(image: Image.Image) -> np.ndarray:
+def _to_gray(image: Image.Image, takes_colour: bool) -> np.ndarray:
     mode = image.mode
     if mode == "1":
         image = image.convert("L")  # 0 and 255
@@ -281,5 +283,7 @@ def _to_gray(image: Image.Image) -> np.ndarray:
     if array.ndim == 2:
         return array
     if (array != array[..., :1]).any():
+        if takes_colour:
+            return np.array(Image.fromarray(array).convert("L"))
         raise UserError("is a colour image: its channels differ; expected gray, convert it to one gray channel")
     return np.ascontiguousarray(array[..., 0])

@@ -4,7 +4,9 @@ import dataclasses
 import hashlib
 import hmac
 import importlib
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -54,6 +56,7 @@ class Listing(NamedTuple):
     images: list[RawImage]
     problems: list[str]  # a line for each file that cannot be used; counts as a file that failed
     notes: list[str]  # what was counted, chosen and left out; a line each, printed and kept in dataset.json
+    beside: Mapping[tuple[str, int], str] = MappingProxyType({})  # by split and label: said beside the number of images
 
 
 class Source(Protocol):

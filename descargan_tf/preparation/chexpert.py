@@ -1,0 +1,146 @@
+"""--source=chexpert: the chest radiographs of the paper's second experiment, as Stanford hands them out.
+
+    CheXpert-v1.0[-small]/{train,valid}.csv
+    CheXpert-v1.0[-small]/{train,valid}/patientNNNNN/studyN/viewN_{frontal,lateral}.jpg
+
+--input is that folder, or the one that it lies in. Healthy is who has 1 under "No Finding", diseased who has 1 under
+--finding; -1 is a radiologist's "uncertain", an empty field "not mentioned". Both tables are put together and the
+splits drawn by patient, as valid.csv is too small for the paper's numbers. Of sex and age nothing is read.
+
+The agreement under which the images are given forbids to pass on any part of them: so nothing of them is in this
+program, and a prepared data set is for who prepared it.
+"""
+
+import re
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+
+from descargan_tf.errors import UserError
+from descargan_tf.preparation.folder import read_pixels
+from descargan_tf.preparation.sources import Listing, Options, Pixels, RawImage
+from descargan_tf.preparation.table import file_within
+from descargan_tf.preparation.tables import read_table
+from descargan_tf.types import DISEASED, HEALTHY
+
+NAMES = ("CheXpert-v1.0", "CheXpert-v1.0-small")
+TABLES = ("train.csv", "valid.csv")
+NO_FINDING = "No Finding"
+# Paper, sect. 4.2: images of the training set; validation and test have 200 of each class.
+PAPER = {("train", HEALTHY): 14_179, ("train", DISEASED): 16_776}
+
+_PATH, _VIEW, _PROJECTION = "Path", "Frontal/Lateral", "AP/PA"
+_NO_LABELS = (_PATH, "Sex", "Age", _VIEW, _PROJECTION, NO_FINDING)
+_PLACE = re.compile(r"(?:[^/]+/)?((?:train|valid)/(patient\d+)/(study\d+)/[^/]+)")
+
+
+def list(root: Path, options: Options) -> Listing:
+    """As `Source.list`.
+
+    Raises:
+        UserError: there is no table, a table lacks a column, or no column is called as --finding says.
+    """
+    if options.finding == NO_FINDING:
+        raise UserError(f"--finding={NO_FINDING} is what makes an image healthy: name a disease, as Pleural Effusion.")
+    folder = _folder(root)
+    listing = Listing([], [], [], {place: f"paper: {count:,}" for place, count in PAPER.items()})
+    counts: Counter[str] = Counter()
+    present = [folder / name for name in TABLES if (folder / name).is_file()]
+    listing.notes += [f"{folder / name}: not there, passed over" for name in TABLES if folder / name not in present]
+    seen = set()
+    for table in present:
+        for row in _rows(table, options.finding):
+            try:
+                image, reason = _image(folder, row, options)
+                if image is None:
+                    counts[reason] += 1
+                elif image.source in seen:
+                    raise UserError(f"{image.source}: named before")
+                else:
+                    seen.add(image.source)
+                    listing.images.append(image)
+            except UserError as error:
+                listing.problems.append(f"{table.name}, line {row.line}: {error}")
+    listing.notes += [f"left out: {count} {reason}" for reason, count in sorted(counts.items())]
+    return listing
+
+
+def read(image: RawImage, options: Options) -> Pixels:
+    """As `Source.read`."""
+    return read_pixels(image.path, "auto")
+
+
+def read_ground_truth(image: RawImage, options: Options) -> np.ndarray:
+    """As `Source.read_ground_truth`; the data set has none, so that nobody asks."""
+    raise UserError(f"{image.source}: CheXpert has no ground truth of single pixels")
+
+
+def _folder(root):
+    for folder in (root, *(root / name for name in NAMES)):
+        if any((folder / name).is_file() for name in TABLES):
+            return folder
+    raise UserError(
+        f"--input={root}: neither {' nor '.join(TABLES)} lies there, nor in {' or '.join(NAMES)} below it: name the "
+        "folder that CheXpert was unpacked to."
+    )
+
+
+def _rows(table, finding):
+    rows = read_table(table, (_PATH, _VIEW, NO_FINDING))
+    for row in rows:
+        if not row.problem and finding not in row.values:
+            known = ", ".join(name for name in row.values if name not in _NO_LABELS)
+            raise UserError(f"--finding={finding}: {table} has no such column; there are: {known}.")
+        yield row
+
+
+def _image(folder, row, options):
+    """An image, or None and why it is left out."""
+    if row.problem:
+        raise UserError(row.problem)
+    view = row[_VIEW].lower()
+    if view not in ("frontal", "lateral"):
+        raise UserError(f"{_VIEW} is {row[_VIEW]!r}, expected Frontal or Lateral")
+    if options.view not in (view, "all"):
+        return None, f"{view} views (--view={options.view})"
+    label, reason = _label(_state(row, NO_FINDING), _state(row, options.finding), options)
+    if label is None:
+        return None, reason
+    place = _PLACE.fullmatch(row[_PATH])
+    if not place:
+        raise UserError(f"{_PATH} is {row[_PATH]!r}, expected such as {NAMES[0]}/train/patient00001/study1/view1.jpg")
+    # What the table calls the folder may differ from what it is called: the tables of both are the same.
+    name, path = file_within(folder, place[1])
+    return RawImage(
+        path=path,
+        source=name,
+        label=label,
+        patient=place[2],  # a number that the collection has given; nothing of the person is in it
+        study=place[3],
+        view=" ".join(filter(None, (view, row[_PROJECTION]))),
+    ), ""
+
+
+def _state(row, column):
+    """1 there, 0 not there, -1 uncertain; None: not mentioned."""
+    text = row[column]
+    try:
+        state = float(text) if text else None
+    except ValueError:
+        state = 2.0
+    if state not in (None, 1, 0, -1):
+        raise UserError(f"{column} is {text!r}, expected 1.0, 0.0, -1.0 or nothing")
+    return state
+
+
+def _label(no_finding, finding, options):
+    if finding == -1:
+        if options.uncertain == "drop":
+            return None, f"where {options.finding} is uncertain (--uncertain=drop)"
+        finding = 1 if options.uncertain == "positive" else 0
+    if finding == 1:
+        return (DISEASED, "") if no_finding != 1 else (None, f"that say both {NO_FINDING} and {options.finding}")
+    if no_finding == 1:
+        return HEALTHY, ""
+    return None, f"with neither {NO_FINDING} nor {options.finding}"
