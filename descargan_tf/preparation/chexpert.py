@@ -47,7 +47,7 @@ def list(root: Path, options: Options) -> Listing:
     listing = Listing([], [], [], {place: f"paper: {count:,}" for place, count in PAPER.items()})
     counts: Counter[str] = Counter()
     present = [folder / name for name in TABLES if (folder / name).is_file()]
-    listing.notes += [f"{folder / name}: not there, passed over" for name in TABLES if folder / name not in present]
+    listing.notes.extend(f"{folder / name}: not there" for name in TABLES if folder / name not in present)
     seen = set()
     for table in present:
         for row in _rows(table, options.finding):
@@ -62,7 +62,7 @@ def list(root: Path, options: Options) -> Listing:
                     listing.images.append(image)
             except UserError as error:
                 listing.problems.append(f"{table.name}, line {row.line}: {error}")
-    listing.notes += [f"left out: {count} {reason}" for reason, count in sorted(counts.items())]
+    listing.notes.extend(f"left out: {count} {reason}" for reason, count in sorted(counts.items()))
     return listing
 
 

@@ -97,10 +97,11 @@ def _list_classes(root, split, listing):
             f"class folder{'s' if len(missing) > 1 else ''} {', '.join(missing)} missing in {folder}; "
             f"found: {name_some(sorted(path.name for path in folder.iterdir())) or 'nothing'}."
         )
-    masks = _masks(folder / GROUND_TRUTH_FOLDER, root, listing)
+    above = frozenset({_identity(root), _identity(folder)})
+    masks = _masks(folder / GROUND_TRUTH_FOLDER, root, listing, above)
     used, others = set(), 0
     for label, name in enumerate(CLASS_NAMES):
-        paths = [*_walk(folder / name, root, listing.problems)]
+        paths = [*_walk(folder / name, root, listing.problems, above)]
         images = [path for path in paths if path.suffix.lower() in IMAGE_SUFFIXES]
         others += len(paths) - len(images)
         times = Counter(_key(path, folder / name) for path in images)
@@ -126,10 +127,10 @@ def _list_classes(root, split, listing):
         listing.notes.append(f"{name_some(orphans)}: ground truth of no one diseased image, passed over")
 
 
-def _masks(folder, root, listing):
+def _masks(folder, root, listing, above):
     found, doubled = {}, set()
     if folder.is_dir():
-        for path in _walk(folder, root, listing.problems):
+        for path in _walk(folder, root, listing.problems, above):
             if path.suffix.lower() not in GROUND_TRUTH_SUFFIXES:
                 continue
             key = _key(path, folder)
@@ -145,12 +146,17 @@ def _key(path, folder):
     return normal_form(path.relative_to(folder).with_suffix("").as_posix())
 
 
-def _walk(folder: Path, root: Path, problems, above=frozenset()) -> Iterator[Path]:
+def _identity(folder):
+    """What a folder is, by whatever link it is reached."""
+    status = folder.stat()
+    return status.st_dev, status.st_ino
+
+
+def _walk(folder: Path, root: Path, problems, above) -> Iterator[Path]:
     """Every file below a folder that is not hidden, by name; links are followed, but not round in a circle."""
     name = folder.relative_to(root).as_posix()
     try:
-        status = folder.stat()
-        here = (status.st_dev, status.st_ino)
+        here = _identity(folder)
         if here in above:
             problems.append(f"{name}: a link to a folder that it lies in")
             return

@@ -67,7 +67,7 @@ def _rows(path, file, needed):
                 yield Row(lines.line_num, dict(zip(header, (field.strip() for field in fields), strict=True)))
     except csv.Error as error:  # from here on nobody knows where a row begins
         raise UserError(
-            f"{path}: line {lines.line_num + 1}: wrong quoting, or no text: {error}. "
+            f"{path}: line {lines.line_num}: wrong quoting, or no text: {error}. "
             "Quotes within a quoted field are doubled"
         ) from error
     if header is None:
