@@ -111,6 +111,8 @@ def is_mask(path: str | os.PathLike) -> bool:
 
 def mask_names(stem: str) -> list[str]:
     """What the mask beside a volume may be called: <stem>_mask, or <stem>_seg; also without the stem's last _part."""
+    if stem.lower().endswith(_MASK_ENDINGS):
+        return []  # it would be its own
     bases = filter(None, (stem, stem.rpartition("_")[0]))
     return [f"{base}{ending}{suffix}" for base in bases for ending in _MASK_ENDINGS for suffix in SUFFIXES]
 
@@ -196,6 +198,16 @@ class Volume:
         """
         file_axis, number = self._place(axis, index)
         return self._turned(self._read(file_axis, number), axis)
+
+    def window(self, axis: str, index: int, low: float, high: float) -> np.ndarray:
+        """One slice as a model is to see it: cut to a range, in square pixels; [H, W] float32 in the file's units.
+
+        Raises:
+            UserError: as `plane`.
+        """
+        plane = np.clip(self.plane(axis, index).astype(np.float32), low, high, dtype=np.float32)
+        with _naming(self.path):
+            return in_square_pixels(plane, self.spacing(axis))
 
     def plane_of(self, array: np.ndarray, axis: str, index: int) -> np.ndarray:
         """What `plane` gives, of an array of this volume's `shape`: a view, so what is put into it is put there."""

@@ -82,8 +82,7 @@ def read(image: RawImage, options: Options) -> Pixels:
     """As `Source.read`: the slice in square pixels, cut to the range, which is one for all slices of a volume."""
     volume = open_volume(image.path)
     low, high = volume.value_range(parse_range(options.nifti_range))
-    plane = np.clip(volume.plane(options.slice_axis, image.index).astype(np.float32), low, high, dtype=np.float32)
-    return Pixels(in_square_pixels(plane, volume.spacing(options.slice_axis)), low, high)
+    return Pixels(volume.window(options.slice_axis, image.index, low, high), low, high)
 
 
 def read_ground_truth(image: RawImage, options: Options) -> np.ndarray:
