@@ -88,6 +88,12 @@ class Config(ServerFlags):
         choices=("auto", "mask", "difference"),
         of_run=False,
     )
+    fit: str = _flag(
+        "pad",
+        "prepare: how an image that is no square becomes one: black bars, the middle square, or bent",
+        choices=("pad", "crop", "stretch"),
+        of_run=False,
+    )
     slice_axis: str = _flag(
         "axial",
         "prepare, predict, NIfTI: across which axis of the patient slices are taken",

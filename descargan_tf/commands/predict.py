@@ -30,7 +30,7 @@ def predict(config: Config) -> int:
     method = run_folder.restore(config).method
     facts = run_folder.data_facts(config.trained_dir)
     try:
-        slicing = _slicing(config, facts)
+        slicing = slicing_of(config, facts)
         total = sum(num_slices(file, slicing) if is_volume(file) else 1 for file in files)
         with tqdm(total=total, unit="image", disable=None, desc="predict") as bar:
             failed = predict_files(
@@ -59,8 +59,8 @@ def _num_ignored(path, files):
     return len(os.listdir(path)) - len(files) if os.path.isdir(path) else 0
 
 
-def _slicing(config, facts):
-    """As the training's slices were made, where its data were prepared from volumes; else as the flags say.
+def slicing_of(config, facts):
+    """How volumes are sliced: as the training's were, where its data were prepared from volumes; else as the flags say.
 
     Raises:
         UserError: a flag says otherwise than what the training's data were made with.
