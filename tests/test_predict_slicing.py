@@ -27,7 +27,5 @@ def test_other_data_leave_it_to_the_flags():
 
 def test_a_flag_that_says_otherwise_is_refused():
     config = dataclasses.replace(PREDICT, slice_axis="sagittal")
-    with pytest.raises(
-        UserError, match=r"--slice_axis=sagittal: the model was trained on slices .* coronal; leave"
-    ):
+    with pytest.raises(UserError, match=r"--slice_axis=sagittal: the model was trained on slices .* coronal; leave"):
         slicing_of(config, {"preparation": MADE})
