@@ -48,7 +48,9 @@ class Config(ServerFlags):
         choices=("tensorflow", "jax"),
         of_run=False,
     )
-    input: str = _path("predict: an image file, or a folder of them; prepare: the folder of raw files", of_run=False)
+    input: str = _path(
+        "predict: an image file or NIfTI volume, or a folder of them; prepare: the folder of raw files", of_run=False
+    )
     output_dir: str = _path("predict: where results go; <run_dir>/predictions by default", of_run=False)
     checkpoint: str = _flag(
         "best",
@@ -118,6 +120,39 @@ class Config(ServerFlags):
         of_run=False,
     )
     strict: bool = _flag(False, "prepare: stop at the first file that fails", of_run=False)
+    slice_axis: str = _flag(
+        "axial",
+        "prepare, predict, NIfTI: across which axis of the patient slices are taken",
+        choices=("axial", "coronal", "sagittal"),
+        of_run=False,
+    )
+    slices: str = _flag(
+        "0.0:1.0",
+        "prepare, predict, NIfTI: which slices, from below, behind or the left; numbers, as in 60:100, or shares of "
+        "the volume, as in 0.3:0.7",
+        of_run=False,
+    )
+    nifti_range: str = _flag(
+        "0.5%,99.5%",
+        "prepare, predict, NIfTI: the values that become black and white: percentiles of a volume's voxels that are "
+        "not 0, or 'low,high' for all volumes, as in -160,240",
+        of_run=False,
+    )
+    volumes: str = _flag(
+        "*", "prepare, predict, NIfTI: which files of a folder, by name, as in *_flair.nii.gz", of_run=False
+    )
+    unmarked_slices: str = _flag(
+        "drop",
+        "prepare, NIfTI: what becomes of a slice that the mask of its diseased volume does not mark",
+        choices=("drop", "healthy"),
+        of_run=False,
+    )
+    patient_pattern: str = _flag(
+        "",
+        "prepare, NIfTI: a regular expression that finds the patient in a volume's path, its first group if it has "
+        "one; by default the file's name up to its session or kind",
+        of_run=False,
+    )
     num_train: int = _flag(2000, "synthetic: training images per class", low=0)
     num_validate: int = _flag(200, "synthetic, prepare: validation images per class", low=0)
     num_test: int = _flag(200, "synthetic, prepare: test images per class", low=1)

@@ -35,7 +35,7 @@ ALLOWED = {
     "methods": {"types", "errors", "models", "losses"},
     "preparation": {"types", "errors", "names", "files", "locks", "signals", "data"},
     "training": {"types", "errors", "signals", "config", "hardware", "data", "models", "methods"},
-    "prediction": {"types", "errors", "names", "files", "signals", "data"},
+    "prediction": {"types", "errors", "names", "files", "signals", "data", "preparation.fitting"},
     "evaluation": {"types", "measures", "errors", "names", "files", "data", "prediction"},
     "pretrained": {"config", "errors", "evaluation", "measures", "methods", "prediction", "types"},
     "run_folder": {

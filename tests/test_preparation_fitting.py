@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from descargan_tf.preparation.fitting import CROP, FITS, PAD, STRETCH, fit, fit_mask
+from descargan_tf.preparation.fitting import CROP, FITS, PAD, STRETCH, fit, fit_mask, unfit
 
 
 @pytest.mark.parametrize("how", FITS)
@@ -65,3 +65,32 @@ def test_a_mask_goes_where_its_image_goes(how):
     np.testing.assert_array_equal(mask, fit(image, 100, how) >= 0.5)
     share = {PAD: 80 * 120 / 500**2, CROP: 80 * 120 / 300**2, STRETCH: 80 * 120 / (300 * 500)}[how]
     assert mask.mean() == pytest.approx(share, rel=0.1)
+
+
+# ---- and back
+
+
+@pytest.mark.parametrize("how", FITS)
+@pytest.mark.parametrize("shape", [(64, 64), (40, 60), (61, 40), (130, 97), (301, 500)])
+def test_what_is_laid_back_lies_where_it_came_from(how, shape):
+    """A ramp down or across is the same ramp again, in all that was not cut off."""
+    places = np.mgrid[: shape[0], : shape[1]].astype(np.float32)
+    from_middle = np.abs(places - (np.reshape(shape, (2, 1, 1)) - 1) / 2)
+    kept = (from_middle <= (min(shape) - 1) / 2).all(0) if how == CROP else np.ones(shape, bool)
+    for ramp in places / 500:
+        back = unfit(fit(ramp, 64, how), *shape, how)
+        assert back.shape == shape
+        assert not back[~kept].any()
+        pixels = (back - ramp)[kept] * 500
+        assert abs(pixels.mean()) < 1e-3  # nowhere to one side
+        assert np.median(np.abs(pixels)) < 0.03
+        assert np.abs(pixels).max() < max(1, max(shape) / 64)  # at the border there is nothing further out to average
+
+
+@pytest.mark.parametrize("how", FITS)
+@pytest.mark.parametrize("shape", [(1, 1), (1, 2), (2, 1), (3, 200), (200, 3)])
+def test_the_thinnest_images_are_laid_back_too(how, shape):
+    back = unfit(fit(np.ones(shape, np.float32), 64, how), *shape, how)
+    assert back.shape == shape
+    assert set(np.unique(back)) <= {0, 1}
+    assert how == CROP or back.all()

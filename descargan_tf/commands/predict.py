@@ -1,33 +1,38 @@
 """--mode=predict."""
 
+import os
 import sys
 from pathlib import Path
 
 from tqdm import tqdm
 
-from descargan_tf import run_folder, signals
+from descargan_tf import flags, run_folder, signals
 from descargan_tf.config import Config
+from descargan_tf.data import nifti_files
 from descargan_tf.data.formats import IMAGE_SUFFIXES
-from descargan_tf.data.listing import list_images
+from descargan_tf.data.nifti_files import is_volume
 from descargan_tf.errors import UserError
 from descargan_tf.names import one_line
 from descargan_tf.prediction.files import find_inputs, predict_files
 from descargan_tf.prediction.splits import BATCH_SIZE
 from descargan_tf.prediction.table import refuse_folder_of_inputs
+from descargan_tf.prediction.volumes import Slicing, num_slices
 from descargan_tf.training.backends import compiled_predict
 
 
 @signals.leaving("nothing was predicted")
 def predict(config: Config) -> int:
     """Maps and a CSV for image files."""
-    files = find_inputs(config.input)
-    ignored = list_images(config.input)[1] if Path(config.input).is_dir() else 0
+    files = find_inputs(config.input, config.volumes)
+    ignored = _num_ignored(config.input, files)
     output_dir = Path(config.output_dir or Path(config.run_dir) / "predictions")
     refuse_folder_of_inputs(files, output_dir)
     method = run_folder.restore(config).method
     facts = run_folder.data_facts(config.trained_dir)
     try:
-        with tqdm(total=len(files), unit="image", disable=None, desc="predict") as bar:
+        slicing = slicing_of(config, facts)
+        total = sum(num_slices(file, slicing) if is_volume(file) else 1 for file in files)
+        with tqdm(total=total, unit="image", disable=None, desc="predict") as bar:
             failed = predict_files(
                 compiled_predict(config, method),
                 files,
@@ -37,13 +42,43 @@ def predict(config: Config) -> int:
                 facts["dtype"],
                 BATCH_SIZE,
                 bar.update,
+                slicing,
             )
     except OSError as error:
         raise UserError(f"--output_dir={output_dir} cannot be written: {error.strerror or error}.") from error
     print(f"{len(files) - len(failed)} of {len(files)} images done: {output_dir / 'predictions.csv'}")
     if ignored:
-        endings = " ".join(IMAGE_SUFFIXES)
-        print(f"passed over: {ignored} subfolders, hidden files and files that do not end in {endings}")
+        endings = " ".join((*IMAGE_SUFFIXES, *nifti_files.SUFFIXES))
+        print(f"passed over: {ignored} subfolders, hidden files and files that do not end in {endings}, or are masks")
     for message in failed:
         print(f"not done: {one_line(message)}", file=sys.stderr)
     return 1 if failed else 0
+
+
+def _num_ignored(path, files):
+    return len(os.listdir(path)) - len(files) if os.path.isdir(path) else 0
+
+
+def slicing_of(config, facts):
+    """How volumes are sliced: as the training's were, where its data were prepared from volumes; else as the flags say.
+
+    Raises:
+        UserError: a flag says otherwise than what the training's data were made with.
+    """
+    names = ("slice_axis", "nifti_range", "fit")
+    asked = {name: getattr(config, name) for name in names}
+    made = facts.get("preparation", {})
+    if made.get("source") == "nifti":
+        for name in names:
+            if asked[name] not in (made[name], flags.FIELDS[name].default):
+                raise UserError(
+                    f"--{name}={asked[name]}: the model was trained on slices that were made with {made[name]}; leave "
+                    "it out."
+                )
+        asked = {name: made[name] for name in names}
+    return Slicing(
+        asked["slice_axis"],
+        nifti_files.parse_slices(config.slices),
+        nifti_files.parse_range(asked["nifti_range"]),
+        asked["fit"],
+    )

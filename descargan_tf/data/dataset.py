@@ -16,6 +16,9 @@ from descargan_tf.data.synthetic import SyntheticSettings
 from descargan_tf.errors import UserError
 from descargan_tf.types import CLASS_NAMES, DIFFERENCE, DISEASED, HEALTHY, MASK, SPLITS, Split
 
+# Decisions of a preparation that prediction repeats; no path, and nothing else that a published model need not say.
+_AS_PREPARED = ("source", "fit", "slice_axis", "nifti_range")
+
 
 class Dataset:
     """One data set, `--dataset=synthetic` or `folders`; `dataset_of` gives the one that a Config names."""
@@ -231,6 +234,12 @@ class PreparedDataset(Dataset):
         """Healthy and diseased images of a split."""
         labels = self._prepared.labels(split)
         return int((labels == HEALTHY).sum()), int((labels == DISEASED).sum())
+
+    def training_facts(self, summary: folders.DataSummary) -> dict:
+        """As `Dataset.training_facts`, with what prediction must do alike."""
+        decisions = self._prepared.decisions
+        made = {name: decisions[name] for name in _AS_PREPARED if name in decisions}
+        return {**super().training_facts(summary), "preparation": made}
 
     def _content(self, row):
         # What the stored pixels follow from.

@@ -9,19 +9,32 @@ import numpy as np
 from descargan_tf import signals
 from descargan_tf.data.images import Scaling, read_image, scale_pixels, write_npy, write_png
 from descargan_tf.data.listing import list_images
+from descargan_tf.data.nifti_files import is_volume
 from descargan_tf.errors import UserError
 from descargan_tf.files import reading
 from descargan_tf.prediction.outputs import named_outputs
 from descargan_tf.prediction.overlay import SCALE, overlay
 from descargan_tf.prediction.splits import predict_split
-from descargan_tf.prediction.table import TABLE, labels, output_names, refuse_folder_of_inputs, table_row, write_table
-from descargan_tf.types import CLASS_NAMES, DECISION
+from descargan_tf.prediction.table import (
+    TABLE,
+    class_column,
+    labels,
+    output_names,
+    refuse_folder_of_inputs,
+    table_row,
+    write_table,
+)
+from descargan_tf.prediction.volumes import Slicing, predict_volume, volumes_in
 
 _CHUNK = 64  # images in memory at a time
 
 
-def find_inputs(path: str | os.PathLike) -> list[Path]:
-    """The file itself, or the image files directly in a folder, by name.
+def find_inputs(path: str | os.PathLike, volumes: str = "*") -> list[Path]:
+    """The file itself, or the image files and NIfTI volumes directly in a folder, by name.
+
+    Args:
+        path: the file or folder.
+        volumes: which volumes of a folder, by a pattern of their names.
 
     Raises:
         UserError: nothing there.
@@ -29,18 +42,20 @@ def find_inputs(path: str | os.PathLike) -> list[Path]:
     path = Path(path)
     with reading(f"--input={path}"):
         if path.is_dir():
-            return _images_in(path)
+            return _files_in(path, volumes)
         if path.exists():
             return [path]
     link = f"is a link to {path.readlink()}, which" if path.is_symlink() else ""
     raise UserError(f"--input={path} {link}{' ' * bool(link)}does not exist: name an image file or a folder of them.")
 
 
-def _images_in(path):
-    files, ignored = list_images(path)
+def _files_in(path, volumes):
+    images, ignored = list_images(path)
+    files = sorted([*images, *volumes_in(path, volumes)], key=lambda file: file.name)
     if not files:
         raise UserError(
-            f"--input={path} holds no image file ({ignored} others): .npy, .png, .jpg, .jpeg, .tif are read."
+            f"--input={path} holds no image file ({ignored} others): .npy, .png, .jpg, .jpeg, .tif, .nii and .nii.gz "
+            "are read."
         )
     return files
 
@@ -54,6 +69,7 @@ def predict_files(
     dtype: str,
     batch_size: int,
     progress: Callable[[int], None] | None = None,
+    slicing: Slicing | None = None,
 ) -> list[str]:
     """Write `<stem>_healthy.npy`, `<stem>_map.npy`, `<stem>_overlay.png` for each file and `predictions.csv` for all.
 
@@ -69,7 +85,8 @@ def predict_files(
         scaling: that of the training data.
         dtype: of the training files; others cannot have the same meaning.
         batch_size: images at a time.
-        progress: called with the number of files just done.
+        progress: called with the number of files just done; slices, of a volume.
+        slicing: what is done with NIfTI volumes, see `volumes.predict_volume`; None: they are no image files.
 
     Returns:
         A message per file that could not be read; all others are done. What ends it early leaves a table of what was
@@ -87,7 +104,16 @@ def predict_files(
 
     with signals.leaving(left):
         try:
-            _predict_each(predict, files, output_dir, image_size, scaling, dtype, batch_size, progress, rows, failed)
+            volumes = [file for file in files if slicing is not None and is_volume(file)]
+            images = [file for file in files if file not in set(volumes)]
+            names, called = output_names(files), labels(files)
+            common = (image_size, batch_size, progress)
+            _predict_images(predict, images, output_dir, names, called, scaling, dtype, rows, failed, *common)
+            for file in volumes:
+                try:
+                    rows.append(predict_volume(predict, file, output_dir, names[file], called[file], slicing, *common))
+                except UserError as error:
+                    failed.append(str(error))
         except BaseException:
             if rows:
                 write_table(output_dir, rows)
@@ -96,8 +122,9 @@ def predict_files(
     return failed
 
 
-def _predict_each(predict, files, output_dir, image_size, scaling, dtype, batch_size, progress, rows, failed):
-    names, called = output_names(files), labels(files)
+def _predict_images(
+    predict, files, output_dir, names, called, scaling, dtype, rows, failed, image_size, batch_size, progress
+):
     for start in range(0, len(files), _CHUNK):
         chunk, images = [], []
         for file in files[start : start + _CHUNK]:
@@ -142,4 +169,4 @@ def _row(label, prediction, i):
     probability, score = (
         float(outputs[name][i]) if name in outputs else None for name in ("disease_probability", "anomaly_score")
     )
-    return table_row(label, probability, score, None if probability is None else CLASS_NAMES[probability > DECISION])
+    return table_row(label, probability, score, class_column(probability))

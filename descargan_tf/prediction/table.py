@@ -11,11 +11,13 @@ from pathlib import Path
 from descargan_tf.errors import UserError
 from descargan_tf.files import write_atomically
 from descargan_tf.names import normal_form, shown
+from descargan_tf.types import CLASS_NAMES, DECISION
 
 COLUMNS = ("file", "disease_probability", "anomaly_score", "predicted_class")
 TABLE = "predictions.csv"
 
-_MAX_BYTES = 255 - len("_healthy.npy")  # of a name before what is put behind it
+_PACKED = (".gz",)  # suffixes before which the kind of file has one of its own: scan.nii.gz
+_MAX_BYTES = 255 - len("_healthy.nii.gz")  # of a name before what is put behind it
 
 
 def output_names(files: Sequence[Path]) -> dict[Path, str]:
@@ -27,11 +29,11 @@ def output_names(files: Sequence[Path]) -> dict[Path, str]:
     """
     groups = defaultdict(list)
     for file in files:
-        groups[_key(file.stem)].append(file)
+        groups[_key(_stem(file))].append(file)
     names, taken = {}, {key for key, group in groups.items() if len(group) == 1}
     for group in groups.values():
         if len(group) == 1:
-            names[group[0]] = _cut(group[0].stem)
+            names[group[0]] = _cut(_stem(group[0]))
             continue
         for file, name in zip(group, _told_apart(group), strict=True):
             base, number = name, 2
@@ -54,13 +56,20 @@ def table_row(label: str, probability: float | None, score: float | None, predic
     return (label, *numbers, predicted_class or "")
 
 
-def write_table(folder: str | os.PathLike, rows: Iterable[Sequence[str]]) -> Path:
-    """Write TABLE into a folder; UserError if the folder or disk refuses it."""
+def class_column(probability: float | None) -> str | None:
+    """The class that a probability means, None where there is none."""
+    return None if probability is None else CLASS_NAMES[probability > DECISION]
+
+
+def write_table(
+    folder: str | os.PathLike, rows: Iterable[Sequence[str]], name: str = TABLE, columns: Sequence[str] = COLUMNS
+) -> Path:
+    """Write a table into a folder; UserError if the folder or disk refuses it."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
+    writer.writerow(columns)
     writer.writerows(rows)
-    return write_atomically(Path(folder) / TABLE, text.getvalue().encode())
+    return write_atomically(Path(folder) / name, text.getvalue().encode())
 
 
 def refuse_folder_of_inputs(files: Sequence[Path], output_dir: Path) -> None:
@@ -81,6 +90,10 @@ def refuse_folder_of_inputs(files: Sequence[Path], output_dir: Path) -> None:
             )
 
 
+def _stem(file):
+    return Path(file.stem).stem if file.suffix.lower() in _PACKED else file.stem
+
+
 def _key(name):
     return normal_form(name).casefold()
 
@@ -92,12 +105,14 @@ def _told_apart(group) -> list[str]:
 
 
 def _ways(group) -> Iterator[list[str]]:
-    yield [f"{file.stem}_{file.suffix[1:]}" for file in group]
+    suffixes = [file.name[len(_stem(file)) + 1 :].replace(".", "_") for file in group]
+    yield [f"{_stem(file)}_{suffix}" for file, suffix in zip(group, suffixes, strict=True)]
     folders = [[part for part in file.parts[:-1] if part not in (file.anchor, "..")] for file in group]
     for depth in range(1, max(map(len, folders)) + 1):
         before = ["".join(f"{part}_" for part in parts[-depth:]) for parts in folders]
-        yield [f"{start}{file.stem}" for start, file in zip(before, group, strict=True)]
-        yield [f"{start}{file.stem}_{file.suffix[1:]}" for start, file in zip(before, group, strict=True)]
+        stems = [f"{start}{_stem(file)}" for start, file in zip(before, group, strict=True)]
+        yield stems
+        yield [f"{stem}_{suffix}" for stem, suffix in zip(stems, suffixes, strict=True)]
 
 
 def _cut(name):

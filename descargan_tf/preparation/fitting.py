@@ -1,5 +1,6 @@
 """An image of any height and width becomes a square one: what is added, cut off or bent is the user's choice."""
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -38,6 +39,34 @@ def fit(values: np.ndarray, size: int, how: str, background: float = 0) -> np.nd
     return square
 
 
+def unfit(square: np.ndarray, height: int, width: int, how: str) -> np.ndarray:
+    """Lay what was made of a fitted image, such as a map, where that image came from.
+
+    Args:
+        square: [size, size].
+        height: of the raw image.
+        width: of the raw image.
+        how: as it was fitted.
+
+    Returns:
+        [height, width] float32, 0 where `fit` had cut off.
+    """
+    size = square.shape[0]
+    if (height, width) == (size, size):
+        return square.astype(np.float32)
+    geometry = _geometry(height, width, size, how)
+    top, left = (size - geometry.height) // 2, (size - geometry.width) // 2
+    inner = square[top : top + geometry.height, left : left + geometry.width]
+    rows, from_top, to_bottom = _whole_pixels(geometry.box[1], geometry.box[3], geometry.height)
+    columns, from_left, to_right = _whole_pixels(geometry.box[0], geometry.box[2], geometry.width)
+    raw = np.zeros((height, width), np.float32)
+    if rows and columns:
+        raw[rows.start : rows.stop, columns.start : columns.stop] = Image.fromarray(
+            np.ascontiguousarray(inner, np.float32)
+        ).resize((len(columns), len(rows)), Image.Resampling.BILINEAR, (from_left, from_top, to_right, to_bottom))
+    return raw
+
+
 def fit_mask(mask: np.ndarray, size: int, how: str) -> np.ndarray:
     """Bring a mask where its image goes: uint8 [size, size], 1 where at least half of a pixel is marked."""
     return (fit(mask.astype(np.float32), size, how) >= 0.5).astype(np.uint8)
@@ -55,3 +84,10 @@ def _geometry(height, width, size, how):
         longest = max(height, width)
         return _Geometry(whole, max(1, round(height * size / longest)), max(1, round(width * size / longest)))
     raise ValueError(f"how is {how!r}, expected one of {', '.join(FITS)}")
+
+
+def _whole_pixels(low, high, length):
+    """Pixels of the raw image that lie within a box, and where they begin and end in the `length` that it became."""
+    pixels = range(math.ceil(low), math.floor(high))  # a box that cuts off an odd number begins in the middle of one
+    scale = length / (high - low)
+    return pixels, (pixels.start - low) * scale, (pixels.stop - low) * scale

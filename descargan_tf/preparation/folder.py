@@ -101,7 +101,7 @@ def _list_classes(root, split, listing):
     masks = _masks(folder / GROUND_TRUTH_FOLDER, root, listing, above)
     used, others = set(), 0
     for label, name in enumerate(CLASS_NAMES):
-        paths = [*_walk(folder / name, root, listing.problems, above)]
+        paths = [*walk(folder / name, root, listing.problems, above)]
         images = [path for path in paths if path.suffix.lower() in IMAGE_SUFFIXES]
         others += len(paths) - len(images)
         times = Counter(_key(path, folder / name) for path in images)
@@ -130,7 +130,7 @@ def _list_classes(root, split, listing):
 def _masks(folder, root, listing, above):
     found, doubled = {}, set()
     if folder.is_dir():
-        for path in _walk(folder, root, listing.problems, above):
+        for path in walk(folder, root, listing.problems, above):
             if path.suffix.lower() not in GROUND_TRUTH_SUFFIXES:
                 continue
             key = _key(path, folder)
@@ -159,7 +159,7 @@ def _is_folder(entry):
         return False
 
 
-def _walk(folder: Path, root: Path, problems, above) -> Iterator[Path]:
+def walk(folder: Path, root: Path, problems, above=frozenset()) -> Iterator[Path]:
     """Every file below a folder that is not hidden, by name; links are followed, but not round in a circle."""
     name = folder.relative_to(root).as_posix()
     try:
@@ -174,6 +174,6 @@ def _walk(folder: Path, root: Path, problems, above) -> Iterator[Path]:
         return
     for entry, is_folder in entries:
         if is_folder:
-            yield from _walk(folder / entry, root, problems, above | {here})
+            yield from walk(folder / entry, root, problems, above | {here})
         else:
             yield folder / entry

@@ -24,6 +24,12 @@ class Options:
     finding: str = "Pleural Effusion"
     uncertain: str = "drop"
     view: str = "frontal"
+    slice_axis: str = "axial"  # this and what follows: nifti
+    slices: str = "0.0:1.0"
+    nifti_range: str = "0.5%,99.5%"
+    volumes: str = "*"
+    unmarked_slices: str = "drop"
+    patient_pattern: str = ""
     key: bytes = dataclasses.field(default=b"", repr=False)  # of `pseudonym`; never written into the data set
 
 
