@@ -18,8 +18,6 @@ from descargan_tf.training.loop import LoopSettings, Trainer
 from descargan_tf.training.step import TensorFlowEngine, TrainStep, input_gradient
 from descargan_tf.types import DISEASED, HEALTHY, Batch, Split, Validation
 
-pytestmark = pytest.mark.usefixtures("graphs_as_traced")
-
 
 def batch(count=4, seed=0):
     healthy, diseased = np.random.default_rng(seed).uniform(-1, 1, (2, count // 2, 64, 64, 1)).astype("f")
