@@ -21,6 +21,9 @@ def pytest_sessionstart(session):
     if not hands_out_tests:  # to other processes; it needs no TensorFlow, whose messages would end what it prints
         import tensorflow as tf
 
+        # A process of tests has a core: threads that wait for work would take the time of the other process.
+        tf.config.threading.set_intra_op_parallelism_threads(1)
+        tf.config.threading.set_inter_op_parallelism_threads(1)
         tf.config.set_visible_devices([], "GPU")
         tf.config.set_logical_device_configuration(
             tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
@@ -52,6 +55,16 @@ def eager():
     tf.config.run_functions_eagerly(True)
     yield
     tf.config.run_functions_eagerly(False)
+
+
+@pytest.fixture(scope="module")
+def graphs_as_traced():
+    """TensorFlow runs graphs without rewriting them first, which takes a third of the time of a round's first call."""
+    import tensorflow as tf
+
+    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
+    yield
+    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": False})
 
 
 @pytest.fixture
@@ -141,8 +154,19 @@ def image(tmp_path):
     return tmp_path / "scan.png"
 
 
-# They take more than a minute each: begun last, one process would end long after the other.
-LONGEST = ("jax_step", "step", "passes", "jax_training", "pretrained", "main", "notebook", "methods_conformance")
+# They take about a minute or more each: begun last, one process would end long after the other.
+LONGEST = (
+    "step",
+    "jax_training",
+    "pretrained",
+    "passes",
+    "jax_step",
+    "main",
+    "methods_conformance",
+    "notebook",
+    "exporter",
+    "ends",
+)
 
 
 def pytest_collection_modifyitems(items):

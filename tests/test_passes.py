@@ -13,6 +13,7 @@ from descargan_tf.evaluation import metrics
 from descargan_tf.methods.descargan import DeScarGAN, DeScarGANSettings, _halves, _one_hot
 from descargan_tf.models.blocks import estimate_statistics, normalisations
 from descargan_tf.training import checkpoint
+from descargan_tf.training import step as step_module
 from descargan_tf.training.loop import LoopSettings, Trainer
 from descargan_tf.training.step import TensorFlowEngine, TrainStep, input_gradient
 from descargan_tf.types import DISEASED, HEALTHY, Batch, Split, Validation
@@ -288,7 +289,16 @@ def test_from_their_share_of_the_training_statistics_stay_as_they_are(fixed):
         np.testing.assert_allclose(last, live, rtol=1e-5)
 
 
-def test_it_goes_on_from_the_averaged_weights_with_statistics_estimated_from_training_images(fixed, tmp_path):
+@pytest.fixture
+def few_passes(monkeypatch):
+    """Statistics are estimated from so many batches: quicker, and nothing else about them differs."""
+    monkeypatch.setattr(step_module, "STATISTICS_PASSES", 5)
+    return 5
+
+
+def test_it_goes_on_from_the_averaged_weights_with_statistics_estimated_from_training_images(
+    fixed, tmp_path, few_passes
+):
     run_dir, settings, _ = fixed
     arrays, about = checkpoint.load(run_dir / "checkpoints" / str(Constant.fixed_at))
     engine = Constant.trainer(tmp_path, settings).engine
@@ -305,7 +315,7 @@ def test_it_goes_on_from_the_averaged_weights_with_statistics_estimated_from_tra
     )
     estimate_statistics(
         twin.networks["generator"],
-        lambda: [twin.statistics_pass(b) for b in engine._dataset(0).take(32)],
+        lambda: [twin.statistics_pass(b) for b in engine._dataset(0).take(few_passes)],
     )
     for a, b in zip(
         twin.networks["generator"].get_weights(), engine.method.networks["generator"].get_weights(), strict=True
@@ -329,7 +339,7 @@ def test_a_resumed_training_has_the_same_fixed_statistics(fixed, tmp_path):
         np.testing.assert_array_equal(array, second[name], err_msg=name)
 
 
-@pytest.mark.usefixtures("eager")
+@pytest.mark.usefixtures("eager", "few_passes")
 def test_two_replicas_fix_the_same_statistics(fixed, tmp_path, two_replicas):
     _, settings, _ = fixed
     engine = Constant.trainer(tmp_path, settings, two_replicas).engine

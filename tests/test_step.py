@@ -1,4 +1,5 @@
 import dataclasses
+import functools
 
 import keras
 import numpy as np
@@ -6,8 +7,10 @@ import pytest
 import tensorflow as tf
 
 from descargan_tf import losses, methods
-from descargan_tf.training.step import Adam, TrainStep, graph
+from descargan_tf.training.step import Adam, TrainStep
 from descargan_tf.types import Batch
+
+pytestmark = pytest.mark.usefixtures("graphs_as_traced")
 
 PROGRAM = {"rules": "program", "distance": "mse", "lambda_gp": 1.0}
 
@@ -36,10 +39,32 @@ def rounds(step, batches_of_rounds):
     return logs
 
 
-@pytest.mark.parametrize("overrides", [{}, PROGRAM, {"distance": "l2"}, {"precision": "bfloat16"}])
-def test_a_round_is_finite_and_logs_every_term(tiny_settings, overrides):
-    step = build(dataclasses.replace(tiny_settings, **overrides), clip_norm=10.0)
-    logs = rounds(step, [[batch(), batch(seed=1)]])[0]
+DATA = [[batch(seed=i), batch(seed=9 + i)] for i in range(3)]
+
+
+@pytest.fixture(scope="module")
+def clipped_rounds():
+    """Makes a step, and what its rounds log."""
+
+    @functools.cache
+    def clipped_rounds(settings, count=3, again=False):
+        step = build(settings, clip_norm=10.0)
+        return step, rounds(step, DATA[:count])
+
+    return clipped_rounds
+
+
+@pytest.mark.parametrize(
+    ("overrides", "rounds_done"),
+    [({}, {}), (PROGRAM, {"count": 1}), ({"distance": "l2"}, {"count": 1}), ({"precision": "bfloat16"}, {})],
+    ids=["paper", "program, eager", "l2, eager", "bfloat16"],
+)
+def test_a_round_is_finite_and_logs_every_term(tiny_settings, overrides, rounds_done, clipped_rounds):
+    tf.config.run_functions_eagerly(bool(rounds_done))  # a single round: quicker than tracing
+    try:
+        step, (logs, *_) = clipped_rounds(dataclasses.replace(tiny_settings, **overrides), **rounds_done)
+    finally:
+        tf.config.run_functions_eagerly(False)
     assert set(logs) == {
         *(f"discriminator/{n}" for n in ("real", "fake", "gradient_penalty", "classification")),
         *(f"generator/{n}" for n in ("adversarial", "reconstruction", "identity", "classification")),
@@ -78,19 +103,19 @@ def test_the_term_that_failed_first_is_the_one_that_is_not_finite(tiny_settings,
     assert next(name for name, value in logs.items() if not np.isfinite(value)) == "discriminator/gradient_penalty"
 
 
-def test_the_round_is_traced_once(tiny_settings):
-    step = build(tiny_settings)
-    rounds(step, [[batch(seed=i), batch(seed=9 + i)] for i in range(3)])
+def test_the_round_is_traced_once(tiny_settings, clipped_rounds):
+    step, _ = clipped_rounds(tiny_settings)
     assert step.round.experimental_get_tracing_count() == 1
 
 
+@pytest.mark.usefixtures("eager")
 @pytest.mark.parametrize("phase", [0, 1])
 def test_a_phase_moves_its_own_weights_alone(tiny_settings, phase):
     step = build(tiny_settings)
     data = Batch(*map(tf.constant, batch()))
     own = step.method.phases[phase].trains
     before = {k: [np.asarray(v) for v in n.trainable_variables] for k, n in step.method.networks.items()}
-    graph(lambda: step._update(step.method.phases[phase], data, 0, 1.0))()
+    step._update(step.method.phases[phase], data, 0, 1.0)
     for name, network in step.method.networks.items():
         moved = [
             not np.array_equal(a, np.asarray(b)) for a, b in zip(before[name], network.trainable_variables, strict=True)
@@ -104,13 +129,14 @@ def test_a_phase_moves_its_own_weights_alone(tiny_settings, phase):
             assert not any(moved)
 
 
-@pytest.mark.parametrize("overrides", [{"classifier_dropout": 0.5}, {**PROGRAM, "classifier_dropout": 0.5}])
-def test_two_replicas_equal_one_on_the_same_global_batch(tiny_settings, overrides, two_replicas):
+@pytest.mark.parametrize(("overrides", "eagerly"), [({}, False), (PROGRAM, True)], ids=["graph", "program, eager"])
+def test_two_replicas_equal_one_on_the_same_global_batch(tiny_settings, overrides, eagerly, two_replicas):
     # Adam's first step has the size of the rate whatever the gradient, also where that is rounding alone; so the rates
     # are tiny and the gradients themselves are compared, which Adam's momentum holds times 1 - beta_1.
     settings = dataclasses.replace(
         tiny_settings,
         critic_updates=1,
+        classifier_dropout=0.5,
         generator_learning_rate=1e-7,
         discriminator_learning_rate=1e-7,
         **overrides,
@@ -130,7 +156,11 @@ def test_two_replicas_equal_one_on_the_same_global_batch(tiny_settings, override
         )
         for images in data
     ]
-    first, second = rounds(one, [data])[0], rounds(two, [distributed])[0]
+    tf.config.run_functions_eagerly(eagerly)  # quicker; one of the two is traced
+    try:
+        first, second = rounds(one, [data])[0], rounds(two, [distributed])[0]
+    finally:
+        tf.config.run_functions_eagerly(False)
     for name, value in first.items():
         if not name.endswith("gradient_norm"):
             assert second[name] == pytest.approx(value, rel=1e-4, abs=1e-5), name
@@ -144,10 +174,11 @@ def test_two_replicas_equal_one_on_the_same_global_batch(tiny_settings, override
         assert np.linalg.norm(b) == pytest.approx(np.linalg.norm(a), rel=0.03)
 
 
-def test_rounds_repeat_exactly(tiny_settings):
-    data = [[batch(seed=i), batch(seed=9 + i)] for i in range(2)]
-    steps = [build(tiny_settings) for _ in range(2)]
-    assert rounds(steps[0], data) == rounds(steps[1], data)
+def test_rounds_repeat_exactly(tiny_settings, clipped_rounds):
+    (one, logs), (other, logs_again) = clipped_rounds(tiny_settings), clipped_rounds(tiny_settings, again=True)
+    assert one is not other
+    assert logs == logs_again
+    assert logs[0] != logs[1]
 
 
 def test_draws_differ_between_steps_updates_and_names(tiny_settings):
