@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from descargan_tf.errors import UserError
 from descargan_tf.preparation.fitting import fit
 from descargan_tf.preparation.prepare import FAILED, WORK, Settings, prepare
 from descargan_tf.preparation.sources import Options, pseudonym
-from descargan_tf.types import DISEASED, HEALTHY
+from descargan_tf.types import CLASS_NAMES, DISEASED, HEALTHY
 
 SIZE = 64
 ASKED = {"source": "folder", "fit": "pad", "num_validate": 1, "num_test": 1, "data_seed": 0}
@@ -53,13 +54,20 @@ def everything(folder):
     return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+def typed(row):
+    """A row of the manifest, its numbers as numbers."""
+    numbers = {name: int(row[name]) for name in ("height", "width")}
+    numbers |= {name: float(row[name]) for name in ("minimum", "maximum")}
+    return types.SimpleNamespace(**row | numbers | {"label": CLASS_NAMES.index(row["label"])})
+
+
 def rows_by_source(data_dir):
     """Of all splits: the row of the manifest, and the image in [0, 1], by the name of the raw file."""
     opened = prepared.open_prepared(data_dir)
     found = {}
     for split in ("train", "validate", "test"):
         images = opened.images(split)
-        for position, row in enumerate(opened.rows(split)):
+        for position, row in enumerate(map(typed, opened.rows(split))):
             found[row.source] = row, (images[position][..., 0] + 1) / 2
     return found
 
@@ -106,7 +114,7 @@ def test_masks_go_with_their_images(tmp_path):
     marked = []
     for split in ("train", "test"):
         truth = opened.ground_truth(split)
-        for position, row in enumerate(opened.rows(split)):
+        for position, row in enumerate(map(typed, opened.rows(split))):
             has_one = row.label == DISEASED and row.source != "diseased/003.png"
             assert row.ground_truth == ("mask" if has_one else "none")
             if truth is not None:

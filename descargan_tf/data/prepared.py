@@ -22,7 +22,7 @@ import numpy as np
 from descargan_tf.data.images import Scaling, write_npy
 from descargan_tf.errors import UserError
 from descargan_tf.files import reading, write_atomically
-from descargan_tf.types import CLASS_NAMES, HEALTHY, SPLITS
+from descargan_tf.types import CLASS_NAMES, HEALTHY, MASK, SPLITS
 
 DATASET = "dataset.json"
 MANIFEST = "manifest.csv"
@@ -31,6 +31,7 @@ COLUMNS = (
     *("path", "row", "source", "patient", "study", "view", "device", "label", "split", "sha256"),
     *("height", "width", "dtype", "minimum", "maximum", "fit", "ground_truth"),
 )
+NONE = "none"  # of the manifest's column ground_truth; or MASK
 WHITE = 65535
 SCALING = Scaling(0.0, float(WHITE))
 _VERSION = 1
@@ -65,7 +66,7 @@ def write_shard(
         number: of the shard within its class.
         images: [n, S, S] uint16.
         masks: [n, S, S] uint8, 0 or 1, or None.
-        rows: one mapping per image, `COLUMNS` without path and row.
+        rows: one mapping per image, `COLUMNS` but for path, row, label and split.
 
     Raises:
         UserError: the folder or the disk refuses it.
@@ -88,7 +89,8 @@ def write_shard(
     else:  # of a shard that is written again
         masks_path.unlink(missing_ok=True)
     # Last, as it is what says that the shard is there.
-    full = [{**row, "path": path, "row": index} for index, row in enumerate(rows)]
+    place = {"path": path, "split": split, "label": CLASS_NAMES[label]}
+    full = [{**row, **place, "row": index} for index, row in enumerate(rows)]
     write_atomically(base / f"{name}.csv", _table(full))
 
 
@@ -100,6 +102,8 @@ def finish(folder: str | os.PathLike, decisions: Mapping) -> None:
     """
     folder = Path(folder)
     with reading(folder):
+        for leftover in (folder / SHARDS).glob(".*.partial"):  # of writers that were killed
+            leftover.unlink()
         tables = sorted((folder / SHARDS).glob("*.csv"))
     rows = [row for table in tables for row in _read_table(table)]
     write_atomically(folder / MANIFEST, _table(rows))
@@ -214,12 +218,12 @@ class Prepared:
     def has_ground_truth(self, split: str) -> np.ndarray:
         """[N] bool: healthy images, whose ground truth is zero, and diseased ones with a mask."""
         return np.array(
-            [row["label"] == CLASS_NAMES[HEALTHY] or row["ground_truth"] == "mask" for row in self.rows(split)]
+            [row["label"] == CLASS_NAMES[HEALTHY] or row["ground_truth"] == MASK for row in self.rows(split)]
         )
 
     def ground_truth(self, split: str) -> StoredImages | None:
         """[N, S, S, 1] float32, 0 or 1; None where no diseased image has one."""
-        if not any(row["ground_truth"] == "mask" and row["label"] != CLASS_NAMES[HEALTHY] for row in self.rows(split)):
+        if not any(row["ground_truth"] == MASK and row["label"] != CLASS_NAMES[HEALTHY] for row in self.rows(split)):
             return None
         return StoredImages(self._parts(split, "-masks.npy"), self.image_size, 1, 0)
 
@@ -280,7 +284,7 @@ def _check_shards(folder, rows, size):
     with_masks = set()
     for row in rows:
         largest[row["path"]] = max(largest.get(row["path"], 0), int(row["row"]))
-        if row["ground_truth"] == "mask":
+        if row["ground_truth"] == MASK:
             with_masks.add(row["path"])
     for name, last in largest.items():
         for ending, dtype in ((".npy", np.uint16), ("-masks.npy", np.uint8))[: 1 + (name in with_masks)]:
