@@ -14,9 +14,13 @@ import pytest
 from PIL import Image
 from raw_files import class_folders, picture, table
 
+from descargan_tf.commands.predict import raw_reader
+from descargan_tf.config import Config
 from descargan_tf.data import prepared
+from descargan_tf.data.dataset import dataset_of
 from descargan_tf.data.images import write_npy
 from descargan_tf.errors import UserError
+from descargan_tf.main import main
 from descargan_tf.preparation.fitting import fit
 from descargan_tf.preparation.prepare import FAILED, WORK, Settings, prepare
 from descargan_tf.preparation.sources import Options, pseudonym
@@ -337,3 +341,21 @@ def test_what_may_not_be_read_is_a_line(tmp_path):
         f"{raw}/healthy/000.png: cannot be read: Permission denied",
         "diseased/closed: cannot be read: Permission denied",
     ]
+
+
+@pytest.mark.parametrize("how", ["pad", "crop", "stretch"])
+def test_what_predict_reads_is_what_was_prepared(tmp_path, how):
+    raw = tmp_path / "raw"
+    rng = np.random.default_rng(4)
+    for split in ("train", "validate", "test"):
+        for name in CLASS_NAMES:
+            (raw / split / name).mkdir(parents=True)
+            Image.fromarray(rng.integers(0, 256, (70, 91), np.uint8)).save(raw / split / name / f"{split}.png")
+    arguments = [f"--input={raw}", f"--data_dir={tmp_path / 'd'}", "--image_size=64", f"--fit={how}"]
+    assert main(["main", "--mode=prepare", *arguments]) == 0
+    data = dataset_of(Config(mode="check_data", dataset="prepared", data_dir=str(tmp_path / "d"), image_size=64))
+    split = data.load("test", data.check().scaling)
+    read = raw_reader(64, {"preparation": {"fit": how}})
+    for image, name in zip(split.images, split.names, strict=True):
+        np.testing.assert_allclose(read(raw / name.split("/", 2)[2]), image[..., 0], atol=1e-6)
+    assert raw_reader(64, {"scaling": [0, 1]}) is None

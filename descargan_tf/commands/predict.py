@@ -2,14 +2,17 @@
 
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 from tqdm import tqdm
 
 from descargan_tf import flags, run_folder, signals
 from descargan_tf.config import Config
-from descargan_tf.data import nifti_files
+from descargan_tf.data import dicom_files, nifti_files, prepared
 from descargan_tf.data.formats import IMAGE_SUFFIXES
+from descargan_tf.data.images import Scaling, is_outside, scale_pixels
 from descargan_tf.data.nifti_files import is_volume
 from descargan_tf.errors import UserError
 from descargan_tf.names import one_line
@@ -17,6 +20,8 @@ from descargan_tf.prediction.files import find_inputs, predict_files
 from descargan_tf.prediction.splits import BATCH_SIZE
 from descargan_tf.prediction.table import refuse_folder_of_inputs
 from descargan_tf.prediction.volumes import Slicing, num_slices
+from descargan_tf.preparation.fitting import fit_in_range
+from descargan_tf.preparation.folder import read_pixels
 from descargan_tf.training.backends import compiled_predict
 
 
@@ -43,6 +48,7 @@ def predict(config: Config) -> int:
                 BATCH_SIZE,
                 bar.update,
                 slicing,
+                raw_reader(config.image_size, facts),
             )
     except OSError as error:
         raise UserError(f"--output_dir={output_dir} cannot be written: {error.strerror or error}.") from error
@@ -57,6 +63,30 @@ def predict(config: Config) -> int:
 
 def _num_ignored(path, files):
     return len(os.listdir(path)) - len(files) if os.path.isdir(path) else 0
+
+
+def raw_reader(image_size: int, facts: dict) -> Callable[[Path], np.ndarray] | None:
+    """Read a raw file as those that the training's data were prepared from; None where they were not prepared.
+
+    Args:
+        image_size: that of the training.
+        facts: of the training's data.
+    """
+    made = facts.get("preparation")
+    if not made:
+        return None
+
+    def read(file):
+        if file.suffix.lower() in dicom_files.SUFFIXES:
+            values, low, high = dicom_files.read_dicom(file)
+        else:
+            values, low, high = read_pixels(file, made.get("value_range", "auto"))
+        if is_outside(float(values.min()), float(values.max()), Scaling(low, high)):
+            raise UserError(f"{file}: values from {values.min():g} to {values.max():g}, expected {low:g} to {high:g}.")
+        stored = np.rint(fit_in_range(values, low, high, image_size, made["fit"]) * prepared.SCALING.high)
+        return scale_pixels(stored.astype(np.uint16), prepared.SCALING, file)
+
+    return read
 
 
 def slicing_of(config, facts):

@@ -17,7 +17,7 @@ from descargan_tf.errors import UserError
 from descargan_tf.types import CLASS_NAMES, DIFFERENCE, DISEASED, HEALTHY, MASK, SPLITS, Split
 
 # Decisions of a preparation that prediction repeats; no path, and nothing else that a published model need not say.
-_AS_PREPARED = ("source", "fit", "slice_axis", "nifti_range")
+_AS_PREPARED = ("source", "fit", "value_range", "slice_axis", "nifti_range")
 
 
 class Dataset:

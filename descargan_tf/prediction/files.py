@@ -1,5 +1,6 @@
 """From image files to maps on disk (`--mode=predict`)."""
 
+import functools
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from descargan_tf import signals
+from descargan_tf.data import dicom_files
 from descargan_tf.data.images import Scaling, read_image, scale_pixels, write_npy, write_png
 from descargan_tf.data.listing import list_images
 from descargan_tf.data.nifti_files import is_volume
@@ -51,7 +53,8 @@ def find_inputs(path: str | os.PathLike, volumes: str = "*") -> list[Path]:
 
 def _files_in(path, volumes):
     images, ignored = list_images(path)
-    files = sorted([*images, *volumes_in(path, volumes)], key=lambda file: file.name)
+    dicoms = [file for file in path.iterdir() if file.suffix.lower() in dicom_files.SUFFIXES and file.name[0] != "."]
+    files = sorted([*images, *dicoms, *volumes_in(path, volumes)], key=lambda file: file.name)
     if not files:
         raise UserError(
             f"--input={path} holds no image file ({ignored} others): .npy, .png, .jpg, .jpeg, .tif, .nii and .nii.gz "
@@ -70,6 +73,7 @@ def predict_files(
     batch_size: int,
     progress: Callable[[int], None] | None = None,
     slicing: Slicing | None = None,
+    read: Callable[[Path], np.ndarray] | None = None,
 ) -> list[str]:
     """Write `<stem>_healthy.npy`, `<stem>_map.npy`, `<stem>_overlay.png` for each file and `predictions.csv` for all.
 
@@ -87,6 +91,7 @@ def predict_files(
         batch_size: images at a time.
         progress: called with the number of files just done; slices, of a volume.
         slicing: what is done with NIfTI volumes, see `volumes.predict_volume`; None: they are no image files.
+        read: from a file to [H, W] in [-1, 1], where files are not to be as those of the training.
 
     Returns:
         A message per file that could not be read; all others are done. What ends it early leaves a table of what was
@@ -98,6 +103,8 @@ def predict_files(
     refuse_folder_of_inputs(files, output_dir)
     output_dir.mkdir(parents=True, exist_ok=True)
     rows, failed = [], []
+    if read is None:
+        read = functools.partial(_read, image_size=image_size, scaling=scaling, dtype=dtype)
 
     def left():
         return f"{len(rows)} of {len(files)} images done" + (f": {output_dir / TABLE}" if rows else "")
@@ -108,7 +115,7 @@ def predict_files(
             images = [file for file in files if file not in set(volumes)]
             names, called = output_names(files), labels(files)
             common = (image_size, batch_size, progress)
-            _predict_images(predict, images, output_dir, names, called, scaling, dtype, rows, failed, *common)
+            _predict_images(predict, images, output_dir, names, called, read, rows, failed, *common)
             for file in volumes:
                 try:
                     rows.append(predict_volume(predict, file, output_dir, names[file], called[file], slicing, *common))
@@ -122,14 +129,12 @@ def predict_files(
     return failed
 
 
-def _predict_images(
-    predict, files, output_dir, names, called, scaling, dtype, rows, failed, image_size, batch_size, progress
-):
+def _predict_images(predict, files, output_dir, names, called, read, rows, failed, image_size, batch_size, progress):
     for start in range(0, len(files), _CHUNK):
         chunk, images = [], []
         for file in files[start : start + _CHUNK]:
             try:
-                images.append(_read(file, image_size, scaling, dtype))
+                images.append(read(file))
                 chunk.append(file)
             except UserError as error:
                 failed.append(str(error))

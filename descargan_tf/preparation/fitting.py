@@ -67,6 +67,12 @@ def unfit(square: np.ndarray, height: int, width: int, how: str) -> np.ndarray:
     return raw
 
 
+def fit_in_range(values: np.ndarray, low: float, high: float, size: int, how: str) -> np.ndarray:
+    """Bring an image to [size, size] float64 in [0, 1], of which `low` becomes 0 and `high` 1; else as `fit`."""
+    fitted = fit(values, size, how, background=low).astype(np.float64)
+    return np.clip((fitted - low) / (high - low), 0, 1)  # the clip takes off rounding only
+
+
 def fit_mask(mask: np.ndarray, size: int, how: str) -> np.ndarray:
     """Bring a mask where its image goes: uint8 [size, size], 1 where at least half of a pixel is marked."""
     return (fit(mask.astype(np.float32), size, how) >= 0.5).astype(np.uint8)

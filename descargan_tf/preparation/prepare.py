@@ -31,7 +31,7 @@ from descargan_tf.errors import UserError
 from descargan_tf.files import reading, reason, write_atomically
 from descargan_tf.names import one_line
 from descargan_tf.preparation import sources
-from descargan_tf.preparation.fitting import fit, fit_mask
+from descargan_tf.preparation.fitting import fit_in_range, fit_mask
 from descargan_tf.preparation.sources import Listing, Options, RawImage
 from descargan_tf.preparation.splitting import Splitting, patient_of, split_by_patient
 from descargan_tf.types import CLASS_NAMES, MASK, SPLITS
@@ -416,8 +416,7 @@ def _prepare_image(source, image, options, settings):
             f"{image.source}: values from {minimum:g} to {maximum:g}, expected {low:g} to {high:g}; pass the range of "
             "all files as --value_range=low,high"
         )
-    fitted = fit(values, options.image_size, settings.fit, background=low)
-    scaled = np.clip((fitted.astype(np.float64) - low) / (high - low), 0, 1)  # the clip takes off rounding only
+    scaled = fit_in_range(values, low, high, options.image_size, settings.fit)
     mask = None
     if image.ground_truth is not None:
         marked = source.read_ground_truth(image, options)
