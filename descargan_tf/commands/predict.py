@@ -10,6 +10,7 @@ from descargan_tf.config import Config
 from descargan_tf.data.formats import IMAGE_SUFFIXES
 from descargan_tf.data.listing import list_images
 from descargan_tf.errors import UserError
+from descargan_tf.files import reason
 from descargan_tf.names import one_line
 from descargan_tf.prediction.files import find_inputs, predict_files
 from descargan_tf.prediction.splits import BATCH_SIZE
@@ -39,7 +40,7 @@ def predict(config: Config) -> int:
                 bar.update,
             )
     except OSError as error:
-        raise UserError(f"--output_dir={output_dir} cannot be written: {error.strerror or error}.") from error
+        raise UserError(f"--output_dir={output_dir} cannot be written: {reason(error)}.") from error
     print(f"{len(files) - len(failed)} of {len(files)} images done: {output_dir / 'predictions.csv'}")
     if ignored:
         endings = " ".join(IMAGE_SUFFIXES)
