@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from descargan_tf.errors import UserError
+from descargan_tf.files import reason
 
 
 class Argument(NamedTuple):
@@ -81,7 +82,7 @@ def _lines(path):
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise UserError(f"--flagfile={path} cannot be read: {error.strerror or error}.") from None
+        raise UserError(f"--flagfile={path} cannot be read: {reason(error)}.") from None
     if content.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise UserError(f"--flagfile={path} is text in UTF-16: save it as UTF-8.")
     if b"\0" in content:

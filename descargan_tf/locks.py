@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from descargan_tf.errors import UserError
+from descargan_tf.files import reason
 
 try:
     import fcntl
@@ -35,7 +36,7 @@ def alone_in(folder: Path, refusal: str) -> Iterator[tuple[int, ...]]:
     try:
         file = open(folder / LOCK, "a+")  # noqa: SIM115  not emptied before it is ours
     except OSError as error:
-        raise UserError(f"{folder / LOCK} cannot be written: {error.strerror or error}.") from error
+        raise UserError(f"{folder / LOCK} cannot be written: {reason(error)}.") from error
     with file:
         missing = _take(file, refusal)
         if missing:
@@ -66,7 +67,7 @@ def _take(file, refusal):
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         if error.errno not in _HELD:
-            return error.strerror or str(error)
+            return reason(error)
         file.seek(0)
         raise UserError(refusal.replace("{holder}", file.read().strip() or "another process")) from None
     return None

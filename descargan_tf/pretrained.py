@@ -23,6 +23,7 @@ import numpy as np
 from descargan_tf.config import PUBLISHED
 from descargan_tf.errors import UserError
 from descargan_tf.evaluation import pages, report
+from descargan_tf.files import reason
 from descargan_tf.measures import HEADLINE, MEASURES, PROTOCOLS, TABLE_1, TABLE_2
 from descargan_tf.methods.base import Method
 from descargan_tf.prediction.splits import predict_split
@@ -184,7 +185,7 @@ def write(folder: Path, stored: Mapping[str, np.ndarray], about: dict, files: Ma
         (partial / CARD).write_text(card(partial), encoding="utf-8")
         partial.rename(folder)
     except OSError as error:
-        raise UserError(f"--publish_dir={folder} cannot be written: {error.strerror or error}.") from error
+        raise UserError(f"--publish_dir={folder} cannot be written: {reason(error)}.") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
@@ -212,7 +213,7 @@ def load(folder: Path) -> dict[str, np.ndarray]:
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror or error}): fetch {folder} again.") from error
+        raise UserError(f"{path} cannot be read ({reason(error)}): fetch {folder} again.") from error
     if hashlib.sha256(content).hexdigest() != about["sha256"]:
         found = f"{len(content)} bytes of {about['bytes']}"
         if len(content) == about["bytes"]:

@@ -85,7 +85,7 @@ class _Stream:
                 return
             if error.errno == errno.EPIPE:
                 raise signals.Stopped(signals.READER_GONE) from None
-            raise UserError(f"what is printed cannot be written: {error.strerror or error}.") from error
+            raise UserError(f"what is printed cannot be written: {reason(error)}.") from error
 
 
 @contextlib.contextmanager

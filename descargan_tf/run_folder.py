@@ -18,7 +18,7 @@ from descargan_tf.data.dataset import Dataset, dataset_of
 from descargan_tf.data.folders import DataSummary
 from descargan_tf.data.images import Scaling
 from descargan_tf.errors import UserError
-from descargan_tf.files import write_atomically
+from descargan_tf.files import reason, write_atomically
 from descargan_tf.flags import RUN_FLAGS
 from descargan_tf.hardware import fast_precision
 from descargan_tf.methods import two_statistics
@@ -170,7 +170,7 @@ def make(config: Config) -> Path:
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"--run_dir={run_dir} cannot be written: {error.strerror or error}.") from error
+        raise UserError(f"--run_dir={run_dir} cannot be written: {reason(error)}.") from error
     return run_dir
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from descargan_tf import signals
 from descargan_tf.errors import UserError
+from descargan_tf.files import reason
 
 # Variables that change what is computed, or take away what is needed for it.
 _CHANGING_RESULTS = (
@@ -93,7 +94,7 @@ def held_back_unless_it_fails(descriptor):
         try:
             held = stack.enter_context(tempfile.TemporaryFile())
         except OSError as error:
-            raise UserError(f"no temporary file can be written: {error.strerror or error}. Free space.") from error
+            raise UserError(f"no temporary file can be written: {reason(error)}. Free space.") from error
         os.dup2(held.fileno(), descriptor)
         try:
             yield kept

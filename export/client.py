@@ -281,7 +281,7 @@ def predict_files(
     try:
         output_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"--output_dir={output_dir} cannot be written: {error.strerror or error}") from error
+        raise UserError(f"--output_dir={output_dir} cannot be written: {reason(error)}") from error
     names, called = output_names(files), labels(files)
 
     def run(file):

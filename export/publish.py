@@ -8,6 +8,7 @@ from pathlib import Path
 
 from descargan_tf import signals
 from descargan_tf.errors import UserError
+from descargan_tf.files import reason
 from descargan_tf.names import as_text
 
 
@@ -49,7 +50,7 @@ def publish(base: Path, version: int, fill: Callable[[Path], None]) -> Path:
             finally:
                 shutil.rmtree(partial, ignore_errors=True)
     except OSError as error:
-        raise UserError(f"--export_dir={base} cannot be written: {error.strerror or error}.") from error
+        raise UserError(f"--export_dir={base} cannot be written: {reason(error)}.") from error
 
 
 def refuse_version(base: Path, version: int) -> None:

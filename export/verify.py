@@ -16,6 +16,7 @@ import numpy as np
 
 from descargan_tf import program, surroundings
 from descargan_tf.errors import UserError
+from descargan_tf.files import reason
 from descargan_tf.names import as_text
 
 if __name__ == "__main__":
@@ -118,7 +119,7 @@ def graph_operations(folder: Path) -> list[str]:
     try:
         proto.ParseFromString((Path(folder) / "saved_model.pb").read_bytes())
     except OSError as error:
-        raise UserError(f"{folder} holds no SavedModel: {error.strerror or error}.") from error
+        raise UserError(f"{folder} holds no SavedModel: {reason(error)}.") from error
     names = set()
     for graph in (meta_graph.graph_def for meta_graph in proto.meta_graphs):
         names |= {node.op for node in graph.node}

@@ -59,6 +59,13 @@ def test_one_that_is_nowhere_is_named_with_both_places(tmp_path, monkeypatch):
         assert str(place) in message
 
 
+def test_one_behind_a_link_to_nowhere_says_where_it_leads(tmp_path):
+    (tmp_path / "a.flags").symlink_to("gone.flags")
+    assert refusal(f"--flagfile={tmp_path / 'a.flags'}") == (
+        f"--flagfile={tmp_path / 'a.flags'} cannot be read: No such file or directory: it is a link to gone.flags."
+    )
+
+
 def test_flagfiles_that_name_each_other_are_refused(tmp_path):
     write(tmp_path / "a.flags", "--flagfile=b.flags")
     message = refusal(write(tmp_path / "b.flags", "--flagfile=a.flags"))

@@ -96,7 +96,7 @@ MEANING = {
     "ablation_one_generator_branch": "a58b2f197e14",
     "ablation_top_skip": "662ecc12ad23",
     "benchmark_paper": "e3c53fbe8932",
-    "benchmark_quick": "2f8c0179516c",
+    "benchmark_quick": "0f6c5dbdb5b3",
     "demo": "2045067d9f63",
     "own_data": "93612ba8b5ce",
     "quick_dcls": "cf9e52b2496d",
@@ -117,7 +117,7 @@ MEANING = {
     "synthetic_vae": "7b50243e5e54",
     "synthetic_vagan": "5220bec4829e",
 }
-QUICK_ROWS = [f"quick_{name}" for name in METHODS if name != "descargan"]
+ROWS = [f"{base}_{name}" for base in ("quick", "synthetic") for name in METHODS if name != "descargan"]
 
 
 def lines_of(name):
@@ -223,18 +223,20 @@ def test_a_flagfile_means_what_it_always_has(name, monkeypatch):
 
 
 def test_every_flagfile_that_can_be_run_is_among_them():
-    assert {path.stem for path in (ROOT / "configs").glob("*.flags")} - {"quick_base"} == set(MEANING)
+    assert {path.stem for path in (ROOT / "configs").glob("*.flags")} - {"quick_base", "synthetic_base"} == set(MEANING)
 
 
-@pytest.mark.parametrize("name", QUICK_ROWS)
-def test_a_quick_row_undoes_no_recipe(name, monkeypatch):
+@pytest.mark.parametrize("name", ROWS)
+def test_a_row_undoes_no_recipe(name, monkeypatch):
     """Nothing of a method in what they share, and nothing in a row that its method would have without."""
     monkeypatch.chdir(ROOT)
-    base = {line[2:].partition("=")[0] for line in lines_of("quick_base")}
+    shared, _, method = name.partition("_")
+    assert lines_of(name)[:2] == [f"--flagfile={shared}_base.flags", f"--method={method}"]
+    base = {line[2:].partition("=")[0] for line in lines_of(f"{shared}_base")}
     assert not base & (flags.METHOD_FLAGS | {"method", "flagfile"})
     own = {line[2:].partition("=")[0] for line in lines_of(name)[2:]}
     assert own & base <= {"batch_size"}
-    without = parsed("--flagfile=configs/quick_base.flags", f"--method={name.removeprefix('quick_')}")
+    without = parsed(f"--flagfile=configs/{shared}_base.flags", f"--method={method}")
     row = parsed(f"--flagfile=configs/{name}.flags")
     general = own - flags.METHOD_FLAGS
     assert all(getattr(row, key) != getattr(without, key) for key in general)

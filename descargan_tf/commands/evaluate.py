@@ -12,6 +12,7 @@ from descargan_tf.config import Config
 from descargan_tf.data.dataset import dataset_of
 from descargan_tf.errors import UserError
 from descargan_tf.evaluation import evaluator, figures, report
+from descargan_tf.files import reason
 from descargan_tf.flags import RUN_FLAGS
 from descargan_tf.hardware import describe_machine
 from descargan_tf.prediction.splits import BATCH_SIZE, predict_split
@@ -63,9 +64,7 @@ def evaluate(config: Config) -> int:
                 },
             )
         except OSError as error:
-            raise UserError(
-                f"--run_dir={run_dir} cannot be written: {error.strerror or error}: {error.filename}."
-            ) from error
+            raise UserError(f"--run_dir={run_dir} cannot be written: {reason(error)}: {error.filename}.") from error
     print(report.format_table(result))
     print(f"\nreport:       {run_dir / 'report.html'} (also report.md, report.json, per_image.csv)")
     print(f"figures:      {run_dir / 'figures'}\nTensorBoard:  {run_folder.tensorboard_command(run_dir)}")

@@ -15,6 +15,7 @@ from descargan_tf.data.formats import IMAGE_SUFFIXES
 from descargan_tf.data.images import Scaling, is_outside, scale_pixels
 from descargan_tf.data.nifti_files import is_volume
 from descargan_tf.errors import UserError
+from descargan_tf.files import reason
 from descargan_tf.names import one_line
 from descargan_tf.prediction.files import find_inputs, predict_files
 from descargan_tf.prediction.splits import BATCH_SIZE
@@ -51,7 +52,7 @@ def predict(config: Config) -> int:
                 raw_reader(config.image_size, facts),
             )
     except OSError as error:
-        raise UserError(f"--output_dir={output_dir} cannot be written: {error.strerror or error}.") from error
+        raise UserError(f"--output_dir={output_dir} cannot be written: {reason(error)}.") from error
     print(f"{len(files) - len(failed)} of {len(files)} images done: {output_dir / 'predictions.csv'}")
     if ignored:
         endings = " ".join((*IMAGE_SUFFIXES, *nifti_files.SUFFIXES))

@@ -18,6 +18,7 @@ from descargan_tf.data.images import npy_bytes
 from descargan_tf.data.listing import GROUND_TRUTH_FOLDER
 from descargan_tf.data.synthetic import VERSION, SyntheticSettings, draw_example
 from descargan_tf.errors import UserError
+from descargan_tf.files import reason
 from descargan_tf.types import CLASS_NAMES, DISEASED, SPLITS
 
 MANIFEST = "manifest.json"
@@ -80,7 +81,7 @@ def generate(
     except OSError as error:
         shutil.rmtree(partial, ignore_errors=True)
         raise UserError(
-            f"the data set could not be written to --data_dir={data_dir}: {error.strerror or error}. "
+            f"the data set could not be written to --data_dir={data_dir}: {reason(error)}. "
             "Nothing was left behind; free space or name another folder."
         ) from error
     except signals.Stopped as stop:

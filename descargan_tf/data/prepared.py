@@ -21,7 +21,7 @@ import numpy as np
 
 from descargan_tf.data.images import Scaling, write_npy
 from descargan_tf.errors import UserError
-from descargan_tf.files import reading, write_atomically
+from descargan_tf.files import reading, reason, write_atomically
 from descargan_tf.types import CLASS_NAMES, HEALTHY, MASK, SPLITS
 
 DATASET = "dataset.json"
@@ -80,7 +80,7 @@ def write_shard(
     try:
         base.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"{base}: cannot be written: {error.strerror or error}") from error
+        raise UserError(f"{base}: cannot be written: {reason(error)}") from error
     path = f"{SHARDS}/{name}.npy"
     write_npy(base / f"{name}.npy", images)
     masks_path = base / f"{name}-masks.npy"
@@ -303,7 +303,7 @@ def _load(path):
         dtype, shape, offset = _head(str(path), os.stat(path).st_mtime_ns)
         return np.memmap(path, dtype, "r", offset, shape)
     except (OSError, ValueError, EOFError) as error:
-        words = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        words = reason(error) if isinstance(error, OSError) else str(error)
         raise UserError(f"{path}: cannot be read: {words or type(error).__name__}: {_AGAIN}.") from error
 
 

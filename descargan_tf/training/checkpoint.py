@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from descargan_tf.errors import UserError
+from descargan_tf.files import reason
 
 _ARRAYS, _ABOUT = "state.npz", "checkpoint.json"
 
@@ -38,7 +39,7 @@ def save(folder: Path, arrays: dict[str, np.ndarray], about: dict) -> None:
         shutil.rmtree(partial, ignore_errors=True)
         _recover(folder)
         raise UserError(
-            f"the checkpoint {folder} could not be written: {error.strerror or error}. "
+            f"the checkpoint {folder} could not be written: {reason(error)}. "
             "Earlier checkpoints are untouched; free space and run the same command to go on from the latest."
         ) from error
 

@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from descargan_tf import signals
 from descargan_tf.errors import UserError
+from descargan_tf.files import reason
 from descargan_tf.training import checkpoint
 from descargan_tf.training.engine import Engine
 from descargan_tf.training.schedule import Schedule
@@ -167,7 +168,7 @@ class Trainer:
             return self._train_from(start)
         except OSError as error:
             raise UserError(
-                f"--run_dir={self.run_dir} cannot be written: {error.strerror or error}. The checkpoints are whole; "
+                f"--run_dir={self.run_dir} cannot be written: {reason(error)}. The checkpoints are whole; "
                 "free space and run the same command to go on from the latest."
             ) from error
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from descargan_tf.errors import UserError
+from descargan_tf.files import reason
 from descargan_tf.server_flags import ServerFlags
 
 from .servable import Servable
@@ -340,6 +341,6 @@ def _versions(base_path):
     try:
         entries = sorted(base_path.iterdir())
     except OSError as error:
-        raise UserError(f"model base path {base_path} cannot be read: {error.strerror or error}.") from error
+        raise UserError(f"model base path {base_path} cannot be read: {reason(error)}.") from error
     numbered = [entry for entry in entries if entry.name.isascii() and entry.name.isdigit() and entry.is_dir()]
     return {int(entry.name): entry for entry in numbered}

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from descargan_tf import flag_fields, flagfiles, program, signals, surroundings
 from descargan_tf.errors import UserError
+from descargan_tf.files import reason
 from descargan_tf.server_flags import ServerFlags
 
 with surroundings.loading():
@@ -279,4 +280,4 @@ def _bind(host, port):
 
 
 def _taken(host, port, error):
-    return UserError(f"cannot listen on {host}:{port}: {error.strerror or error}. Name another --rest_api_port.")
+    return UserError(f"cannot listen on {host}:{port}: {reason(error)}. Name another --rest_api_port.")

@@ -8,6 +8,7 @@ from pathlib import Path
 from google.protobuf import message, text_format
 
 from descargan_tf.errors import UserError
+from descargan_tf.files import reason
 
 from ..protos import message_classes
 
@@ -78,7 +79,9 @@ def parse_file(kind: str, path: str | Path) -> message.Message:
     """
     try:
         return text_format.Parse(Path(path).read_text(), _CLASSES[f"serving.{kind}"]())
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}.") from error
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {reason(error)}.") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} cannot be read: {error}.") from error
     except text_format.ParseError as error:
         raise UserError(f"{path} is not a {kind} that this server reads: {error}") from error
