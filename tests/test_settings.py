@@ -97,6 +97,8 @@ MEANING = {
     "ablation_top_skip": "662ecc12ad23",
     "benchmark_paper": "e3c53fbe8932",
     "benchmark_quick": "0f6c5dbdb5b3",
+    "chest_phantom": "ad54eeaf170e",
+    "chexpert": "2bd2b679e615",
     "demo": "2045067d9f63",
     "own_data": "93612ba8b5ce",
     "quick_dcls": "cf9e52b2496d",

@@ -25,6 +25,7 @@ from descargan_tf.data import chest_phantom
 from descargan_tf.data.listing import GROUND_TRUTH_FOLDER
 from descargan_tf.data.synthetic import SyntheticSettings
 from descargan_tf.errors import UserError
+from descargan_tf.files import reason
 from descargan_tf.types import DISEASED, HEALTHY, SPLITS
 
 MANIFEST = "manifest.json"
@@ -82,7 +83,7 @@ def generate(
     except OSError as error:
         shutil.rmtree(partial, ignore_errors=True)
         raise UserError(
-            f"the data set could not be written to --data_dir={data_dir}: {error.strerror or error}. "
+            f"the data set could not be written to --data_dir={data_dir}: {reason(error)}. "
             "Nothing was left behind; free space or name another folder."
         ) from error
     except signals.Stopped as stop:
