@@ -75,10 +75,12 @@ def test_missing_input_is_named(tmp_path):
 
 def test_a_folder_without_images_says_what_is_read(tmp_path):
     (tmp_path / "a.txt").touch()
-    (tmp_path / "b.dcm").touch()
+    (tmp_path / "b.doc").touch()
     with pytest.raises(UserError) as caught:
         find_inputs(tmp_path)
     assert str(caught.value).startswith(f"--input={tmp_path} holds no image file (2 others): .npy, .png")
+    (tmp_path / "c.DCM").touch()
+    assert find_inputs(tmp_path) == [tmp_path / "c.DCM"]
 
 
 # ---- what is written
