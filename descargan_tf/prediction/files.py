@@ -57,8 +57,8 @@ def _files_in(path, volumes):
     files = sorted([*images, *dicoms, *volumes_in(path, volumes)], key=lambda file: file.name)
     if not files:
         raise UserError(
-            f"--input={path} holds no image file ({ignored} others): .npy, .png, .jpg, .jpeg, .tif, .dcm, .nii and .nii.gz "
-            "are read."
+            f"--input={path} holds no image file ({ignored} others): .npy, .png, .jpg, .jpeg, .tif, .dcm, .nii "
+            "and .nii.gz are read."
         )
     return files
 
