@@ -213,7 +213,7 @@ def test_prediction_lists_the_broken_file_and_does_the_others(trained, workplace
         source = sorted((workplace / "data" / "synthetic_64" / "test" / "diseased").iterdir())[0]
         shutil.copy(source, scans / f"{name}.npy")
     (scans / "b.png").write_bytes(b"broken")
-    (scans / "d.dcm").touch()
+    (scans / "d.doc").touch()
     status, out, err = end(
         start(workplace, "--mode=predict", "--run_dir=runs/tiny", "--input=scans", "--output_dir=out")
     )

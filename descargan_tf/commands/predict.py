@@ -55,7 +55,7 @@ def predict(config: Config) -> int:
         raise UserError(f"--output_dir={output_dir} cannot be written: {reason(error)}.") from error
     print(f"{len(files) - len(failed)} of {len(files)} images done: {output_dir / 'predictions.csv'}")
     if ignored:
-        endings = " ".join((*IMAGE_SUFFIXES, *nifti_files.SUFFIXES))
+        endings = " ".join((*IMAGE_SUFFIXES, *dicom_files.SUFFIXES, *nifti_files.SUFFIXES))
         print(f"passed over: {ignored} subfolders, hidden files and files that do not end in {endings}, or are masks")
     for message in failed:
         print(f"not done: {one_line(message)}", file=sys.stderr)
