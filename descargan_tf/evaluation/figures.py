@@ -306,7 +306,7 @@ def _panels_of_paper(path, predictions, split, num_samples=2):
         return None
     truth = [column for column in _ground_truth_columns(split) if column[1] is not None]
     figure, axes = _panels(len(translating), len(samples) * (3 + len(truth)), panel_inches=1.7)
-    for row, (name, found) in zip(axes, translating.items(), strict=True):
+    for number, (name, found) in enumerate(translating.items()):
         columns = [
             ("Input $r_p$", split.images, "image"),
             ("Output $a_h$", found.healthy_image, "image"),
@@ -314,13 +314,13 @@ def _panels_of_paper(path, predictions, split, num_samples=2):
             ("Difference $|d|$", found.anomaly_map, "magnitude"),
         ]
         panels = [(index, *column) for index in samples for column in columns]
-        for axis, (index, title, stack, kind) in zip(row, panels, strict=True):
+        for axis, (index, title, stack, kind) in zip(axes[number], panels, strict=True):
             is_outlined, kind = kind == _OUTLINED, "image" if kind == _OUTLINED else kind
-            artist = _show(axis, _plane(stack, index), kind, title if row is axes[0] else None)
+            artist = _show(axis, _plane(stack, index), kind, None if number else title)
             if is_outlined:
                 _outline(axis, _plane(split.ground_truth, index))
-        row[0].set_ylabel(name, fontsize=9)
-    figure.colorbar(artist, ax=axes.ravel().tolist(), location="right", shrink=0.9, ticks=[0, 0.5, 1])
+        axes[number, 0].set_ylabel(name, fontsize=9)
+    figure.colorbar(artist, ax=axes.ravel().tolist(), location="right", aspect=30, pad=0.01, ticks=[0, 0.5, 1])
     caption = (
         f"The first {len(samples)} diseased images of the split in its order, not picked, as Figure "
         f"{6 if split.ground_truth is None else 5} of the paper shows them: one row a method that gives a healthy "
