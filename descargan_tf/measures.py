@@ -33,11 +33,13 @@ MEASURES = {
     "kappa": Measure("Cohen's kappa", "probability"),
     "auroc_image": Measure("AUROC, images", "probability"),
     "auroc_score": Measure("AUROC, images, by anomaly score", "score"),
+    "brier": Measure("Brier score", "probability", smaller_is_better=True),
 }
 # As the paper has them; the change of healthy images is in both.
 TABLE_1 = ("dice", "auroc_pixel", "mse_d_gt", "ssim", "mse_healthy", "dice_otsu", "dice_pooled", "auroc_pixel_pooled")
-TABLE_2 = ("accuracy", "kappa", "auroc_image", "auroc_score", "mse_healthy")
-OF_IMAGES = ("accuracy", "kappa", "auroc_image", "auroc_score")
+TABLE_2 = ("accuracy", "kappa", "auroc_image", "auroc_score", "brier", "mse_healthy")
+OF_PROBABILITIES = ("accuracy", "kappa", "auroc_image", "brier")
+OF_IMAGES = (*OF_PROBABILITIES, "auroc_score")
 OF_GROUND_TRUTH = tuple(name for name in TABLE_1 if name != "mse_healthy")
 
 

@@ -8,7 +8,7 @@ import re
 
 import numpy as np
 import pytest
-from sklearn.metrics import cohen_kappa_score, roc_auc_score
+from sklearn.metrics import brier_score_loss, cohen_kappa_score, roc_auc_score
 from test_report import Page
 
 from descargan_tf.benchmark import report as benchmark_report
@@ -62,8 +62,21 @@ def test_measures_of_a_split_are_those_of_the_images_repeated(name):
             "kappa": lambda a, b: cohen_kappa_score(a, b > 0.5),
             "auroc_image": roc_auc_score,
             "auroc_score": roc_auc_score,
+            "brier": brier_score_loss,
         }[name](label, repeated)
         assert value == pytest.approx(expected)
+
+
+def test_a_run_that_was_evaluated_before_there_was_a_measure_says_so(tables, rows):
+    older = [run._replace(report=json.loads(json.dumps(run.report))) for run in rows["fpgan"]]
+    for run in older:
+        for scores in run.report["metrics"].values():
+            del scores["brier"]
+    found = make_tables({**rows, "fpgan": older}, seed=5)
+    entry = found["table_2"]["fpgan"]["brier"]
+    assert entry["reason"] == "not available: evaluated before it was measured; evaluate that run again"
+    assert found["table_2"]["fpgan"]["kappa"] == tables["table_2"]["fpgan"]["kappa"]
+    assert found["table_2"]["twin"]["brier"]["mean"] is not None
 
 
 def test_the_paired_difference_by_hand():
@@ -273,6 +286,7 @@ def test_nothing_but_what_is_promised_is_written(written):
         "diseased_outputs.png",
         "healthy_maps.png",
         "healthy_outputs.png",
+        "panels.png",
     ]
 
 
@@ -317,9 +331,9 @@ def test_latex_tables_are_whole(written):
     text = (written / "tables.tex").read_text()
     for opening in (r"\begin{table}", r"\begin{tabular}", r"\toprule", r"\bottomrule"):
         assert text.count(opening) == 3
-    for block in text.split(r"\midrule")[1:]:
+    for block, expected in zip(text.split(r"\midrule")[1:], (6, 6, 7), strict=True):
         columns = {len(re.split(r"(?<!\\)&", line)) for line in block.split(r"\bottomrule")[0].splitlines() if line}
-        assert columns == {6}
+        assert columns == {expected}
     assert not re.search(r"(?<!\\)[_%#]", text.replace("% needs", ""))
     assert text.count("{") - text.count(r"\{") == text.count("}") - text.count(r"\}")
 
@@ -336,7 +350,9 @@ def test_cells_without_a_number_say_why(written):
     text = (written / "tables.md").read_text()
     reason = "not applicable: the map is a saliency, which has no image units"
     assert f"- D_cls (gradcam saliency): MSE(d, GT) (var), SSIM: {reason}." in text
-    assert "- VAE: Accuracy, Cohen's kappa, AUROC, images: not available: the method gives no class" in text
+    assert (
+        "- VAE: Accuracy, Cohen's kappa, AUROC, images, Brier score: not available: the method gives no class" in text
+    )
 
 
 def test_a_map_worse_than_none_is_called_so(written, tables):
@@ -370,7 +386,7 @@ def test_html_is_one_well_formed_file_without_outside_references(written):
     assert page.open == []
     assert not {"script", "link", "iframe", "object"} & {tag for tag, _ in page.tags}
     pictures = [attrs for tag, attrs in page.tags if tag == "img"]
-    assert len(pictures) == 4
+    assert len(pictures) == 5
     for tag, attrs in page.tags:
         for name in ("src", "href", "srcset", "style", "poster", "data"):
             assert tag == "a" or attrs.get(name, "data:").startswith("data:")

@@ -241,7 +241,7 @@ def test_a_method_without_maps_is_evaluated_and_reported(trained, tmp_path):
     assert scores["mse_healthy"]["reason"] == "not available: the method gives no healthy image"
     assert scores["auroc_score"]["reason"] == "not available: the method gives no anomaly score"
     pictures = figures.draw_all(tmp_path / "figures", prediction, split, thresholds["image_units"]["value"])
-    assert {picture.path.name for picture in pictures} == {"roc.png", "dataset.png"}
+    assert {picture.path.name for picture in pictures} == {"roc.png", "calibration.png", "dataset.png"}
     report.write_report(tmp_path, result, pictures, {"method": "a classifier", "saliency": "none"})
     text = (tmp_path / "report.md").read_text()
     assert "the method gives no anomaly map" in text

@@ -191,13 +191,18 @@ def test_evaluation_writes_the_documented_report(evaluated, inside):
                 assert {"mean", "ci95", "var"} <= set(report[part][protocol][name]), (part, protocol, name)
         assert report["threshold"][protocol]["split"] == "validate"
         assert report["threshold"][protocol]["value"] > 0
+    points = report["operating_points"]
+    assert [point["target_sensitivity"] for point in points["points"]] == [0.9, 0.95]
+    assert points["split"] == "validate"
+    assert points["data_checksum"] == report["threshold"]["image_units"]["data_checksum"]
+    assert sum(each["num_images"] for each in report["calibration"]["bins"]) == 8
     dice = report["metrics"]["image_units"]["dice"]
     assert 0 <= dice["ci95"][0] <= dice["mean"] <= dice["ci95"][1] <= 1
     assert report["baseline_zero_map"]["image_units"]["dice"]["mean"] == 0
     assert report["config"]["generator_filters"] == 2
     assert report["versions"]["keras"]
     assert "git_commit" in report
-    for name in ("report.md", "report.html", "per_image.csv", "figures/samples.png", "figures/healthy.png"):
+    for name in ("report.md", "report.html", "per_image.csv", "figures/samples.png", "figures/calibration.png"):
         assert (run_dir / name).stat().st_size > 0, name
     with open(run_dir / "per_image.csv", newline="") as file:
         rows = list(csv.DictReader(file))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.signal import correlate2d
 from skimage.filters import threshold_otsu
-from sklearn.metrics import cohen_kappa_score, roc_auc_score
+from sklearn.metrics import brier_score_loss, cohen_kappa_score, roc_auc_score
 
 from descargan_tf.errors import UserError
 from descargan_tf.evaluation import metrics
@@ -54,12 +54,15 @@ def test_hand_computed_image_level():
     assert metrics.accuracy(probability, labels) == pytest.approx(4 / 6)
     assert metrics.kappa(probability, labels) == pytest.approx((4 / 6 - 0.5) / 0.5)
     assert metrics.auroc_image(probability, labels) == pytest.approx((3 + 3 + 1) / 9)
+    assert metrics.brier(probability, labels) == pytest.approx(0.18)  # 0.01 + 0.36 + 0.25 + 0.09 + 0.01 + 0.36 of 6
+    assert metrics.brier(probability, labels) == pytest.approx(brier_score_loss(labels, probability))
 
 
 def test_image_level_of_one_class_is_not_available():
     assert metrics.kappa([0.2, 0.9], [1, 1]) is None
     assert metrics.auroc_image([0.2, 0.9], [1, 1]) is None
     assert metrics.accuracy([0.2, 0.9], [1, 1]) == 0.5
+    assert metrics.brier([0.2, 0.9], [1, 1]) == pytest.approx(0.325)
 
 
 def test_auroc_pixel_agrees_with_sklearn_and_has_no_value_for_an_empty_or_full_mask(maps):
@@ -161,13 +164,14 @@ def test_stratified_bootstrap_agrees_with_a_loop_over_sklearn():
     labels = np.repeat([0, 1], [30, 20])
     score = np.round(np.clip(rng.normal(0.4 + 0.25 * labels, 0.25), 0, 1), 1)  # rounded: ties, some at 0.5
     ours = metrics.bootstrap_image_level(score, labels, seed=3)
-    drawn = {"accuracy": [], "kappa": [], "auroc_image": []}
+    drawn = {"accuracy": [], "kappa": [], "auroc_image": [], "brier": []}
     for _ in range(500):
         rows = np.concatenate([rng.integers(0, 30, 30), 30 + rng.integers(0, 20, 20)])
         said = score[rows] > 0.5
         drawn["accuracy"].append(np.mean(said == labels[rows]))
         drawn["kappa"].append(cohen_kappa_score(labels[rows], said))
         drawn["auroc_image"].append(roc_auc_score(labels[rows], score[rows]))
+        drawn["brier"].append(brier_score_loss(labels[rows], score[rows]))
     for name, values in drawn.items():
         np.testing.assert_allclose(ours[name], np.quantile(values, [0.025, 0.975]), atol=0.05, err_msg=name)
         assert ours[name][0] <= getattr(metrics, name)(score, labels) <= ours[name][1]
@@ -177,7 +181,12 @@ def test_stratified_bootstrap_agrees_with_a_loop_over_sklearn():
 
 def test_stratified_bootstrap_of_perfect_scores_is_a_point():
     ours = metrics.bootstrap_image_level([0.1, 0.2, 0.8, 0.9], [0, 0, 1, 1], seed=0)
-    assert ours == {"accuracy": (1, 1), "kappa": (1, 1), "auroc_image": (1, 1)}
+    assert {name: ours[name] for name in ("accuracy", "kappa", "auroc_image")} == {
+        "accuracy": (1, 1),
+        "kappa": (1, 1),
+        "auroc_image": (1, 1),
+    }
+    assert ours["brier"] == pytest.approx((0.01, 0.04))
     assert metrics.bootstrap_image_level([0.1, 0.9], [0, 1], seed=0)["kappa"] is None
 
 
@@ -187,3 +196,4 @@ def test_image_level_counts_images_as_often_as_it_is_told():
     np.testing.assert_allclose(found["accuracy"], [0.5, 1, 0.5])
     np.testing.assert_allclose(found["kappa"], [0, 1, np.nan])
     np.testing.assert_allclose(found["auroc_image"], [0.75, 1, np.nan])
+    np.testing.assert_allclose(found["brier"], [0.82 / 4, 0.11 / 3, 0.37 / 2])

@@ -204,6 +204,10 @@ def test_without_a_validation_split_the_threshold_is_the_published_one(inside, c
     for protocol, entry in report(NAME)["threshold"].items():
         assert found["threshold"][protocol] == {**entry, "published_with": NAME}
     assert f"as published with {NAME}" in Path("runs/few/report.md").read_text()
+    assert found["operating_points"]["points"] == []
+    reason = "not available: the data have no validation split, and a threshold chosen on other images says nothing of"
+    assert reason in found["operating_points"]["reason"]
+    assert f"Operating points: {reason}" in Path("runs/few/report.md").read_text()
     assert "--data_dir=data/few --num_train=0" in found["command"]
 
 

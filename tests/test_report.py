@@ -114,7 +114,7 @@ def test_html_is_one_well_formed_file_without_outside_references(run_dir):
     assert "prefers-color-scheme: dark" in text
     assert any(attrs.get("name") == "viewport" for _, attrs in page.tags)
     pictures = [attrs for tag, attrs in page.tags if tag == "img"]
-    assert len(pictures) == 4
+    assert len(pictures) == 5
     for attrs in pictures:
         kind, data = attrs["src"].split(",", 1)
         assert kind == "data:image/png;base64"
@@ -170,6 +170,7 @@ def test_nothing_half_written_is_left(run_dir):
         "report.md",
     ]
     assert sorted(path.name for path in (run_dir / "figures").iterdir()) == [
+        "calibration.png",
         "dataset.png",
         "healthy.png",
         "roc.png",
@@ -210,7 +211,7 @@ def test_a_report_without_ground_truth_and_about(tmp_path, split, prediction):
 def test_a_classifier_has_no_map_figures(tmp_path, split, prediction):
     classifier = Prediction(None, None, None, prediction.class_probabilities)
     drawn = figures.draw_all(tmp_path, classifier, split, 0.3)
-    assert [figure.path.name for figure in drawn] == ["roc.png", "dataset.png"]
+    assert [figure.path.name for figure in drawn] == ["roc.png", "calibration.png", "dataset.png"]
 
 
 def test_figures_show_colour_repeat_and_share_one_scale(tmp_path, split, prediction):

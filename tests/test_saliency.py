@@ -273,7 +273,7 @@ def test_figures_and_report_say_what_a_saliency_is(splits, tmp_path):
     result = evaluate(splits)
     pictures = figures.draw_all(tmp_path / "figures", predict(splits[1]), splits[1], 0.2)
     names = {picture.path.name: picture for picture in pictures}
-    assert set(names) == {"samples.png", "healthy.png", "roc.png", "dataset.png"}
+    assert set(names) == {"samples.png", "healthy.png", "roc.png", "calibration.png", "dataset.png"}
     for name in ("samples.png", "healthy.png"):
         assert "it is no difference of images" in names[name].caption
     assert "Histogram" not in names["roc.png"].caption

@@ -25,6 +25,7 @@ from descargan_tf.evaluation.evaluator import LEVEL, NUM_RESAMPLES
 from descargan_tf.measures import HEADLINE, MEASURES, OF_IMAGES, PROTOCOLS
 from descargan_tf.types import DISEASED, HEALTHY
 
+_OLDER = {"mean": None, "reason": "not available: evaluated before it was measured; evaluate that run again"}
 SIGNIFICANT = 0.05  # p below which a difference is said to be one
 
 
@@ -155,7 +156,7 @@ def paired_difference(resampled, best_resampled, difference):
 
 def _entry(name, prefix, protocol, runs, weights):
     """An entry with the statistics of its resamples under `resampled`, which `_compared` takes out again."""
-    entries = [run.report["metrics"][protocol][name] for run in runs]
+    entries = [run.report["metrics"][protocol].get(name, _OLDER) for run in runs]
     for entry in entries:
         if entry["mean"] is None:
             return {"mean": None, "spread": None, "values": [], "ci95": None, "var": None, "reason": entry["reason"]}

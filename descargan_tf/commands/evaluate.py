@@ -11,7 +11,7 @@ from descargan_tf import run_folder, signals
 from descargan_tf.config import Config
 from descargan_tf.data.dataset import dataset_of
 from descargan_tf.errors import UserError
-from descargan_tf.evaluation import evaluator, figures, report
+from descargan_tf.evaluation import decisions, evaluator, figures, report
 from descargan_tf.files import reason
 from descargan_tf.flags import RUN_FLAGS
 from descargan_tf.hardware import describe_machine
@@ -30,13 +30,10 @@ def evaluate(config: Config) -> int:
         splits = ("test",) if _takes_published_thresholds(config) else ("validate", "test")
         data, summary = run_folder.prepare(config, splits, copies=3)  # images, maps, healthy images
         answer = compiled_predict(config, method)
-        thresholds = _thresholds(config, answer, data, summary.scaling)
+        thresholds, points = _chosen(config, answer, data, summary.scaling)
         test = data.load("test", summary.scaling)
-        with tqdm(total=len(test.images), unit="image", disable=None, desc="predict") as bar:
-            prediction = predict_split(
-                answer, test.images, min(BATCH_SIZE, len(test.images)), lambda done, _: bar.update(done - bar.n)
-            )
-        result = evaluator.evaluate_split(prediction, test, thresholds, config.seed)
+        prediction = _predicted(answer, test.images, "test", min(BATCH_SIZE, len(test.images)))
+        result = evaluator.evaluate_split(prediction, test, thresholds, config.seed, operating_points=points)
     # Whoever ends it now has waited for all but these seconds.
     with signals.leaving("the report is written"), signals.held():
         try:
@@ -82,8 +79,8 @@ def _takes_published_thresholds(config):
     return config.published is not None and not dataset_of(config).has_split("validate")
 
 
-def _thresholds(config, answer, data, scaling):
-    """Of the validation split, or as published."""
+def _chosen(config, answer, data, scaling):
+    """Thresholds of maps, of the validation split or as published, and operating points of the validation split."""
     if _takes_published_thresholds(config):
         found = json.loads((config.published / run_folder.REPORT).read_text())
         if found["saliency"] != config.saliency:
@@ -92,11 +89,25 @@ def _thresholds(config, answer, data, scaling):
                 f"--saliency={found['saliency']}."
             )
         print(f"no validation split: thresholds are those of {config.published}")
-        return {name: {**entry, "published_with": str(config.published)} for name, entry in found["threshold"].items()}
-    split = data.load("validate", scaling)
+        thresholds = {
+            name: {**entry, "published_with": str(config.published)} for name, entry in found["threshold"].items()
+        }
+        return thresholds, decisions.unchosen(decisions.NO_VALIDATION)
+    split, checksum = data.load("validate", scaling), data.digest("validate")
     needs_maps = config.saliency != "none" or split.ground_truth_kind == MASK
-    prediction = predict_split(answer, split.images, BATCH_SIZE) if needs_maps else None
-    return evaluator.calibrate(split, data_checksum=data.digest("validate"), prediction=prediction)
+    prediction = _predicted(answer if needs_maps else _without_maps(answer), split.images, "validate")
+    thresholds = evaluator.calibrate(split, data_checksum=checksum, prediction=prediction if needs_maps else None)
+    return thresholds, decisions.choose(prediction, split.labels, data_checksum=checksum)
+
+
+def _predicted(answer, images, name, batch_size=BATCH_SIZE):
+    with tqdm(total=len(images), unit="image", disable=None, desc=f"predict, {name}") as bar:
+        return predict_split(answer, images, batch_size, lambda done, _: bar.update(done - bar.n))
+
+
+def _without_maps(answer):
+    """What is said of images as wholes, so that a split's maps are not held in memory."""
+    return lambda images: answer(images)._replace(anomaly_map=None, healthy_image=None)
 
 
 def _command(config):

@@ -7,8 +7,9 @@ and `reason` says why, never 0 (a missing mask is not a score of zero).
 import numpy as np
 
 from descargan_tf.errors import UserError
-from descargan_tf.evaluation import metrics
-from descargan_tf.measures import MEASURES, OF_GROUND_TRUTH, OF_IMAGES, PROTOCOLS
+from descargan_tf.evaluation import decisions, metrics
+from descargan_tf.evaluation.decisions import NO_DISEASED, NO_HEALTHY
+from descargan_tf.measures import MEASURES, OF_GROUND_TRUTH, OF_IMAGES, OF_PROBABILITIES, PROTOCOLS
 from descargan_tf.names import shown
 from descargan_tf.types import DIFFERENCE, DISEASED, HEALTHY, MASK
 
@@ -16,8 +17,6 @@ NUM_RESAMPLES = 2000
 LEVEL = 0.95
 
 NO_GROUND_TRUTH = "not available: no ground truth"
-NO_DISEASED = "not available: no diseased images"
-NO_HEALTHY = "not available: no healthy images"
 NO_MAP = "not available: the method gives no anomaly map"
 NO_HEALTHY_IMAGE = "not available: the method gives no healthy image"
 NO_PROBABILITY = "not available: the method gives no class probabilities"
@@ -159,14 +158,16 @@ def _threshold(protocol, split, chosen, maps):
     return found
 
 
-def evaluate_split(prediction, split, thresholds, seed, split_name="test"):
+def evaluate_split(prediction, split, thresholds, seed, split_name="test", operating_points=None):
     """Score a Prediction of numpy arrays [N, ...] for a Split; `thresholds` from `calibrate`, `seed` for the bootstrap.
 
-    A map without a healthy image is a saliency; `thresholds` know of those, and of masks.
+    A map without a healthy image is a saliency; `thresholds` know of those, and of masks. `operating_points`, from
+    `decisions.choose`, are left out where they are None.
 
-    Returns `split`, `threshold`, `bootstrap`, `metrics` and `baseline_zero_map` (per protocol and name), and
-    `per_image`: rows whose `mse` is MSE(d, GT) for a diseased and MSE(r_h, a_h) for a healthy image; columns of the
-    authors' protocol begin with "authors_", the others are in image units.
+    Returns `split`, `threshold`, `bootstrap`, `metrics` and `baseline_zero_map` (per protocol and name), `calibration`
+    of the disease probability, `operating_points`, and `per_image`: rows whose `mse` is MSE(d, GT) for a diseased and
+    MSE(r_h, a_h) for a healthy image; columns of the authors' protocol begin with "authors_", the others are in image
+    units.
     Raises UserError where the two do not fit or an answer is not finite.
     """
     labels = np.asarray(split.labels)
@@ -196,6 +197,12 @@ def evaluate_split(prediction, split, thresholds, seed, split_name="test"):
         for protocol, (_, prefix) in PROTOCOLS.items():
             row |= {prefix + key: _plain(values[index]) for key, values in per_image[protocol].items()}
         rows.append(row)
+    if probability is None:
+        result["calibration"] = {"bins": [], "expected_calibration_error": None, "reason": NO_PROBABILITY}
+    else:
+        result["calibration"] = decisions.calibration(probability, labels)
+    if operating_points is not None:
+        result["operating_points"] = decisions.at(operating_points, prediction, labels, LEVEL)
     return {
         "split": {
             "name": split_name,
@@ -353,10 +360,10 @@ def _no_threshold(reason):
 def _image_entries(probability, score, labels, seed):
     entries = {}
     if probability is None:
-        entries |= {name: _missing(NO_PROBABILITY) for name in ("accuracy", "kappa", "auroc_image")}
+        entries |= {name: _missing(NO_PROBABILITY) for name in OF_PROBABILITIES}
     else:
         intervals = metrics.bootstrap_image_level(probability, labels, seed, NUM_RESAMPLES, LEVEL)
-        for name in ("accuracy", "kappa", "auroc_image"):
+        for name in OF_PROBABILITIES:
             value = getattr(metrics, name)(probability, labels)
             entries[name] = _missing(ONE_CLASS) if value is None else _entry(value, intervals[name], None, len(labels))
     if score is None:

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from sklearn.metrics import roc_curve
 
 from descargan_tf.errors import UserError
-from descargan_tf.evaluation import evaluator, metrics
+from descargan_tf.evaluation import decisions, evaluator, metrics
 from descargan_tf.files import write_atomically
 from descargan_tf.names import shown
 from descargan_tf.prediction.overlay import SCALE
@@ -48,6 +48,7 @@ def draw_all(folder, prediction, split, threshold=None, num_samples=4):
         figure_samples(folder / "samples.png", prediction, split, num_samples),
         figure_healthy(folder / "healthy.png", prediction, split, num_samples),
         figure_roc(folder / "roc.png", prediction, split, threshold),
+        figure_calibration(folder / "calibration.png", prediction, split),
         figure_dataset(folder / "dataset.png", split),
     )
     return [figure for figure in drawn if figure is not None]
@@ -187,6 +188,41 @@ def figure_roc(path, prediction, split, threshold=None):
     return _save(figure, path, "How well images and pixels separate", " ".join(captions), alt)
 
 
+def figure_calibration(path, prediction, split):
+    """Draw the reliability diagram of the disease probability; None where the method gives none."""
+    if prediction.class_probabilities is None:
+        return None
+    labels = np.asarray(split.labels)
+    found = decisions.calibration(np.asarray(prediction.class_probabilities)[:, DISEASED], labels)
+    used = [each for each in found["bins"] if each["num_images"]]
+    mean = np.array([each["mean_probability"] for each in used])
+    share = np.array([each["num_diseased"] / each["num_images"] for each in used])
+    intervals = [metrics.proportion_interval(each["num_diseased"], each["num_images"]) for each in used]
+    # Rounding may put a share of one just outside its interval.
+    reach = np.maximum([[x - low, high - x] for x, (low, high) in zip(share, intervals, strict=True)], 0).T
+    figure = Figure(figsize=(4.4, 5.2), dpi=_DPI, layout="constrained")
+    curve, counts = figure.subplots(2, 1, sharex=True, gridspec_kw={"height_ratios": [4, 1]})
+    curve.plot([0, 1], [0, 1], color="0.7", linewidth=1, linestyle="--")
+    curve.errorbar(mean, share, reach, color="#0571b0", linewidth=1.5, elinewidth=1, marker="o", capsize=2)
+    curve.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), ylabel="Share of diseased images")
+    error = found["expected_calibration_error"]
+    curve.set_title(f"Calibration: expected calibration error {error:.3f}", fontsize=10)
+    edges = [each["low"] for each in found["bins"]] + [1]
+    diseased = np.array([each["num_diseased"] for each in found["bins"]])
+    healthy = np.array([each["num_images"] for each in found["bins"]]) - diseased
+    counts.stairs(healthy, edges, color="#0571b0", fill=True, alpha=0.4, label="healthy")
+    counts.stairs(diseased, edges, color="#ca0020", fill=True, alpha=0.4, label="diseased")
+    counts.set(xlabel="Disease probability", ylabel="Images", ylim=(0, None))
+    counts.legend(fontsize=8, frameon=False)
+    caption = (
+        f"Disease probabilities in {found['num_bins']} bins of equal width: the share of diseased images in each, with "
+        "its 95 % interval (Wilson's), over the mean probability there; on the dashed line a probability is what it "
+        "says. Below, how many images of each class a bin holds."
+    )
+    alt = "Reliability diagram of the disease probability, and a histogram of it by class"
+    return _save(figure, path, "Are the probabilities what they say?", caption, alt)
+
+
 def write_samples(path, prediction, split, num_samples=4):
     """Keep what the figures of several methods side by side need: the first images of each class and their answers.
 
@@ -227,7 +263,9 @@ def draw_comparison(folder, predictions, split):
     predictions = {
         name.replace(" (", "\n("): found for name, found in predictions.items() if found.anomaly_map is not None
     }
-    folder, drawn = Path(folder), []
+    folder = Path(folder)
+    panels = _panels_of_paper(folder / "panels.png", predictions, split)
+    drawn = [panels] if panels else []
     for label, class_name in reversed(list(enumerate(CLASS_NAMES))):
         rows = np.flatnonzero(np.asarray(split.labels) == label).tolist()
         if not rows or not predictions:
@@ -258,6 +296,38 @@ def draw_comparison(folder, predictions, split):
         path = folder / f"{class_name}_outputs.png"
         drawn.append(_sample_grid(path, split, rows, images + outputs, f"{title}: outputs", caption, alt))
     return drawn
+
+
+def _panels_of_paper(path, predictions, split, num_samples=2):
+    """Draw as the paper's Figures 5 and 6: a row for each method, two diseased images side by side."""
+    translating = {name: found for name, found in predictions.items() if found.healthy_image is not None}
+    samples = _first(split, DISEASED, num_samples)
+    if not translating or not samples:
+        return None
+    truth = [column for column in _ground_truth_columns(split) if column[1] is not None]
+    figure, axes = _panels(len(translating), len(samples) * (3 + len(truth)), panel_inches=1.7)
+    for number, (name, found) in enumerate(translating.items()):
+        columns = [
+            ("Input $r_p$", split.images, "image"),
+            ("Output $a_h$", found.healthy_image, "image"),
+            *truth,
+            ("Difference $|d|$", found.anomaly_map, "magnitude"),
+        ]
+        panels = [(index, *column) for index in samples for column in columns]
+        for axis, (index, title, stack, kind) in zip(axes[number], panels, strict=True):
+            is_outlined, kind = kind == _OUTLINED, "image" if kind == _OUTLINED else kind
+            artist = _show(axis, _plane(stack, index), kind, None if number else title)
+            if is_outlined:
+                _outline(axis, _plane(split.ground_truth, index))
+        axes[number, 0].set_ylabel(name, fontsize=9)
+    figure.colorbar(artist, ax=axes.ravel().tolist(), location="right", aspect=30, pad=0.01, ticks=[0, 0.5, 1])
+    caption = (
+        f"The first {len(samples)} diseased images of the split in its order, not picked, as Figure "
+        f"{6 if split.ground_truth is None else 5} of the paper shows them: one row a method that gives a healthy "
+        f"image; |d| in [0, {SCALE:g}] in every panel, no scaling per image."
+    ) + (f" {_OF_OUTLINES}" if truth and _is_mask(split) else "")
+    alt = f"{len(translating)} methods, one a row: input, healthy output and difference map of each diseased image"
+    return _save(figure, path, "Methods side by side, as in the paper", caption, alt)
 
 
 def _first(split, label, count):

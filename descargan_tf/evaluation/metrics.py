@@ -16,11 +16,12 @@ takes it after a third normalisation. D7.n numbers the rules of the authors' eva
 """
 
 import numpy as np
+from scipy.stats import binomtest
 from skimage.filters import threshold_otsu
 from skimage.metrics import structural_similarity
 
 from descargan_tf.errors import UserError
-from descargan_tf.measures import HEADLINE, PROTOCOLS
+from descargan_tf.measures import HEADLINE, OF_PROBABILITIES, PROTOCOLS
 from descargan_tf.types import DECISION, DISEASED, HEALTHY
 
 SSIM_WINDOW = 11
@@ -199,10 +200,66 @@ def auroc_image(score, labels):
     return float(_image_level(score, labels)["auroc_image"]) if _both_classes(labels) else None
 
 
-def image_level(score, labels, weights):
-    """`accuracy`, `kappa`, `auroc_image`, each [R], of images [N] that count as often as rows of `weights` [R, N] say.
+def brier(probability, labels):
+    """Mean square of disease probability minus label (Brier 1950); None without labels."""
+    return float(_image_level(probability, labels)["brier"]) if len(labels) else None
 
-    NaN where a row holds one class only.
+
+def reliability(probability, labels, num_bins=10):
+    """How often disease was there where it was said to be so likely: bins of equal width, an upper edge in its bin.
+
+    Returns:
+        Arrays [num_bins]: `low`, `high`, `num_images`, `num_diseased` and `mean_probability`, NaN in an empty bin.
+    """
+    probability, labels = np.asarray(probability, np.float64), np.asarray(labels)
+    edges = np.linspace(0, 1, num_bins + 1)
+    bins = np.searchsorted(edges[1:-1], probability)
+    counts, diseased, total = (
+        np.bincount(bins, weights, num_bins) for weights in (None, labels == DISEASED, probability)
+    )
+    mean = np.divide(total, counts, out=np.full(num_bins, np.nan), where=counts > 0)
+    return {
+        "low": edges[:-1],
+        "high": edges[1:],
+        "num_images": counts,
+        "num_diseased": diseased.astype(np.int64),
+        "mean_probability": mean,
+    }
+
+
+def expected_calibration_error(bins):
+    """Of the bins of `reliability`: mean over the images of |share of diseased - mean probability| of their bin."""
+    counts = bins["num_images"]
+    used = counts > 0
+    gap = np.abs(bins["num_diseased"] - counts * bins["mean_probability"])
+    return float(gap[used].sum() / counts.sum())
+
+
+def threshold_at_sensitivity(score, labels, sensitivity):
+    """The largest score s for which at least that share of diseased images [N] has a score >= s."""
+    falling = np.sort(np.asarray(score, np.float64)[np.asarray(labels) == DISEASED])[::-1]
+    return float(falling[np.argmax(np.arange(1, falling.size + 1) / falling.size >= sensitivity)])
+
+
+def called_right(score, labels, threshold):
+    """By class: (images called right, all images), where one is called diseased if its score >= `threshold`."""
+    called, labels = np.asarray(score, np.float64) >= threshold, np.asarray(labels)
+    return {
+        label: (int(np.sum(called[labels == label] == label)), int(np.sum(labels == label)))
+        for label in (HEALTHY, DISEASED)
+    }
+
+
+def proportion_interval(count, total, level=0.95):
+    """Wilson's score interval (low, high) of a share; a bootstrap of images that all are right has no width."""
+    low, high = binomtest(count, total).proportion_ci(level, method="wilson")
+    return float(low), float(high)
+
+
+def image_level(score, labels, weights):
+    """`OF_PROBABILITIES`, each [R], of images [N] that count as often as rows of `weights` [R, N] say.
+
+    NaN where a row holds one class only, but for shares and means of all images.
     """
     score, labels, weights = np.asarray(score, np.float64), np.asarray(labels), np.asarray(weights, np.float64)
     order = np.argsort(score, kind="stable")
@@ -225,7 +282,7 @@ def bootstrap_interval(values, seed, num_resamples=2000, level=0.95):
 
 
 def bootstrap_image_level(score, labels, seed, num_resamples=2000, level=0.95):
-    """Intervals of accuracy, kappa and auroc_image by one stratified bootstrap: images are drawn within their class.
+    """Intervals of `OF_PROBABILITIES` by one stratified bootstrap: images are drawn within their class.
 
     A score stays with its label. All are None where a class has fewer than two images.
     """
@@ -233,12 +290,12 @@ def bootstrap_image_level(score, labels, seed, num_resamples=2000, level=0.95):
     score = np.asarray(score, np.float64)
     classes = [np.sort(score[labels == label]) for label in (0, 1)]
     if min(len(values) for values in classes) < 2:
-        return dict.fromkeys(("accuracy", "kappa", "auroc_image"))
+        return dict.fromkeys(OF_PROBABILITIES)
     distinct, rank = np.unique(np.concatenate(classes), return_inverse=True)
     ranks = np.split(rank, [len(classes[0])])
     rng = np.random.default_rng(seed)
     rows = max(1, _CHUNK_DRAWS // len(labels))
-    tables = {"accuracy": [], "kappa": [], "auroc_image": []}
+    tables = {name: [] for name in OF_PROBABILITIES}
     for start in range(0, num_resamples, rows):
         size = min(rows, num_resamples - start)
         healthy, diseased = (_resampled_counts(rng, r, len(distinct), size) for r in ranks)
@@ -301,7 +358,8 @@ def _image_level_of_counts(healthy, diseased, scores):
     chance = (num_diseased * said_diseased + num_healthy * (num_images - said_diseased)) / num_images**2
     has_both = (num_healthy > 0) & (num_diseased > 0)
     kappa = np.where(has_both, (observed - chance) / np.where(has_both, 1 - chance, 1), np.nan)
-    return {"accuracy": observed, "kappa": kappa, "auroc_image": _auroc_of_counts(diseased, healthy)}
+    brier = (healthy @ scores**2 + diseased @ (1 - scores) ** 2) / num_images
+    return {"accuracy": observed, "kappa": kappa, "auroc_image": _auroc_of_counts(diseased, healthy), "brier": brier}
 
 
 def _auroc_of_counts(positive, negative):

@@ -27,6 +27,7 @@ _ABOUT_TITLES = {
     "wall_seconds": "Wall time, seconds",
     "command": "Command that reruns it",
 }
+_DECISIONS = "Probabilities and operating points"
 LIMITS = (
     "Research software. It is not a medical device and must not guide the care of a patient.",
     "A map shows what this method would change to make an image look healthy; that need not be the disease.",
@@ -76,6 +77,8 @@ def format_table(result):
             entry = result["metrics"][HEADLINE][name]
             rows.append((MEASURES[name].title, _value(name, entry), _interval(name, entry)))
     lines += [*_aligned(rows), ""]
+    if _operating_points(result):
+        lines += [*_aligned(_operating_points(result)), ""]
     lines += [f"{name}: {reason}" for name, reason in _reasons(result)]
     return "\n".join([*lines, f"* {PAPER_NOTE}"])
 
@@ -129,6 +132,10 @@ def _reasons(result):
             text = entry.get("reason") or entry.get("note")
             if text and (label, text) not in said:
                 said.append((label, text))
+    for key, label in (("calibration", "Calibration"), ("operating_points", "Operating points")):
+        reason = result.get(key, {}).get("reason")
+        if reason:
+            said.append((label, reason))
     return said
 
 
@@ -186,6 +193,47 @@ def _table_2(result):
     for name in TABLE_2:
         rows.append([MEASURES[name].title, _cell(name, result["metrics"][HEADLINE][name]), PAPER_TABLE_2.get(name, "")])
     return rows
+
+
+def _operating_points(result):
+    """Rows of a table, its head first; none where there are no points."""
+    found = result.get("operating_points", {})
+    if not found.get("points"):
+        return []
+    rows = [["Operating point", f"Threshold, {found['score']}", "Sensitivity", "Specificity"]]
+    for point in found["points"]:
+        name = f"Sensitivity {100 * point['target_sensitivity']:.0f} % on {found['split']}"
+        entries = [{"var": None, **point[key]} for key in ("sensitivity", "specificity")]
+        rows.append([name, f"{point['threshold']:.6g}", *(_cell("sensitivity", entry) for entry in entries)])
+    return rows
+
+
+def decision_sentences(result):
+    """Say where operating points come from, how exact they are, and how well probabilities are calibrated."""
+    found, calibration = result.get("operating_points", {}), result.get("calibration", {})
+    said = []
+    if found.get("points"):
+        checksum = f", data checksum {found['data_checksum']}" if found.get("data_checksum") else ""
+        said.append(
+            f"Operating points: each threshold is {found['rule']}, over {found['num_diseased']} diseased images of the "
+            f"{found['split']} split{checksum}. An image is called diseased at or above it. The images evaluated here "
+            f"had no part in the choice; brackets hold {found['interval']}."
+        )
+        for point in found["points"]:
+            there = point["chosen_on"]
+            specificity = "n/a" if there["specificity"] is None else f"{there['specificity']:.3f}"
+            said.append(
+                f"At {point['threshold']:.6g} the {found['split']} split itself has sensitivity "
+                f"{there['sensitivity']:.3f} and specificity {specificity}."
+            )
+    if calibration.get("bins"):
+        said.append(
+            f"Calibration: the expected calibration error is {calibration['expected_calibration_error']:.3f}, the mean "
+            "over the images of |share of diseased images - mean disease probability| of their bin, with "
+            f"{calibration['num_bins']} bins of equal width; the Brier score is the mean square of disease probability "
+            "minus label. Both depend on the share of diseased images in the split."
+        )
+    return said
 
 
 def _cell(name, entry, interval=True):
@@ -256,6 +304,8 @@ def _markdown(run_dir, result, figures, about):
     command = str(about.get("command") or "not recorded")
     lines = ["# Evaluation report", "", _what_this_is(result, about), "", "## Result", "", _sentence(result), ""]
     lines += [*pages.markdown_table(_table_1(result)), "", *pages.markdown_table(_table_2(result)), "", PAPER_NOTE, ""]
+    if _operating_points(result):
+        lines += [*pages.markdown_table(_operating_points(result)), ""]
     lines += [*(f"- {label}: {text}" for label, text in _reasons(result)), ""]
     if figures:
         lines += ["## Figures", ""]
@@ -263,6 +313,8 @@ def _markdown(run_dir, result, figures, about):
         lines += [f"### {figure.title}", "", f"![{figure.alt}]({_relative(run_dir, figure.path)})", ""]
         lines += [figure.caption.replace("|", "\\|"), ""]
     lines += ["## How the threshold was chosen", "", *(f"- {text}" for text in threshold_sentences(result)), ""]
+    if decision_sentences(result):
+        lines += [f"## {_DECISIONS}", "", *(f"- {text}" for text in decision_sentences(result)), ""]
     lines += ["## Limits", "", *(f"- {text}" for text in LIMITS), ""]
     lines += ["## Run it again", "", "```sh", command, "```", "", *pages.markdown_table([["What", "Value"], *flat]), ""]
     for title, values in nested:
@@ -283,9 +335,11 @@ def _html(result, figures, about):
         for name, *cells in rows[1:]:
             lines = [_value_and_interval(cell) for cell in cells]
             body.append([name, *(pages.ScoreCell(x, i in own_columns) for i, x in enumerate(lines, start=1))])
-        return pages.score_table(["Metric", *rows[0][1:]], body, caption)
+        head = "Metric" if rows[0][0].startswith("Table") else rows[0][0]
+        return pages.score_table([head, *rows[0][1:]], body, caption)
 
     reasons = [f"{label}: {text}" for label, text in _reasons(result)]
+    points, said = _operating_points(result), decision_sentences(result)
     sections = [
         f"<h1>{esc(title)}</h1>",
         f"<p>{esc(_what_this_is(result, about))}</p>",
@@ -294,11 +348,13 @@ def _html(result, figures, about):
         scores(_table_1(result), "Table 1: maps against the ground truth", own_columns=(1, 3)),
         scores(_table_2(result), "Table 2: healthy or diseased, by image", own_columns=(1,)),
         f'<p class="soft">{esc(PAPER_NOTE)}</p>',
+        scores(points, "Operating points", own_columns=(2, 3)) if points else "",
         pages.bullets(reasons) if reasons else "",
         "<h2>Figures</h2>" if figures else "",
         *(pages.picture(figure) for figure in figures),
         "<h2>How the threshold was chosen</h2>",
         pages.bullets(threshold_sentences(result)),
+        *([f"<h2>{_DECISIONS}</h2>", pages.bullets(said)] if said else []),
         "<h2>Limits</h2>",
         pages.bullets(LIMITS),
         "<h2>Run it again</h2>",
