@@ -12,7 +12,7 @@ from descargan_tf.data.dataset import dataset_of
 from descargan_tf.data.examination import examine
 from descargan_tf.errors import UserError
 from descargan_tf.evaluation.data_report import data_page
-from descargan_tf.files import write_atomically
+from descargan_tf.files import reason, write_atomically
 
 REPORT = "check_report.html"
 _FOUND = 1  # exit status
@@ -61,7 +61,7 @@ def _report_path(config):
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"--output_dir={config.output_dir} cannot be written: {error.strerror or error}.") from error
+        raise UserError(f"--output_dir={config.output_dir} cannot be written: {reason(error)}.") from error
     return folder / REPORT
 
 

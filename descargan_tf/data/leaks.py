@@ -346,8 +346,9 @@ def patient_findings(rows: Sequence[Mapping[str, str]]) -> Iterator[str]:
         if len(found) > 1
     ]
     if several:
+        verb = "is" if len(several) == 1 else "are"
         yield (
-            f"{len(several)} of {len(places)} patients are in different splits ({name_some(several, 3)}); a network "
+            f"{len(several)} of {len(places)} patients {verb} in several splits ({name_some(several, 3)}); a network "
             "that knows somebody's anatomy from training is not judged on new patients: split by patient"
         )
 
@@ -366,7 +367,8 @@ def identical_file_findings(rows: Sequence[Mapping[str, str]]) -> Iterator[str]:
         several = [group for group in groups.values() if len({row[aspect] for row in group}) > 1]
         if several:
             named = name_some((" = ".join(shown(row["source"]) for row in group[:3]) for group in several), 3)
-            yield f"{len(several)} pictures lie, with identical content, in {advice} ({named})"
+            count = "1 file lies" if len(several) == 1 else f"{len(several)} files lie"
+            yield f"{count}, with identical content, in {advice} ({named})"
 
 
 def constant_findings(found: Measured, names: Sequence[str]) -> Iterator[str]:
@@ -374,4 +376,5 @@ def constant_findings(found: Measured, names: Sequence[str]) -> Iterator[str]:
     constant = np.flatnonzero(found.whole[:, 0] == found.whole[:, 1])
     if len(constant):
         named = name_some((shown(names[index]) for index in constant), 3)
-        yield f"{len(constant)} images hold one value alone ({named}); nothing can be learned from them: remove them"
+        count = "1 image holds" if len(constant) == 1 else f"{len(constant)} images hold"
+        yield f"{count} one value alone ({named}), from which nothing can be learned: leave it out"
