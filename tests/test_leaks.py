@@ -220,7 +220,7 @@ def test_identical_files():
     ("field", "value", "name", "said"),
     [
         ("view", "AP", "view", "AP are 0% of the healthy and 100% of the diseased"),
-        ("device", "B", "device", "B are 0% of the healthy and 100% of the diseased"),
+        ("device", "B", "device", "A are 100% of the healthy and 0% of the diseased"),
         ("height", "600", "size", "512x400 are 100% of the healthy and 0% of the diseased"),
         ("dtype", "uint8", "dtype", "uint16 are 100% of the healthy and 0% of the diseased"),
     ],

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from descargan_tf.data.near_duplicates import Fingerprint, Pair, fingerprint_of, near_duplicates
+from descargan_tf.data.near_duplicates import MAX_PAIRS, Fingerprint, Pair, fingerprint_of, near_duplicates
 from descargan_tf.names import name_some, shown
 
 _THREADS = 4
@@ -44,10 +44,11 @@ class Examination(NamedTuple):
             ),
             3,
         )
-        count = len(self.pairs)
+        count = "1 pair" if len(self.pairs) == 1 else f"{len(self.pairs)} pairs"
+        more = " or more" if len(self.pairs) == MAX_PAIRS else ""
         yield (
-            f"{count} {'pairs' if count > 1 else 'pair'} of nearly the same picture in different splits ({named}); "
-            "results on them say nothing about new images: keep one of each, or all in one split"
+            f"{count}{more} of nearly the same picture in different splits ({named}); results on them say nothing about "
+            "new images: keep one of each, or all in one split"
         )
 
 

@@ -17,9 +17,7 @@ from descargan_tf.types import CLASS_NAMES, DISEASED, SPLITS
 
 _MIN_IMAGES = 20  # per class; a threshold on fewer says nothing
 _ACCURACY = 0.6
-_LUCK = (
-    1e-4  # largest p-value of a leak; a check asks some fifty questions, so luck is called a leak once in 200 checks
-)
+_LUCK = 1e-5  # largest p-value of a leak; a check asks some fifty questions, so that one in 2000 cries wolf
 _FOLDS = 5
 _BORDER = 1 / 32  # of the shorter side: where annotations, collimation, padding and traces of filters are
 _ROWS = 64  # of an image that are looked at together: a copy of all of a large one as floats costs much memory

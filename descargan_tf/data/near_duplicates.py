@@ -8,6 +8,7 @@ in another window keeps 0.95 and more. Pictures that were turned, mirrored, shif
 """
 
 from collections.abc import Sequence
+from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
@@ -20,6 +21,7 @@ _BITS = _FREQUENCIES**2 - 1  # the mean is not one of them
 _MAX_DISTANCE = 48  # bits that differ; half of all do between pictures that have nothing in common
 _DETAIL_SIDE, _SHADES = 64, 1.5  # pixels; sd of the blur that is taken off
 _CORRELATION = 0.94
+MAX_PAIRS = 10_000  # a data set of copies alone has as many as it has images, squared
 _TOGETHER = 512  # pictures whose distances to all others are in memory at a time
 
 
@@ -51,14 +53,17 @@ def fingerprint_of(image: np.ndarray) -> Fingerprint | None:
 
 
 def near_duplicates(fingerprints: Sequence[Fingerprint | None], groups: Sequence[str]) -> list[Pair]:
-    """Pairs of nearly the same picture in different groups, most alike first; groups are the splits' names."""
+    """Pairs of nearly the same picture in different groups, most alike first; groups are the splits' names.
+
+    After `MAX_PAIRS` the search ends.
+    """
     known = np.array([index for index, found in enumerate(fingerprints) if found is not None], int)
     if not len(known):
         return []
     bits = np.stack([fingerprints[index].bits for index in known])
     detail = np.stack([fingerprints[index].detail for index in known])
     names = np.array(groups)[known]
-    pairs = []
+    pairs: list[tuple] = []
     # The smallest group is compared with all later ones, and so on: the largest is never within the loop.
     order = sorted(set(names.tolist()), key=lambda name: ((names == name).sum(), name))
     for position, name in enumerate(order[:-1]):
@@ -67,9 +72,11 @@ def near_duplicates(fingerprints: Sequence[Fingerprint | None], groups: Sequence
         for start in range(0, len(mine), _TOGETHER):
             part = mine[start : start + _TOGETHER]
             for beginning in range(0, len(others), 8 * _TOGETHER):
-                pairs += _compare(bits, detail, part, others[beginning : beginning + 8 * _TOGETHER])
-    found = [Pair(*sorted((int(known[a]), int(known[b]))), float(value)) for a, b, value in pairs]
-    return sorted(found, key=lambda pair: (-pair.correlation, pair.first, pair.second))
+                if len(pairs) < MAX_PAIRS:
+                    found = _compare(bits, detail, part, others[beginning : beginning + 8 * _TOGETHER])
+                    pairs += islice(found, MAX_PAIRS - len(pairs))
+    named = [Pair(*sorted((int(known[a]), int(known[b]))), float(value)) for a, b, value in pairs]
+    return sorted(named, key=lambda pair: (-pair.correlation, pair.first, pair.second))
 
 
 def _compare(bits, detail, first, second):
