@@ -47,8 +47,8 @@ class Examination(NamedTuple):
         count = "1 pair" if len(self.pairs) == 1 else f"{len(self.pairs)} pairs"
         more = " or more" if len(self.pairs) == MAX_PAIRS else ""
         yield (
-            f"{count}{more} of nearly the same picture in different splits ({named}); results on them say nothing about "
-            "new images: keep one of each, or all in one split"
+            f"{count}{more} of nearly the same picture in different splits ({named}); results on them say nothing "
+            "about new images: keep one of each, or all in one split"
         )
 
 
