@@ -53,7 +53,7 @@ def test_clean_folders(tmp_path, capsys):
     assert check(root) == 0
     out = capsys.readouterr().out
     assert "nothing suspicious was found" in out
-    assert "note: of 12 images nobody has said whose they are" in out
+    assert "note: patients are not known of 12 images: whether one is in two splits was not checked there" in out
     report = tmp_path / "own data_check_report.html"
     assert f"report: {report} (it holds pictures of the data)" in out
     page = report.read_text()
@@ -109,7 +109,7 @@ def test_clean_prepared_data(tmp_path, capsys):
     assert check(root, dataset="prepared") == 0
     out = capsys.readouterr().out
     assert "nothing suspicious was found" in out
-    assert "nobody has said" not in out
+    assert "not known" not in out
 
 
 def test_a_patient_in_two_splits_of_prepared_data(tmp_path, capsys):
@@ -141,7 +141,7 @@ def test_unlike_ranges_of_prepared_data(tmp_path, capsys):
     assert check(root, dataset="prepared") == 1
     out = capsys.readouterr().out
     assert "of the range that the data were prepared with; if the files have fewer bits (12-bit: 0,4095)" in out
-    assert "note: of 1 images nobody has said whose they are" in out
+    assert "note: patients are not known of 1 image: " in out
 
 
 # ---- near duplicates

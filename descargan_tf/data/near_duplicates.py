@@ -3,8 +3,9 @@
 The hash (pHash: signs of low frequencies) is that of the picture at 32x32. Radiographs of different people may well
 agree in it, as all chests look alike from afar, so that it only chooses pairs; what decides is the correlation of the
 pictures at 64x64 without their shades. The limits were measured, see docs/measurements.md: of the chest phantom's and
-the synthetic images no two correlate above 0.92, while what was saved as a JPEG, rescaled, blurred, brightened or put
-in another window keeps 0.95 and more. Pictures that were turned, mirrored, shifted or cut are not found.
+the synthetic images no two of different people correlate above 0.94, while what was rescaled, brightened, put in another
+window, marked or saved as a good JPEG keeps 0.95 and more. Pictures that were turned, mirrored, shifted or cut are not
+found.
 """
 
 from collections.abc import Sequence
@@ -19,8 +20,8 @@ from scipy.ndimage import gaussian_filter
 _HASH_SIDE, _FREQUENCIES = 32, 16
 _BITS = _FREQUENCIES**2 - 1  # the mean is not one of them
 _MAX_DISTANCE = 48  # bits that differ; half of all do between pictures that have nothing in common
-_DETAIL_SIDE, _SHADES = 64, 1.5  # pixels; sd of the blur that is taken off
-_CORRELATION = 0.94
+_DETAIL_SIDE, _SHADES = 64, 1.0  # pixels; sd of the blur that is taken off
+_CORRELATION = 0.95
 MAX_PAIRS = 10_000  # a data set of copies alone has as many as it has images, squared
 _TOGETHER = 512  # pictures whose distances to all others are in memory at a time
 
@@ -45,11 +46,13 @@ def fingerprint_of(image: np.ndarray) -> Fingerprint | None:
     values = np.asarray(image, np.float32)
     detail = _shrunk(values, _DETAIL_SIDE)
     detail = detail - gaussian_filter(detail, _SHADES)
-    largest = np.abs(detail).max()
-    if largest <= 1e-6 * max(np.abs(values).max(), 1e-30):
+    size = np.sqrt(np.mean(np.square(detail)))
+    if size <= 1e-6 * max(np.abs(values).max(), 1e-30):
         return None
+    # Clipped, as a few strong edges, those of black bars above all, would outweigh the rest.
+    detail = np.clip(detail / size, -1, 1)
     waves = dctn(_shrunk(values, _HASH_SIDE), norm="ortho")[:_FREQUENCIES, :_FREQUENCIES].ravel()[1:]
-    return Fingerprint(waves > np.median(waves), np.rint(detail.ravel() * (127 / largest)).astype(np.int8))
+    return Fingerprint(waves > np.median(waves), np.rint(detail.ravel() * 127).astype(np.int8))
 
 
 def near_duplicates(fingerprints: Sequence[Fingerprint | None], groups: Sequence[str]) -> list[Pair]:

@@ -11,6 +11,7 @@ from descargan_tf.data.examination import Examination
 from descargan_tf.data.folders import DataSummary
 from descargan_tf.data.leaks import TITLES, statistics_scores
 from descargan_tf.evaluation import pages
+from descargan_tf.names import shown
 from descargan_tf.types import CLASS_NAMES, DISEASED, HEALTHY
 
 _MAX_PAIRS = 50
@@ -23,7 +24,7 @@ def data_page(summary: DataSummary, examination: Examination, findings: list[str
     count = len(findings)
     verdict = f"{count} finding{'s' if count > 1 else ''}." if count else "Nothing suspicious was found."
     sections = [
-        f"<h1>Data check: {html.escape(summary.root)}</h1>",
+        f"<h1>Data check: {html.escape(shown(summary.root))}</h1>",
         f'<p class="result"><strong>{verdict}</strong></p>',
         *([pages.bullets(findings)] if findings else []),
         *(["<h2>Notes</h2>", pages.bullets(notes)] if notes else []),
@@ -38,7 +39,7 @@ def data_page(summary: DataSummary, examination: Examination, findings: list[str
     if examination.pairs:
         sections += ["<h2>Nearly the same picture in different splits</h2>", _pairs(examination)]
     sections += ["<h2>Some of each class</h2>", *(_sheet(examination, summary, label) for label in (HEALTHY, DISEASED))]
-    return pages.page(f"Data check: {summary.root}", sections)
+    return pages.page(f"Data check: {shown(summary.root)}", sections)
 
 
 def _classes(summary):
@@ -74,7 +75,7 @@ def _statistics(summary):
 
 def _pairs(examination):
     rows = [
-        (examination.names[pair.first], examination.names[pair.second], f"{pair.correlation:.3f}")
+        (shown(examination.names[pair.first]), shown(examination.names[pair.second]), f"{pair.correlation:.3f}")
         for pair in examination.pairs[:_MAX_PAIRS]
     ]
     caption = f"{len(rows)} of {len(examination.pairs)} pairs, the most alike first; 1 is the same picture"
