@@ -39,8 +39,8 @@ def check_data(config: Config) -> int:
     unknown = data.num_without_patient()
     if unknown:
         notes.append(
-            f"patients are not known of {unknown} image{'s' if unknown > 1 else ''}: whether one is in two splits was not "
-            "checked there"
+            f"patients are not known of {unknown} image{'s' if unknown > 1 else ''}: whether one is in two splits was "
+            "not checked there"
         )
         print(f"note: {notes[-1]}")
     _write(target, data_page(summary, examination, findings, notes), asked=bool(config.output_dir))

@@ -3,9 +3,9 @@
 The hash (pHash: signs of low frequencies) is that of the picture at 32x32. Radiographs of different people may well
 agree in it, as all chests look alike from afar, so that it only chooses pairs; what decides is the correlation of the
 pictures at 64x64 without their shades. The limits were measured, see docs/measurements.md: of the chest phantom's and
-the synthetic images no two of different people correlate above 0.94, while what was rescaled, brightened, put in another
-window, marked or saved as a good JPEG keeps 0.95 and more. Pictures that were turned, mirrored, shifted or cut are not
-found.
+the synthetic images no two of different people correlate above 0.94, while what was rescaled, brightened, put in
+another window or saved as a good JPEG keeps 0.95 and more, at 128x128 at least. Pictures that were turned, mirrored,
+shifted or cut are not found.
 """
 
 from collections.abc import Sequence
