@@ -51,7 +51,11 @@ class Config(ServerFlags):
     input: str = _path(
         "predict: an image file or NIfTI volume, or a folder of them; prepare: the folder of raw files", of_run=False
     )
-    output_dir: str = _path("predict: where results go; <run_dir>/predictions by default", of_run=False)
+    output_dir: str = _path(
+        "predict: where results go, <run_dir>/predictions by default; check_data: where check_report.html goes, by "
+        "default <data_dir>_check_report.html beside the data",
+        of_run=False,
+    )
     checkpoint: str = _flag(
         "best",
         "evaluate, predict, export, serve: best, latest, a step, the folder of a checkpoint, or published weights, "

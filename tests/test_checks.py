@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 from image_folders import CLASSES, SIZE, check_error, make_data_set, picture
 
-from descargan_tf.data.checks import threshold_accuracy
 from descargan_tf.data.folders import check_data, load_split
 from descargan_tf.data.images import write_npy, write_png
 from descargan_tf.errors import UserError
@@ -152,19 +151,11 @@ def test_per_image_normalisation_of_one_class_is_a_leak(tmp_path):
                 if class_name == "healthy":
                     image = (image - image.min()) / (image.max() - image.min()) * 2 - 1
                 np.save(tmp_path / split / class_name / f"{index}.npy", image)
-    (warning,) = check_data(tmp_path, SIZE).warnings
+    warning, *_ = check_data(tmp_path, SIZE).findings
     assert warning.startswith(
         "class leak: the minimum of an image alone tells its class (accuracy 100% in train, 100% over all splits)"
     )
     assert check_data(tmp_path, SIZE, splits=("test",)).warnings == ()  # too few images to say
-
-
-def test_threshold_accuracy_by_hand():
-    assert threshold_accuracy([1, 2], [3, 4]) == 1
-    assert threshold_accuracy([3, 4], [1, 2]) == 1
-    assert threshold_accuracy([1, 1], [1, 1]) == 0.5
-    assert threshold_accuracy([1, 2, 3, 4], [2.5]) == 0.75  # balanced: half of the healthy, all of the diseased
-    assert threshold_accuracy([0, 0, 0, 5], [5, 5, 5, 5]) == 0.875
 
 
 def test_duplicates_are_warned_of_whatever_their_format(tmp_path):

@@ -1,7 +1,7 @@
 """What is wrong with a data set, and what is suspicious: sentences from what was read of its files."""
 
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +10,8 @@ from descargan_tf.data.images import Scaling, is_outside
 from descargan_tf.data.reading import Facts
 from descargan_tf.errors import UserError
 from descargan_tf.names import name_some
-from descargan_tf.types import DISEASED, HEALTHY
 
 _MAX_UNREADABLE_NAMED = 10
-_MIN_IMAGES_FOR_LEAK = 20  # per class; with fewer a threshold separates the classes by luck
-_LEAK_ACCURACY = 0.95
 # An image that stays in the smaller range while others leave it was probably scaled another way.
 _SMALLER_RANGES = {"float32": Scaling(0.0, 1.0), "uint16": Scaling(0.0, 255.0), "uint8": Scaling(0.0, 1.0)}
 _NARROW_SHARE = 1 / 8  # of the value range in use, below which the range is probably not meant
@@ -122,7 +119,7 @@ def _mixed_range_problems(read: list[Facts], dtype: str, scaling: Scaling) -> It
 # ---- what is suspicious
 
 
-def narrow_range_warnings(facts: list[Facts], scaling: Scaling, differences: Collection[str]) -> Iterator[str]:
+def narrow_range_findings(facts: list[Facts], scaling: Scaling, differences: Collection[str]) -> Iterator[str]:
     """Values that fill little of the value range; so do ground truths of the images named in `differences`."""
     whole = scaling.high - scaling.low
     low, high = min(f.minimum for f in facts), max(f.maximum for f in facts)
@@ -139,43 +136,7 @@ def narrow_range_warnings(facts: list[Facts], scaling: Scaling, differences: Col
         )
 
 
-def threshold_accuracy(healthy: Sequence[float], diseased: Sequence[float]) -> float:
-    """Balanced accuracy of the best single threshold between two sets of numbers: 0.5 knows nothing, 1 everything."""
-    healthy, diseased = np.sort(healthy), np.sort(diseased)
-    thresholds = np.union1d(healthy, diseased)
-    healthy_below = np.searchsorted(healthy, thresholds, side="right") / len(healthy)
-    diseased_below = np.searchsorted(diseased, thresholds, side="right") / len(diseased)
-    return float(0.5 + np.abs(healthy_below - diseased_below).max() / 2)
-
-
-def class_leak_warnings(facts: list[Facts], splits: Sequence[str]) -> Iterator[str]:
-    """A single number that tells the classes apart, other than by what disease itself does where that is known."""
-    scopes = {f"in {split}": [f for f in facts if f.file.split == split] for split in splits}
-    scopes["over all splits"] = facts
-    for statistic in ("minimum", "maximum"):
-        leaks, outside = [], ""
-        for scope, members in scopes.items():
-            healthy = [getattr(f, statistic) for f in members if f.file.label == HEALTHY]
-            diseased = [f for f in members if f.file.label == DISEASED]
-            # Disease may well make an image brighter than any healthy one.
-            without_disease = [getattr(f, f"{statistic}_outside") for f in diseased]
-            without_disease = [value for value in without_disease if value is not None]
-            values = without_disease or [getattr(f, statistic) for f in diseased]
-            if min(len(healthy), len(values)) < _MIN_IMAGES_FOR_LEAK:
-                continue
-            accuracy = threshold_accuracy(healthy, values)
-            if accuracy > _LEAK_ACCURACY:
-                leaks.append(f"{accuracy:.0%} {scope}")
-                outside = " outside its ground truth" if without_disease else outside
-        if leaks:
-            yield (
-                f"class leak: the {statistic} of an image{outside} alone tells its class (accuracy "
-                f"{', '.join(leaks)}); a network will learn that in place of the disease. Were the classes scaled "
-                "differently, or per image?"
-            )
-
-
-def duplicate_warnings(facts: list[Facts]) -> Iterator[str]:
+def duplicate_findings(facts: list[Facts]) -> Iterator[str]:
     """The same picture in several splits, or in both classes."""
     by_digest = defaultdict(list)
     for f in facts:

@@ -2,20 +2,25 @@
 
 import functools
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+import numpy as np
 from tqdm import tqdm
 
 from descargan_tf.config import Config
-from descargan_tf.data import digest, folders, generation, ground_truth, prepared
+from descargan_tf.data import digest, folders, generation, ground_truth, leaks, prepared
+from descargan_tf.data.examination import Picture
 from descargan_tf.data.ground_truth import AUTO
-from descargan_tf.data.images import Scaling
+from descargan_tf.data.images import Scaling, scale_pixels
 from descargan_tf.data.listing import GROUND_TRUTH_FOLDER, list_data_set, list_images
+from descargan_tf.data.reading import read_all
 from descargan_tf.data.synthetic import SyntheticSettings
 from descargan_tf.errors import UserError
 from descargan_tf.types import CLASS_NAMES, DIFFERENCE, DISEASED, HEALTHY, MASK, SPLITS, Split
 
+_SAMPLE = 300  # images of a class and split that are looked at before training; each costs milliseconds
+_NARROW_SHARE = 1 / 8  # of the prepared range, below which it is probably not the one that was meant
 # Decisions of a preparation that prediction repeats; no path, and nothing else that a published model need not say.
 _AS_PREPARED = ("source", "fit", "value_range", "slice_axis", "nifti_range")
 
@@ -56,6 +61,7 @@ class Dataset:
         splits: tuple[str, ...] = SPLITS,
         scaling: Scaling | None = None,
         in_memory: Mapping[str, float] | None = None,
+        every_image: bool = False,
     ) -> folders.DataSummary:
         """Generate what is missing, check everything, print what is there.
 
@@ -63,6 +69,7 @@ class Dataset:
             splits: that are to be read.
             scaling: a run's, where one is gone on with; None: the data's own.
             in_memory: splits that are to be loaded, and how often their images will be in memory at a time.
+            every_image: look at the pixels of all, even where a sample of some hundred would do.
 
         Raises:
             UserError: something is not as training or evaluation needs it.
@@ -94,6 +101,19 @@ class Dataset:
                 "name a folder that does not exist, or pass --dataset=folders to use it as it is."
             )
         generation.check_settings(self._folder, manifest, self._drawn)
+
+    def pictures(self, summary: folders.DataSummary) -> Iterator[Picture]:
+        """Every image of a data set that was checked, one after another."""
+        files = list_data_set(Path(self._folder), tuple(summary.ground_truths)).files
+        for facts, pixels, _ in read_all(files, num_threads=8, progress=None):
+            if pixels is None:
+                raise UserError(f"--data_dir={self._folder} has changed while it was checked: {facts.unreadable[0]}")
+            file = facts.file
+            yield Picture(file.name, file.split, file.label, scale_pixels(pixels, summary.scaling, file.name))
+
+    def num_without_patient(self) -> int:
+        """Images of which nobody has said whose they are."""
+        return 0 if self.is_synthetic else sum(sum(self.counts(split)) for split in SPLITS)
 
     def load(self, split: str, scaling: Scaling) -> Split:
         """One split in memory."""
@@ -183,8 +203,8 @@ class PreparedDataset(Dataset):
         """UserError: it is made by --mode=prepare."""
         raise UserError("--dataset=prepared is made of raw files by --mode=prepare.")
 
-    def check(self, splits=SPLITS, scaling=None, in_memory=None) -> folders.DataSummary:
-        """Look at its tables and the heads of its files, print what is there; nothing is loaded.
+    def check(self, splits=SPLITS, scaling=None, in_memory=None, every_image=False) -> folders.DataSummary:
+        """Look at its tables, the heads of its files and a sample of its images, print what is there.
 
         Raises:
             UserError: a part is missing or damaged, or a class of a split is empty.
@@ -199,18 +219,46 @@ class PreparedDataset(Dataset):
             for split in splits
             for row in self._prepared.rows(split)
         }
+        classes = tuple(self._summarise(split, label) for split in splits for label in (HEALTHY, DISEASED))
+        measured = self._measure(splits, None if every_image else _SAMPLE)
+        rows = [row for split in splits for row in self._prepared.rows(split)]
+        names = [f"{row['split']}/{row['label']}/{row['source']}" for row in rows]
+        findings = (
+            *self._narrow_range_findings(measured),
+            *(leaks.constant_findings(measured, names) if every_image else ()),
+            *leaks.patient_findings(rows),
+            *leaks.class_leak_findings(measured),
+            *leaks.acquisition_findings(rows),
+            *leaks.identical_file_findings(rows),
+        )
+        failed = self._prepared.decisions.get("failed", 0)
+        notes = [f"{failed} raw files could not be used when the data were prepared"] if failed else []
         summary = folders.DataSummary(
             root=self._folder,
             image_size=self._image_size,
             dtype="uint16",
             scaling=prepared.SCALING,
             ground_truths={split: self._ground_truth_of(split) for split in splits},
-            classes=tuple(self._summarise(split, label) for split in splits for label in (HEALTHY, DISEASED)),
-            warnings=(),
+            classes=classes,
+            warnings=(*notes, *findings),
             contents=self._contents,
+            findings=findings,
+            measured=measured,
         )
         print("\n".join(summary.lines()), flush=True)
         return summary
+
+    def pictures(self, summary: folders.DataSummary) -> Iterator[Picture]:
+        """Every image, one after another."""
+        for split in summary.ground_truths:
+            images = self._prepared.images(split)
+            for number, row in enumerate(self._prepared.rows(split)):
+                name = f"{split}/{row['label']}/{row['source']}"
+                yield Picture(name, split, CLASS_NAMES.index(row["label"]), images[number, ..., 0])
+
+    def num_without_patient(self) -> int:
+        """Images of which nobody has said whose they are."""
+        return sum(not row["patient"] for split in SPLITS for row in self._prepared.rows(split))
 
     def load(self, split: str, scaling: Scaling) -> Split:
         """One split, its images on disk."""
@@ -240,6 +288,32 @@ class PreparedDataset(Dataset):
         decisions = self._prepared.decisions
         made = {name: decisions[name] for name in _AS_PREPARED if name in decisions}
         return {**super().training_facts(summary), "preparation": made}
+
+    def _measure(self, splits, sample):
+        of_splits, of_labels, whole, beside = [], [], [], []
+        for split in splits:
+            images, truths = self._prepared.images(split), self._prepared.ground_truth(split)
+            labels, is_known = self._prepared.labels(split), self._prepared.has_ground_truth(split)
+            for label in (HEALTHY, DISEASED):
+                members = np.flatnonzero(labels == label)
+                if sample and len(members) > sample:
+                    members = members[np.linspace(0, len(members) - 1, sample).astype(int)]
+                for number in members:
+                    image = images[number, ..., 0]
+                    has_mask = label == DISEASED and truths is not None and is_known[number]
+                    of_splits.append(split)
+                    of_labels.append(label)
+                    whole.append(leaks.statistics_of(image))
+                    beside.append(leaks.outside_disease(image, truths[number, ..., 0]) if has_mask else [])
+        return leaks.measured(of_splits, of_labels, whole, beside)
+
+    def _narrow_range_findings(self, measured):
+        low, high = measured.whole[:, 0].min(), measured.whole[:, 1].max()
+        if high - low < 2 * _NARROW_SHARE:
+            yield (
+                f"all values fill {(high - low) / 2:.1%} of the range that the data were prepared with; if the files "
+                "have fewer bits (12-bit: 0,4095), prepare them again with --value_range=low,high"
+            )
 
     def _content(self, row):
         # What the stored pixels follow from.

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from descargan_tf.data import checks, ground_truth
+from descargan_tf.data import checks, ground_truth, leaks
 from descargan_tf.data.digest import contents_of
 from descargan_tf.data.images import Scaling, is_outside, parse_value_range, scale_pixels
 from descargan_tf.data.listing import Listing, list_data_set
@@ -38,6 +38,8 @@ class DataSummary(NamedTuple):
     classes: tuple[ClassSummary, ...]  # by split, healthy first
     warnings: tuple[str, ...]
     contents: dict[str, str]  # of each file that was read, as `digest` names it
+    findings: tuple[str, ...]  # those of the warnings that say the results may be wrong
+    measured: leaks.Measured  # of all images, or of some hundred a class and split
 
     def count(self, split: str, label: int) -> int:
         """How many images a class has in a split."""
@@ -115,6 +117,19 @@ def check_data(
     truths = {split: ground_truth.of_split(facts, split, image_size, scaling, asked_ground_truth) for split in splits}
     known = [truth for truth in truths.values() if truth]
     differences = frozenset().union(*(truth.images for truth in known if truth.kind == DIFFERENCE))
+    measured = leaks.measured(
+        [f.file.split for f in facts],
+        [f.file.label for f in facts],
+        [f.statistics for f in facts],
+        [f.without_disease for f in facts],
+    )
+    findings = (
+        *checks.narrow_range_findings(facts, scaling, differences),
+        *leaks.constant_findings(measured, [f.file.name for f in facts]),
+        *leaks.class_leak_findings(measured),
+        *leaks.acquisition_findings([_row(f.file) for f in facts]),
+        *checks.duplicate_findings(facts),
+    )
     return DataSummary(
         root=str(root),
         image_size=image_size,
@@ -128,11 +143,11 @@ def check_data(
             *listing.warnings,
             *(warning for truth in known for warning in truth.warnings),
             *ground_truth.several_kinds_warnings(truths),
-            *checks.narrow_range_warnings(facts, scaling, differences),
-            *checks.class_leak_warnings(facts, splits),
-            *checks.duplicate_warnings(facts),
+            *findings,
         ),
         contents=contents_of(facts),
+        findings=findings,
+        measured=measured,
     )
 
 
@@ -190,6 +205,13 @@ def load_split(
         ground_truth_kind=truth.kind if truth else DIFFERENCE,
         has_ground_truth=known,
     )
+
+
+def _row(file):
+    """What a name tells of how an image was stored; size and dtype are the same of all."""
+    suffix = file.path.suffix.lower().removeprefix(".")
+    format = {"jpeg": "jpg", "tiff": "tif"}.get(suffix, suffix)
+    return {"split": file.split, "label": CLASS_NAMES[file.label], "format": format}
 
 
 def _summarise(

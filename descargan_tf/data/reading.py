@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from descargan_tf.data import leaks
 from descargan_tf.data.images import read_image
 from descargan_tf.data.listing import GROUND_TRUTH_FOLDER, File
 from descargan_tf.errors import UserError
@@ -45,8 +46,8 @@ class Facts(NamedTuple):
     digest: bytes | None = None  # of the pixels, so that the same picture is known again whatever the format
     ground_truth: GroundTruthFacts | None = None
     ground_truth_problem: str | None = None  # why it could not be read, where there is one
-    minimum_outside: float | None = None  # where the ground truth is 0; None where that is not known
-    maximum_outside: float | None = None
+    statistics: leaks.Statistics | None = None
+    without_disease: tuple[leaks.Statistics, ...] = ()  # where ground truth says what they would be
 
 
 def read_all(
@@ -85,7 +86,7 @@ def _read(file: File) -> tuple[Facts, np.ndarray | None, np.ndarray | None]:
             truth_problem, truth_facts, difference = _relative(error, file.ground_truth, name), None, None
     if pixels is None:
         return Facts(file, tuple(unreadable), ground_truth=truth_facts), None, difference
-    outside = pixels[difference == 0] if difference is not None and difference.shape == pixels.shape else pixels[:0]
+    is_known = difference is not None and difference.shape == pixels.shape
     facts = Facts(
         file=file,
         unreadable=tuple(unreadable),
@@ -96,8 +97,8 @@ def _read(file: File) -> tuple[Facts, np.ndarray | None, np.ndarray | None]:
         digest=_digest(pixels),
         ground_truth=truth_facts,
         ground_truth_problem=truth_problem,
-        minimum_outside=float(outside.min()) if outside.size else None,
-        maximum_outside=float(outside.max()) if outside.size else None,
+        statistics=leaks.statistics_of(pixels),
+        without_disease=tuple(leaks.without_disease(pixels, difference)) if is_known else (),
     )
     return facts, pixels, difference
 
