@@ -160,12 +160,13 @@ def test_settings_are_flags(name):
         assert type(field.default) is flags[field.name].metadata["flag"].kind, field.name
 
 
-@pytest.mark.parametrize(("kind", "base"), [("synthetic", "synthetic"), ("quick", "quick_base")])
+@pytest.mark.parametrize(("kind", "base"), [("synthetic", "synthetic_base"), ("quick", "quick_base")])
 @pytest.mark.parametrize("row", METHODS)
 def test_a_flagfile_makes_it(row, kind, base, monkeypatch):
     monkeypatch.chdir(ROOT)
     path = f"configs/{kind}_{row}.flags"
-    base = "quickstart" if path == "configs/quick_descargan.flags" else base  # whose recipe the quickstart is
+    if row == "descargan":  # the rows of the paper's method are its own files, which the others do not inherit
+        base = {"synthetic": "synthetic", "quick": "quickstart"}[kind]
     lines = [line for line in Path(path).read_text().splitlines() if line and not line.startswith("#")]
     assert lines[:2] == [f"--flagfile={base}.flags", f"--method={row}"]
     assert configure(["main", f"--flagfile={path}"]).method == row
