@@ -133,7 +133,7 @@ def test_what_is_there_is_said(written, capsys):
     assert data.has_split("test")
     out = capsys.readouterr().out
     assert "4 mask" in out
-    assert "uint16" in out
+    assert "n=5     0..65535  uint16" in out, "values of the stored pixels, not 0..255 of the raw files"
     split = data.load("test", summary.scaling)
     assert split.names[0] == "test/healthy/healthy/test0.png"
     assert split.has_ground_truth.all()

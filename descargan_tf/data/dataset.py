@@ -219,8 +219,14 @@ class PreparedDataset(Dataset):
             for split in splits
             for row in self._prepared.rows(split)
         }
-        classes = tuple(self._summarise(split, label) for split in splits for label in (HEALTHY, DISEASED))
+        for split in splits:
+            for label in (HEALTHY, DISEASED):
+                if not self._rows(split, label):
+                    raise UserError(
+                        f"--data_dir={self._folder}: no {CLASS_NAMES[label]} image in {split}; both are needed."
+                    )
         measured = self._measure(splits, None if every_image else _SAMPLE)
+        classes = tuple(self._summarise(split, label, measured) for split in splits for label in (HEALTHY, DISEASED))
         rows = [row for split in splits for row in self._prepared.rows(split)]
         names = [f"{row['split']}/{row['label']}/{row['source']}" for row in rows]
         findings = (
@@ -321,20 +327,23 @@ class PreparedDataset(Dataset):
         return digest.of_contents({row["source"]: str(made_of)})[:16]
 
     def _ground_truth_of(self, split):
-        rows = [row for row in self._prepared.rows(split) if row["label"] == CLASS_NAMES[DISEASED]]
+        rows = self._rows(split, DISEASED)
         names = frozenset(f"{split}/{row['label']}/{row['source']}" for row in rows if row["ground_truth"] == "mask")
         return ground_truth.GroundTruth(MASK, "of a prepared data set", names, False, ()) if names else None
 
-    def _summarise(self, split, label):
-        rows = [row for row in self._prepared.rows(split) if row["label"] == CLASS_NAMES[label]]
-        if not rows:
-            raise UserError(f"--data_dir={self._folder}: no {CLASS_NAMES[label]} image in {split}; both are needed.")
+    def _rows(self, split, label):
+        return [row for row in self._prepared.rows(split) if row["label"] == CLASS_NAMES[label]]
+
+    def _summarise(self, split, label, measured):
+        # Of the stored pixels that were looked at: raw files may each have a unit of their own.
+        seen = measured.whole[(measured.splits == split) & (measured.labels == label)]
+        rows = self._rows(split, label)
         return folders.ClassSummary(
             split=split,
             label=label,
             num_images=len(rows),
-            minimum=min(float(row["minimum"]) for row in rows),
-            maximum=max(float(row["maximum"]) for row in rows),
+            minimum=round(prepared.SCALING.low + (float(seen[:, 0].min()) + 1) / prepared.SCALING.factor),
+            maximum=round(prepared.SCALING.low + (float(seen[:, 1].max()) + 1) / prepared.SCALING.factor),
             num_ground_truths=sum(row["ground_truth"] == "mask" for row in rows),
             num_ignored=0,
         )
