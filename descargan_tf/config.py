@@ -85,6 +85,14 @@ class Config(ServerFlags):
         0, "CPU threads of one operation; 0: TensorFlow's choice. 1 is faster for small networks", low=0, of_run=False
     )
 
+    strategy: str = _flag(
+        "auto",
+        "train, TensorFlow: on one device, all of this machine (mirrored), or those of all processes in TF_CONFIG "
+        "(multi_worker); auto: multi_worker if TF_CONFIG names several, else mirrored",
+        choices=("auto", "one_device", "mirrored", "multi_worker"),
+        of_run=False,
+    )
+
     # Data
     image_size: int = _flag(256, "pixels a side", low=64, high=8192, multiple_of=64)
     value_range: str = _flag("auto", "folders, prepare: 'low,high' of the files' values; auto: from the files' type")
@@ -339,6 +347,8 @@ class Config(ServerFlags):
             )
         if self.dense_blocks is not None and not re.fullmatch(r"[1-9]\d*(,[1-9]\d*){3}", self.dense_blocks):
             raise UserError(f"--dense_blocks={self.dense_blocks}: expected four numbers of layers, as in 6,12,32,32.")
+        if self.strategy != "auto" and self.backend != "tensorflow":
+            raise UserError(f"--strategy={self.strategy} is TensorFlow's: leave it out, or --backend={self.backend}.")
         if self.mode == "train" and not self.run_dir:
             raise UserError("--run_dir is missing: name the folder of this run, or pass a --flagfile to name it after.")
         unknown = [name for name in self.formats if name not in EXPORT_FORMATS]

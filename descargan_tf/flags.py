@@ -19,7 +19,7 @@ RUN_FLAGS = "flags.txt"  # the flagfile in the folder of a run, or of published 
 FIELDS = {field.name: field for field in dataclasses.fields(Config)}
 METHOD_FLAGS = frozenset(name for name, field in FIELDS.items() if field.metadata["flag"].of_method)
 OF_RUN = frozenset(name for name, field in FIELDS.items() if field.metadata["flag"].of_run)
-_PATHS = [name for name, field in FIELDS.items() if field.metadata["flag"].is_path]
+PATHS = frozenset(name for name, field in FIELDS.items() if field.metadata["flag"].is_path)
 _TRAINED_MODES = ("evaluate", "predict", "export", "serve", "publish")
 _OF_THE_BENCHMARK = {"mode", "run_dir", "dry_run", "saliency"}
 _OF_ONE_RUN = {
@@ -172,7 +172,7 @@ def _read(argv):
     arguments = _without_gone_flags(flagfiles.expanded(argv[1:]))
     values = flag_fields.values(Config, [argv[0], *(argument.text for argument in arguments)])
     sources = {name: part[0].source for name, part in _named(arguments) if name in FIELDS}
-    for name in _PATHS:
+    for name in PATHS:
         if sources.get(name) and re.fullmatch(r"(['\"]).*\1", values[name]):
             raise UserError(f"--{name}={values[name]} in {sources[name]}: a flagfile takes no quotes, leave them out.")
     return _Read(values, sources, flagfiles.first_name(argv[1:]))

@@ -3,7 +3,7 @@ import pytest
 
 from descargan_tf.data import order
 from descargan_tf.data.order import Order
-from descargan_tf.data.pipeline import training_batches
+from descargan_tf.data.pipeline import Share, training_batches
 from descargan_tf.types import DISEASED, HEALTHY, Split
 
 
@@ -49,6 +49,18 @@ def test_shares_of_two_replicas_make_up_the_batch_of_one(split):
         for label in (HEALTHY, DISEASED):
             shares = np.concatenate([two[2 * number][label], two[2 * number + 1][label]])
             np.testing.assert_array_equal(batch[label], shares)
+
+
+@pytest.mark.parametrize("workers", [2, 3])
+def test_processes_take_every_batch_once(split, workers):
+    replicas = 2 * workers  # two devices each
+    whole = take(training_batches(split, 2, seed=1, start=replicas), 30 * replicas)
+    for worker in range(workers):
+        mine = take(training_batches(split, 2, seed=1, start=replicas, mine=Share(2 * worker, 2, replicas)), 60)
+        for number, batch in enumerate(mine):
+            expected = whole[number // 2 * replicas + 2 * worker + number % 2]
+            for part, other in zip(batch, expected, strict=True):
+                np.testing.assert_array_equal(part, other)
 
 
 def test_all_four_mirrorings_occur_as_often(split):

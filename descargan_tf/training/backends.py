@@ -15,6 +15,7 @@ from descargan_tf.config import Config
 from descargan_tf.hardware import has_accelerator, leave_activations_unfused
 from descargan_tf.methods.base import Method
 from descargan_tf.training.engine import Engine
+from descargan_tf.training.workers import workers_of
 from descargan_tf.types import DISEASED, HEALTHY, Split
 
 _COMPILED_CODE = Path(".cache") / "descargan_tf" / "jax"  # in the home folder
@@ -45,9 +46,12 @@ def engine_maker(config: Config, make_method: Callable[[Config], Method]) -> Cal
     if config.threads_per_op:  # must come before TensorFlow's first operation
         tf.config.threading.set_intra_op_parallelism_threads(config.threads_per_op)
     leave_activations_unfused()
-    strategy = step.all_devices()
+    workers = workers_of(config.strategy)
+    strategy = step.strategy_of(config.strategy, workers)
     step.refuse_uneven_shares(config.batch_size, strategy)
-    return lambda own, split: step.TensorFlowEngine(lambda: make_method(own), strategy, split, **_engine_settings(own))
+    return lambda own, split: step.TensorFlowEngine(
+        lambda: make_method(own), strategy, split, workers=workers, **_engine_settings(own)
+    )
 
 
 def _engine_settings(config):

@@ -8,6 +8,7 @@ import numpy as np
 
 from descargan_tf.methods.base import Method
 from descargan_tf.training import checkpoint
+from descargan_tf.training.workers import ALONE, Workers
 
 STATISTICS_PASSES = 32  # batches from which a normalisation's averages are estimated anew
 
@@ -20,10 +21,12 @@ class Engine(abc.ABC):
     Attributes:
         method: with the live weights.
         chunk: rounds that one call of `rounds` does best.
+        workers: the processes that train together, each with an engine; their state is the same.
     """
 
     method: Method
     chunk: int = 1
+    workers: Workers = ALONE
 
     @property
     @abc.abstractmethod
@@ -44,6 +47,10 @@ class Engine(abc.ABC):
     def shares(self, seconds: float) -> dict[str, float]:
         """What a round that takes so long uses of the devices, by name of a metric; none where it is not known."""
         return {}
+
+    def sum_over_processes(self, values: Sequence[float]) -> list[float]:
+        """Of each value over all workers, each of which must call it as often: how they agree, or hear the chief."""
+        return list(values)
 
     @abc.abstractmethod
     def arrays(self) -> dict[str, np.ndarray]:

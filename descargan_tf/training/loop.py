@@ -3,6 +3,7 @@
 import dataclasses
 import datetime
 import math
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +17,7 @@ from descargan_tf.training import checkpoint
 from descargan_tf.training.engine import Engine
 from descargan_tf.training.schedule import Schedule
 from descargan_tf.training.soundness import Soundness
-from descargan_tf.training.writer import Writer
+from descargan_tf.training.writer import SilentWriter, Writer
 
 BEST = "best"
 _ESTIMATE_SECONDS = 10.0  # how long rounds are timed, at most, before the duration is estimated; or five rounds
@@ -84,6 +85,7 @@ class Trainer:
         self._recoveries = 0  # times that it went back, each at lower rates
         self._sound = []  # (step, fixed_at, arrays) at the ends of two windows that passed as sound, or at the start
         self._best = -math.inf
+        self._is_chief = engine.workers.is_chief  # who alone reports and writes
         self._ending = signals.Ending()
         self._started = time.perf_counter()
         self._trained_seconds = 0.0  # before this process
@@ -91,6 +93,8 @@ class Trainer:
     # --- state
 
     def _save(self, name: str) -> None:
+        if not self._is_chief:
+            return
         about = {
             "step": self.engine.step,
             "seed": self.settings.seed,
@@ -127,7 +131,8 @@ class Trainer:
         """With --max_minutes: how many rounds there will be at this pace, for all that changes over a training."""
         if self.settings.max_minutes and seconds_per_round:
             left = self._seconds_left(seconds_per_round, self.settings.max_steps - step)
-            self._length = min((step + left / seconds_per_round) / self.settings.max_steps, 1.0)
+            own = min((step + left / seconds_per_round) / self.settings.max_steps, 1.0)
+            self._length = self._of_chief(own)
             bar.total = min(step + round(left / seconds_per_round), self.settings.max_steps)
 
     def _seconds_left(self, seconds_per_round, rounds):
@@ -138,6 +143,25 @@ class Trainer:
 
     def _out_of_time(self):
         return 0 < self.settings.max_minutes * 60 <= self._seconds()
+
+    # --- several processes, each of which must do the same
+
+    def _of_chief(self, value):
+        return self.engine.sum_over_processes([value if self._is_chief else 0.0])[0]
+
+    def _agree(self, since_snapshot):
+        """What clocks and signals say: end the training by a signal, for its time is over, keep a state."""
+        chief = self._is_chief
+        own = self._ending.number is not None, chief and self._out_of_time(), chief and since_snapshot
+        return [total > 0.5 for total in self.engine.sum_over_processes([float(bool(word)) for word in own])]
+
+    def _refuse_unlike_checkpoints(self, step):
+        total = self.engine.sum_over_processes([step])[0]
+        if abs(total - step * self.engine.workers.count) > 0.5:
+            raise UserError(
+                f"--run_dir={self.run_dir} holds step {step} for this process and another one elsewhere: the processes "
+                "of a training need a file system that they share."
+            )
 
     # --- the loop
 
@@ -154,6 +178,7 @@ class Trainer:
         """
         self._started = time.perf_counter()
         start = self._restore()
+        self._refuse_unlike_checkpoints(start)
         try:
             if start:
                 self._say(f"resuming at step {start}")
@@ -177,10 +202,16 @@ class Trainer:
         with (
             signals.caught(self._ending),
             signals.leaving("the rounds since the last checkpoint are lost"),
-            tqdm(total=self.settings.max_steps, initial=start, unit="round", dynamic_ncols=True, disable=None) as bar,
+            tqdm(
+                total=self.settings.max_steps,
+                initial=start,
+                unit="round",
+                dynamic_ncols=True,
+                disable=None if self._is_chief else True,
+            ) as bar,
         ):
             while True:
-                writer = Writer(self.run_dir, start)
+                writer = Writer(self.run_dir, start) if self._is_chief else SilentWriter()
                 try:
                     return self._rounds(start, writer, bar)
                 except _CameApart as trouble:
@@ -216,7 +247,9 @@ class Trainer:
             elif untold and (step >= start + 6 or time.perf_counter() - since > _ESTIMATE_SECONDS):
                 self._say_duration((time.perf_counter() - since) / (step - since_step), s.max_steps - step)
                 untold = False
-            last = step == s.max_steps or self._out_of_time()
+            paused = time.perf_counter()
+            stopping, is_over, snapshot_due = self._agree(paused - snapped > _SNAPSHOT_SECONDS)
+            last = step == s.max_steps or is_over
             if step % s.log_every_steps == 0 or last:
                 measured = step - since_step
                 seconds = (time.perf_counter() - since) / measured if measured else None
@@ -224,22 +257,23 @@ class Trainer:
                 self._log(step, means, soundness.scalars(), seconds, writer, bar)
                 self._expect_length(step, seconds, bar)
                 since, since_step, sums, count = time.perf_counter(), step, {}, 0
-            stopping = self._ending.number is not None
             paused = time.perf_counter()
-            if soundness.passed_a_window() and s.recoveries and paused - snapped > _SNAPSHOT_SECONDS:
+            if soundness.passed_a_window() and s.recoveries and snapshot_due:
                 self._sound, snapped = [self._sound[-1], self._snapshot()], paused
             if step % s.validate_every_steps == 0 or last:
                 self._validation(step, writer)
             if stopping or step % s.checkpoint_every_steps == 0 or last:
                 self._save(str(step))
-                checkpoint.prune(self.run_dir / "checkpoints", s.keep_checkpoints)
+                if self._is_chief:
+                    checkpoint.prune(self.run_dir / "checkpoints", s.keep_checkpoints)
             since += time.perf_counter() - paused
             if stopping:
-                raise Interrupted(self._ending.number, step)
+                raise Interrupted(self._ending.number or signal.SIGTERM, step)  # another process may have had it
             if last:
                 break
         if step < s.max_steps:
             self._say(f"--max_minutes={s.max_minutes:g} are over: ends at step {step} of {s.max_steps}")
+        self.engine.sum_over_processes([0.0])  # they end together: one that is left takes the others for lost
         return step
 
     def _chunk(self, step):
@@ -296,12 +330,15 @@ class Trainer:
             f"{_SLOWER**self._recoveries:.2f} times as large (recovery {self._recoveries} of {allowed})"
         )
         for later in [known for known in checkpoint.steps(self.run_dir / "checkpoints") if known > step]:
-            checkpoint.remove(self.run_dir / "checkpoints", later)
+            if self._is_chief:
+                checkpoint.remove(self.run_dir / "checkpoints", later)
         if step:
             self._save(str(step))
         return step
 
     def _validation(self, step, writer):
+        if not self._is_chief:
+            return
         self.engine.refresh()
         found = self._validate(self.engine.predict, self.engine.monitor, self.engine.translate)
         scalars = {**found.scalars, "selection": found.selection}
@@ -351,6 +388,8 @@ class Trainer:
             )
 
     def _say(self, text):
+        if not self._is_chief:
+            return
         tqdm.write(text)
         with open(self.run_dir / "train.log", "a") as file:
             file.write(text + "\n")

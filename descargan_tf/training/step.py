@@ -4,6 +4,7 @@ Gradients are computed in the replicas, added up and applied outside of them, so
 graph. Every reduction over examples and replicas is here and nowhere else.
 """
 
+import contextlib
 import functools
 import itertools
 
@@ -11,17 +12,29 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from descargan_tf.data.pipeline import training_batches
+from descargan_tf.data.pipeline import Share, training_batches
 from descargan_tf.errors import UserError
 from descargan_tf.methods.base import Method
 from descargan_tf.models.blocks import estimate_statistics, fix_statistics
 from descargan_tf.training.draws import seed_of
 from descargan_tf.training.engine import STATISTICS_PASSES, Engine, assign_state, state_arrays
+from descargan_tf.training.workers import ALONE, Workers
 from descargan_tf.types import Batch, Split
 
 # No Python branch here or in a method hangs on a tensor, which JAX could not follow either. So AutoGraph, which takes a
 # sixth of the time of tracing a round to rewrite all of Keras, would find nothing.
 graph = functools.partial(tf.function, autograph=False)
+
+
+# What the loss of another process looks like; an error of one's own, as of memory, is none of these.
+_OTHERS_ARE_GONE = (
+    tf.errors.UnavailableError,
+    tf.errors.InternalError,
+    tf.errors.AbortedError,
+    tf.errors.CancelledError,
+    tf.errors.DeadlineExceededError,
+    tf.errors.FailedPreconditionError,
+)
 
 
 @functools.cache
@@ -32,6 +45,19 @@ def all_devices():
     meet what is left of the first one's: "Shape mismatch in the collective instance".
     """
     return tf.distribute.MirroredStrategy()
+
+
+@functools.cache
+def all_workers():
+    """One strategy over every device of all processes that TF_CONFIG names; waits until they are there."""
+    return tf.distribute.MultiWorkerMirroredStrategy()
+
+
+def strategy_of(name: str, workers: Workers = ALONE) -> tf.distribute.Strategy:
+    """What --strategy names; must come before TensorFlow's first operation where there are several workers."""
+    if name == "one_device":
+        return tf.distribute.OneDeviceStrategy("GPU:0" if tf.config.list_physical_devices("GPU") else "CPU:0")
+    return all_workers() if workers.count > 1 else all_devices()
 
 
 class Adam(keras.optimizers.Adam):
@@ -210,20 +236,31 @@ class TensorFlowEngine(Engine):
         average_decay: of the averaged weights, a round; 0: none.
         clip_norm: largest global norm of a gradient; 0: any.
         flips: mirror the images at random.
+        workers: the processes that train together; the strategy is over the devices of all of them.
 
     Raises:
         UserError: the batch does not divide over the replicas.
     """
 
     def __init__(
-        self, build_method, strategy, split: Split, *, batch_size, seed, average_decay=0.0, clip_norm=0.0, flips=True
+        self,
+        build_method,
+        strategy,
+        split: Split,
+        *,
+        batch_size,
+        seed,
+        average_decay=0.0,
+        clip_norm=0.0,
+        flips=True,
+        workers: Workers = ALONE,
     ):
         refuse_uneven_shares(batch_size, strategy)
-        self.strategy, self.average_decay = strategy, average_decay
+        self.strategy, self.average_decay, self.workers = strategy, average_decay, workers
         replicas = strategy.num_replicas_in_sync
 
-        def batches(start):
-            return training_batches(split, batch_size // replicas, seed, flips=flips, start=start * replicas)
+        def batches(start, mine=None):
+            return training_batches(split, batch_size // replicas, seed, flips=flips, start=start * replicas, mine=mine)
 
         self._dataset = batches
         with strategy.scope():
@@ -234,6 +271,7 @@ class TensorFlowEngine(Engine):
                 self.method, averaged, strategy, seed, average_decay=average_decay, clip_norm=clip_norm
             )
         self._batches = None
+        self._sum = graph(self._sum_of_replicas)
         self._predict = graph(self.predictor.predict)
         self._monitor = graph(self.predictor.monitor)
         self._translate = graph(self.predictor.translate)
@@ -248,13 +286,42 @@ class TensorFlowEngine(Engine):
         per_round = self.method.batches_per_round
         if self._batches is None:
             first = self.step * per_round
-            distribute = self.strategy.distribute_datasets_from_function
-            self._batches = iter(distribute(lambda _: self._dataset(first)))
-        found = [
-            self.train_step.round(tuple(next(self._batches) for _ in range(per_round)), tf.constant(f, tf.float32))
-            for f in factors
-        ]
-        return {name: np.array([float(logs[name]) for logs in found]) for name in found[0]}
+            replicas = self.strategy.num_replicas_in_sync
+
+            def own_batches(context):
+                own = replicas // context.num_input_pipelines
+                return self._dataset(first, Share(context.input_pipeline_id * own, own, replicas))
+
+            self._batches = iter(self.strategy.distribute_datasets_from_function(own_batches))
+        with self._others_there():
+            found = [
+                self.train_step.round(tuple(next(self._batches) for _ in range(per_round)), tf.constant(f, tf.float32))
+                for f in factors
+            ]
+            return {name: np.array([float(logs[name]) for logs in found]) for name in found[0]}
+
+    @contextlib.contextmanager
+    def _others_there(self):
+        try:
+            yield
+        except _OTHERS_ARE_GONE as error:
+            if self.workers.count == 1:
+                raise
+            raise UserError(
+                "another process of this training is gone. Start all of them again by the same commands: they go on "
+                "from the latest checkpoint."
+            ) from error
+
+    def sum_over_processes(self, values):
+        """A collective operation."""
+        if self.workers.count == 1:
+            return list(values)
+        with self._others_there():
+            return self._sum(tf.constant(values, tf.float64)).numpy().tolist()
+
+    def _sum_of_replicas(self, values):
+        own = self.strategy.num_replicas_in_sync // self.workers.count
+        return self.strategy.reduce("SUM", self.strategy.run(lambda: values / own), axis=None)
 
     def _state(self):
         return self.method, self.predictor.networks[self.method.averaged], self.train_step.optimizers

@@ -70,6 +70,19 @@ class Writer:
             board.close()
 
 
+class SilentWriter:
+    """Of a process whose numbers another one writes."""
+
+    def scalars(self, group: str, step: int, values: dict[str, float]) -> None:
+        """Nothing."""
+
+    def images(self, step: int, pictures: dict[str, np.ndarray]) -> None:
+        """Nothing."""
+
+    def close(self) -> None:
+        """Nothing."""
+
+
 class _Board:
     """An event file of TensorBoard's. Its own writer would load TensorFlow wherever that is installed."""
 
