@@ -196,11 +196,31 @@ def test_damaged_compressed_pixels(tmp_path):
         ({"BitsStored": 12, "HighBit": 15}, "High Bit"),
         ({"Rows": 65}, "is damaged, ends too early"),
         ({"WindowCenter": 5, "WindowWidth": 0}, "Window Width is less than 1"),
-        ({"RescaleSlope": 0, "RescaleIntercept": 0}, "Rescale Slope"),
+        ({"RescaleSlope": 0, "RescaleIntercept": 0}, "Rescale Slope is 0"),
+        ({"RescaleSlope": "1e308", "RescaleIntercept": 0}, "Rescale Slope and Intercept"),
+        ({"RescaleSlope": 1, "RescaleIntercept": "1e30"}, "Rescale Slope and Intercept"),
     ],
 )
 def test_what_is_no_single_gray_image_is_told(tmp_path, tags, said):
     assert said in refusal(write(tmp_path / "a.dcm", radiograph(RAMP, **tags)))
+
+
+@pytest.mark.filterwarnings("ignore:Invalid value for VR DS")  # of the writer
+@pytest.mark.parametrize("number", ["nan", "inf", "-inf", "1e999"])
+@pytest.mark.parametrize("name", ["WindowCenter", "WindowWidth", "RescaleSlope", "RescaleIntercept"])
+def test_numbers_that_are_not_finite_are_refused(tmp_path, name, number):
+    tags = {"WindowCenter": 5, "WindowWidth": 10, "RescaleSlope": 1, "RescaleIntercept": 0, name: number}
+    spoken = name.replace("Window", "Window ").replace("Rescale", "Rescale ")
+    assert refusal(write(tmp_path / "a.dcm", radiograph(RAMP, **tags))) == f"its {spoken} is no finite number"
+
+
+@pytest.mark.parametrize("function", ["LINEAR", "LINEAR_EXACT", "SIGMOID"])
+@pytest.mark.parametrize(("centre", "width"), [("1e15", "10"), ("-1e15", "10"), ("5", "1e15"), ("1e300", "1e308")])
+def test_a_window_far_off_still_shows_numbers(tmp_path, function, centre, width):
+    tags = {"WindowCenter": centre, "WindowWidth": width, "VOILUTFunction": function}
+    found = shown(tmp_path, radiograph(RAMP, BitsStored=12, **tags))
+    wanted = 0.5 if "e" in width else float(centre.startswith("-"))
+    np.testing.assert_allclose(found.values, wanted, atol=1e-6)
 
 
 def test_no_pixels_and_no_dicom(tmp_path):

@@ -11,6 +11,7 @@ shown, its errors are told in words of this module, and none is kept as the caus
 import contextlib
 import dataclasses
 import logging
+import math
 import os
 import warnings
 import zlib
@@ -218,19 +219,22 @@ def _shown(dataset, values):
         bits = int(dataset.ModalityLUTSequence[0].LUTDescriptor[2])
         values, low, high = apply_modality_lut(values, dataset), 0.0, 2.0**bits - 1
     elif dataset.get("RescaleSlope") is not None and dataset.get("RescaleIntercept") is not None:
-        slope = float(dataset.RescaleSlope)
-        if not slope or not np.isfinite(slope) or not np.isfinite(float(dataset.RescaleIntercept)):
-            raise UserError("its Rescale Slope or Intercept is no number other than 0")
-        if (slope, float(dataset.RescaleIntercept)) != (1, 0):
+        slope = _finite(dataset.RescaleSlope, "Rescale Slope")
+        intercept = _finite(dataset.RescaleIntercept, "Rescale Intercept")
+        if not slope:
+            raise UserError("its Rescale Slope is 0, which leaves nothing to be seen")
+        if (slope, intercept) != (1, 0):
             values = apply_modality_lut(values, dataset)
-            low, high = sorted(slope * end + float(dataset.RescaleIntercept) for end in (low, high))
+            low, high = sorted(slope * end + intercept for end in (low, high))
+            if not np.isfinite(np.float32([low, high])).all() or np.float32(low) == np.float32(high):
+                raise UserError("its Rescale Slope and Intercept make numbers of it that float32 cannot tell apart")
     if dataset.get("VOILUTSequence"):
         bits = int(dataset.VOILUTSequence[0].LUTDescriptor[2])
         values, low, high = apply_voi_lut(np.rint(values).astype(np.int32), dataset), 0.0, 2.0**bits - 1
     elif _has_window(dataset):
         values = apply_windowing(values, dataset)
         # What lies below and above every window: black and white, in whatever units they are.
-        black, white = apply_windowing(np.array([-1e12, 1e12]), dataset)
+        black, white = apply_windowing(np.array([-np.inf, np.inf]), dataset)
         values, low, high = (values - black) / (white - black), 0.0, 1.0
     if dataset.PhotometricInterpretation == "MONOCHROME1":
         values = low + high - values.astype(np.float64)
@@ -253,7 +257,23 @@ def _has_window(dataset):
     centre, width = (_text(dataset.get(name)) for name in ("WindowCenter", "WindowWidth"))
     if not centre or not width:
         return False
+    _finite(centre, "Window Center")
     smallest = 1.0 if dataset.get("VOILUTFunction", "LINEAR") == "LINEAR" else 1e-9
-    if not float(width) >= smallest:
+    if _finite(width, "Window Width") < smallest:
         raise UserError(f"its Window Width is less than {smallest:g}, which the standard forbids")
     return True
+
+
+def _finite(value, name):
+    """The number in a tag.
+
+    Raises:
+        UserError: without the file's name, and without the tag's text.
+    """
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise UserError(f"its {name} is no finite number")
+    return number
