@@ -80,11 +80,12 @@ def test_the_windows_other_functions(tmp_path, function):
     np.testing.assert_allclose(found.values, wanted[function], atol=1e-6)
 
 
-def table(entries, first, bits):
+def table(entries, first, bits, kind="<u2", vr="OW"):
     item = Dataset()
     item.LUTDescriptor = [len(entries), first, bits]
-    item["LUTDescriptor"].VR = "US"
-    item.add_new("LUTData", "OW", np.asarray(entries, np.uint16).tobytes())
+    item["LUTDescriptor"].VR = "SS" if first < 0 else "US"
+    entries = np.asarray(entries, kind)
+    item.add_new("LUTData", vr, entries.tobytes() if vr == "OW" else entries.tolist())
     return [item]
 
 
@@ -101,6 +102,46 @@ def test_look_up_tables_of_modality_and_voi(tmp_path):
     dataset.ModalityLUTSequence = table(curve[::-1], 0, 16)
     found = shown(tmp_path, dataset)
     np.testing.assert_array_equal(found.values, curve[::-1][RAMP])
+
+
+@pytest.mark.parametrize("kind", ["<u2", "u1"])  # both are known
+@pytest.mark.parametrize("bits", [8, 12])
+@pytest.mark.parametrize("first", [-100, 0, 700])
+@pytest.mark.parametrize("name", ["ModalityLUTSequence", "VOILUTSequence"])
+def test_tables_of_few_bits_have_as_many_entries_as_they_say(tmp_path, name, first, bits, kind):
+    curve = np.rint(np.linspace(0, 1, 2048) ** 2 * (2 ** min(bits, 8 if kind == "u1" else 12) - 1)).astype(np.uint16)
+    pixels = RAMP.astype(np.int16) - 100
+    dataset = radiograph(pixels)
+    setattr(dataset, name, table(curve, first, bits, kind))
+    found = shown(tmp_path, dataset)
+    np.testing.assert_array_equal(found.values, curve[np.clip(pixels - first, 0, 2047)])
+    assert (found.low, found.high) == (0, 2**bits - 1)
+
+
+def test_a_table_of_a_big_endian_file(tmp_path):
+    dataset = radiograph(RAMP, BitsStored=12)
+    dataset.VOILUTSequence = table(RAMP.ravel()[::-1], 0, 12, ">u2")
+    dataset.PixelData = RAMP.astype(">u2").tobytes()
+    dataset.file_meta.TransferSyntaxUID = uid.ExplicitVRBigEndian
+    dataset.save_as(tmp_path / "a.dcm", enforce_file_format=True, implicit_vr=False, little_endian=False)
+    np.testing.assert_array_equal(read_dicom(tmp_path / "a.dcm").values, 3071 - RAMP)
+
+
+@pytest.mark.parametrize(
+    ("entries", "bits", "said"),
+    [
+        ([1, 2, 300], 8, "a look-up table of its holds values of more bits than it says"),
+        ([1, 2, 3], 32, "a look-up table of its holds values of 32 bits, expected 8 to 16"),
+        ([1, 2, 3], 0, "a look-up table of its holds values of 0 bits, expected 8 to 16"),
+    ],
+)
+def test_tables_that_are_wrong_are_told(tmp_path, entries, bits, said):
+    dataset = radiograph(RAMP)
+    dataset.VOILUTSequence = table(entries, 0, bits)
+    assert refusal(write(tmp_path / "a.dcm", dataset)) == said
+    dataset.VOILUTSequence[0].LUTDescriptor[0], dataset.VOILUTSequence[0].LUTDescriptor[2] = 9, 16
+    text = "a look-up table of its holds 6 values, and says 9"
+    assert refusal(write(tmp_path / "a.dcm", dataset)) == text
 
 
 @pytest.mark.parametrize("shape", [None, "INVERSE"])

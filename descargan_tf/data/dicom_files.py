@@ -212,12 +212,11 @@ def _stored(dataset):
 
 
 def _shown(dataset, values):
-    from pydicom.pixels.processing import apply_modality_lut, apply_voi_lut, apply_windowing
+    from pydicom.pixels.processing import apply_modality_lut, apply_windowing
 
     low, high = _stored_range(dataset)
     if dataset.get("ModalityLUTSequence"):
-        bits = int(dataset.ModalityLUTSequence[0].LUTDescriptor[2])
-        values, low, high = apply_modality_lut(values, dataset), 0.0, 2.0**bits - 1
+        values, low, high = _looked_up(values, dataset.ModalityLUTSequence[0], dataset)
     elif dataset.get("RescaleSlope") is not None and dataset.get("RescaleIntercept") is not None:
         slope = _finite(dataset.RescaleSlope, "Rescale Slope")
         intercept = _finite(dataset.RescaleIntercept, "Rescale Intercept")
@@ -229,8 +228,7 @@ def _shown(dataset, values):
             if not np.isfinite(np.float32([low, high])).all() or np.float32(low) == np.float32(high):
                 raise UserError("its Rescale Slope and Intercept make numbers of it that float32 cannot tell apart")
     if dataset.get("VOILUTSequence"):
-        bits = int(dataset.VOILUTSequence[0].LUTDescriptor[2])
-        values, low, high = apply_voi_lut(np.rint(values).astype(np.int32), dataset), 0.0, 2.0**bits - 1
+        values, low, high = _looked_up(values, dataset.VOILUTSequence[0], dataset)
     elif _has_window(dataset):
         values = apply_windowing(values, dataset)
         # What lies below and above every window: black and white, in whatever units they are.
@@ -238,14 +236,34 @@ def _shown(dataset, values):
         values, low, high = (values - black) / (white - black), 0.0, 1.0
     if dataset.PhotometricInterpretation == "MONOCHROME1":
         values = low + high - values.astype(np.float64)
-    if values.min() < low or values.max() > high:
-        if "ModalityLUTSequence" not in dataset and "VOILUTSequence" not in dataset:
-            values = np.clip(values, low, high)  # rounding of a window's ends
-        else:
-            raise UserError("a look-up table of its holds values of more bits than it says")
+    values = np.clip(values, low, high)  # rounding of a window's ends
     is_whole = low >= 0 and high <= 65535 and float(high).is_integer() and high > 1 and not (values % 1).any()
     kind = (np.uint8 if high <= 255 else np.uint16) if is_whole else np.float32
     return Shown(values.astype(kind), low, high)
+
+
+def _looked_up(values, item, dataset):
+    """Values by a look-up table, and its whole range. pydicom's counts 8-bit entries in 8 bits, and wraps beyond 256.
+
+    Raises:
+        UserError: without the file's name.
+    """
+    entries, first, bits = (int(number) for number in item.LUTDescriptor)
+    entries = entries or 1 << 16
+    if not 8 <= bits <= 16:
+        raise UserError(f"a look-up table of its holds values of {bits} bits, expected 8 to 16")
+    table = item.LUTData
+    if isinstance(table, bytes):
+        is_little = dataset.file_meta.TransferSyntaxUID.is_little_endian
+        kind = np.dtype(np.uint16).newbyteorder("<" if is_little else ">") if len(table) >= 2 * entries else np.uint8
+        table = np.frombuffer(table, kind)
+    table = np.atleast_1d(np.asarray(table, np.uint16))
+    if len(table) < entries:
+        raise UserError(f"a look-up table of its holds {len(table)} values, and says {entries}")
+    found = table[np.clip(np.rint(values) - first, 0, entries - 1).astype(np.intp)]
+    if found.max() >= 1 << bits:
+        raise UserError("a look-up table of its holds values of more bits than it says")
+    return found, 0.0, 2.0**bits - 1
 
 
 def _stored_range(dataset):
