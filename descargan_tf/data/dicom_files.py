@@ -10,6 +10,7 @@ shown, its errors are told in words of this module, and none is kept as the caus
 
 import contextlib
 import dataclasses
+import itertools
 import logging
 import math
 import os
@@ -20,6 +21,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from descargan_tf.data.codestreams import jpeg_2000_size, jpeg_size, without_boxes
 from descargan_tf.data.images import MAX_PIXELS
 from descargan_tf.errors import UserError
 from descargan_tf.files import reading
@@ -29,6 +31,10 @@ SUFFIXES = (".dcm", ".dicom", ".ima")
 _META_BEGINS = 144  # a preamble, DICM, and the element that says how long the rest of the meta information is
 _MAX_BYTES = 2**29  # of a deflated file's content: 16-bit pixels of MAX_PIXELS, and four times as much
 _NEEDED = ("Rows", "Columns", "BitsAllocated", "BitsStored", "PixelRepresentation", "PhotometricInterpretation")
+_NO_DECODER = (
+    "is compressed ({}), and no installed decoder reads that: pip install -r requirements-medical.txt, or have it "
+    "exported without compression"
+)
 _GRAY = ("MONOCHROME1", "MONOCHROME2")
 _TAGS = ("PatientID", "StudyInstanceUID", "AccessionNumber", "ViewPosition", "ManufacturerModelName")
 
@@ -58,6 +64,8 @@ def is_dicom(path: str | os.PathLike) -> bool:
     Raises:
         UserError: it cannot be read.
     """
+    if os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):  # a pipe would be waited for
+        raise UserError(f"{path}: is no regular file; expected a DICOM file")
     with reading(path), open(path, "rb") as file:
         return file.read(132)[128:] == b"DICM"
 
@@ -121,8 +129,9 @@ def _own_words(path: str | os.PathLike) -> Iterator[None]:
     Raises:
         UserError: in place of whatever goes wrong.
     """
-    logger = logging.getLogger("pydicom")
-    disabled, logger.disabled = logger.disabled, True
+    logger = logging.getLogger("pydicom")  # and those below it, which hand on to it
+    before = logger.disabled, logger.propagate
+    logger.disabled, logger.propagate = True, False
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -133,12 +142,14 @@ def _own_words(path: str | os.PathLike) -> Iterator[None]:
         raise  # the system's words, which name the file and no tag
     except MemoryError:
         problem = "is too large for the memory"
-    except Exception as error:
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":  # of a decoder in Rust
+            raise
         problem = f"is damaged, ends too early, or is no DICOM by the standard ({type(error).__name__})"
     else:
         return
     finally:
-        logger.disabled = disabled
+        logger.disabled, logger.propagate = before
     raise UserError(f"{path}: {problem}") from None
 
 
@@ -192,23 +203,82 @@ def _stored(dataset):
     Raises:
         UserError: without the file's name.
     """
+    from pydicom.pixels import get_decoder, pixel_array
+    from pydicom.uid import JPEGExtended12Bit
+
     syntax = dataset.file_meta.TransferSyntaxUID
     try:
-        values = dataset.pixel_array
-    except (RuntimeError, NotImplementedError) as error:
-        name = syntax.name if syntax.name[:1].isalpha() else "of an unknown kind"
-        if isinstance(error, NotImplementedError) or "missing dependencies" in str(error):
-            raise UserError(
-                f"is compressed ({name}), and no installed decoder reads that: pip install -r requirements-medical.txt"
-                ", or have it exported without compression"
-            ) from None
-        raise UserError(f"its pixels are damaged ({name})") from None
-    if values.ndim != 2 or values.shape != (dataset.Rows, dataset.Columns):
+        decoder = get_decoder(syntax)
+        if not decoder.is_available:
+            raise NotImplementedError
+        bits = _bits_of_frame(dataset, syntax) if decoder.is_encapsulated else _bits_of_whole(dataset)
+        values = pixel_array(dataset, index=0)
+    except NotImplementedError:
+        raise UserError(_NO_DECODER.format(_spoken(syntax))) from None
+    except RuntimeError:
+        if syntax == JPEGExtended12Bit and bits > 8:  # which Pillow takes for its own, and cannot read
+            raise UserError(_NO_DECODER.format(_spoken(syntax))) from None
+        raise UserError(f"its pixels are damaged ({_spoken(syntax)})") from None
+    if values.shape != (dataset.Rows, dataset.Columns):
         raise UserError(f"its pixels are {list(values.shape)}, and its header says {dataset.Rows}x{dataset.Columns}")
     unused = int(dataset.BitsAllocated) - int(dataset.BitsStored)
     if unused and values.dtype.itemsize * 8 == int(dataset.BitsAllocated):  # old files keep overlays up there
         values = (values << unused) >> unused  # which carries the sign along where there is one
     return values
+
+
+def _spoken(syntax):
+    """A transfer syntax by its name in the standard; of others nothing is known, and nothing quoted."""
+    return syntax.name if syntax.name != str(syntax) else "of an unknown kind"
+
+
+def _bits_of_whole(dataset):
+    """How many bits a value has in what is not compressed, and found to be one frame.
+
+    Raises:
+        UserError: without the file's name.
+    """
+    frame = int(dataset.Rows) * int(dataset.Columns) * int(dataset.BitsAllocated) // 8
+    if len(dataset.PixelData) >= 2 * frame:
+        raise UserError(f"holds the pixels of {len(dataset.PixelData) // frame} frames, and its header says one")
+    return int(dataset.BitsStored)
+
+
+def _bits_of_frame(dataset, syntax):
+    """How many bits a value has in the compressed frame, which is found to be one, and of the size that is said.
+
+    Raises:
+        UserError: without the file's name.
+    """
+    from pydicom.encaps import encapsulate, generate_frames
+    from pydicom.uid import JPEG2000TransferSyntaxes, RLELossless
+
+    for name in ("ExtendedOffsetTable", "ExtendedOffsetTableLengths"):  # where each frame begins; here there is one
+        if name in dataset:
+            delattr(dataset, name)
+    frames = list(itertools.islice(generate_frames(dataset.PixelData, number_of_frames=1), 2))
+    if len(frames) > 1:
+        raise UserError("holds the compressed pixels of several frames, and its header says one")
+    frame = frames[0]
+    if syntax == RLELossless:  # says no size, and is decoded into the header's
+        return int(dataset.BitsStored)
+    if syntax in JPEG2000TransferSyntaxes:
+        if (stream := without_boxes(frame)) is not frame:
+            dataset.PixelData, frame = encapsulate([stream]), stream
+        size = jpeg_2000_size(frame)
+    else:
+        size = jpeg_size(frame)
+    if size is None:
+        raise UserError(f"its pixels are damaged ({_spoken(syntax)})")
+    if (size.height, size.width) != (dataset.Rows, dataset.Columns):
+        said = f"{dataset.Rows}x{dataset.Columns}"
+        raise UserError(f"its compressed pixels are {size.height}x{size.width}, and its header says {said}")
+    if size.channels != 1 or size.bits > int(dataset.BitsAllocated):
+        raise UserError(
+            f"its compressed pixels have {size.channels} channels of {size.bits} bits, and its header says one of "
+            f"{dataset.BitsAllocated}"
+        )
+    return size.bits
 
 
 def _shown(dataset, values):
