@@ -154,6 +154,59 @@ def test_monochrome1_is_inverted_once(tmp_path, shape, window):
     assert (inverted.low, inverted.high) == (upright.low, upright.high)
 
 
+def padded(pixels, value, limit=None, **tags):
+    """A data set whose first rows are padding, and where they are; explicit types, as pydicom would guess them."""
+    dataset = radiograph(pixels, **tags)
+    for name, number in (("PixelPaddingValue", value), ("PixelPaddingRangeLimit", limit)):
+        if number is not None:
+            setattr(dataset, name, number)
+            dataset[name].VR = "SS" if number < 0 else "US"
+    return dataset
+
+
+@pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
+@pytest.mark.parametrize("window", [{}, {"WindowCenter": 1500, "WindowWidth": 1000}, {"RescaleSlope": -1}])
+@pytest.mark.parametrize(("value", "limit", "filled"), [(4000, None, 4000), (4000, 3900, 3950), (3900, 4000, 3901)])
+def test_padding_is_black_and_nothing_else_changes(tmp_path, photometric, window, value, limit, filled):
+    tags = {"BitsStored": 12, "PhotometricInterpretation": photometric, **window}
+    if "RescaleSlope" in tags:
+        tags["RescaleIntercept"] = 100
+    plain = shown(tmp_path, radiograph(RAMP, **tags))
+    pixels = RAMP.copy()
+    pixels[:5] = filled
+    found = shown(tmp_path, padded(pixels, value, limit, **tags))
+    assert found[1:] == plain[1:]
+    np.testing.assert_array_equal(found.values[:5], found.low)
+    np.testing.assert_array_equal(found.values[5:], plain.values[5:])
+
+
+@pytest.mark.parametrize(
+    ("dtype", "stored", "filled", "value"),
+    [
+        (np.int16, 16, -2000, -2000),  # of CT
+        (np.int16, 16, -2000, 63536),  # the same, written without its sign
+        (np.uint16, 16, 63536, -2000),
+        (np.uint16, 12, 65535, 65535),  # above the stored bits
+        (np.int16, 12, -2048, -2048),
+        (np.uint8, 8, 255, 255),
+    ],
+)
+def test_padding_of_either_sign_and_above_the_stored_bits(tmp_path, dtype, stored, filled, value):
+    pixels = (RAMP % 200).astype(dtype)
+    pixels[-1] = filled
+    found = shown(tmp_path, padded(pixels, value, BitsStored=stored))
+    np.testing.assert_array_equal(found.values[-1], found.low)
+    np.testing.assert_array_equal(found.values[:-1], RAMP[:-1] % 200)
+
+
+def test_padding_that_no_pixel_can_have_is_none(tmp_path):
+    for value in (65535, 300):
+        found = shown(tmp_path, padded(RAMP.astype(np.uint8), value))
+        np.testing.assert_array_equal(found.values, RAMP.astype(np.uint8))
+    found = shown(tmp_path, radiograph(RAMP, PixelPaddingRangeLimit=5000))  # without a value
+    np.testing.assert_array_equal(found.values, RAMP)
+
+
 @pytest.mark.parametrize(
     "syntax",
     [

@@ -2,7 +2,8 @@
 
 Stored values go through the modality LUT or rescale, then through the first VOI LUT or window; MONOCHROME1 is inverted
 once, behind both (PS3.3 C.11.1, C.11.2 and C.7.6.3.1.2). Without a VOI the whole range of the stored bits counts, never
-that of the single image. Presentation LUT Shape is not asked: the standard ties it to MONOCHROME1 or 2.
+that of the single image. Presentation LUT Shape is not asked: the standard ties it to MONOCHROME1 or 2. What a file
+says is padding (Pixel Padding Value, Pixel Padding Range Limit) is black in the end.
 
 A file says who the patient is in many tags, and what pydicom says of damaged ones quotes them. So its warnings are not
 shown, its errors are told in words of this module, and none is kept as the cause of another.
@@ -90,7 +91,11 @@ def read_dicom(path: str | os.PathLike) -> Shown:
     dataset = _read(path)
     with _own_words(path):
         _refuse_other_kinds(dataset)
-        return _shown(dataset, _stored(dataset))
+        values = _stored(dataset)
+        is_padding = _is_padding(dataset, values)
+        values = _without_overlays(dataset, values)
+        is_padding |= _is_padding(dataset, values)
+        return _shown(dataset, values, is_padding)
 
 
 def _read(path, tags=None):
@@ -212,7 +217,7 @@ def _stored(dataset):
         if not decoder.is_available:
             raise NotImplementedError
         bits = _bits_of_frame(dataset, syntax) if decoder.is_encapsulated else _bits_of_whole(dataset)
-        values = pixel_array(dataset, index=0)
+        values = pixel_array(dataset, index=0, correct_unused_bits=False)
     except NotImplementedError:
         raise UserError(_NO_DECODER.format(_spoken(syntax))) from None
     except RuntimeError:
@@ -221,10 +226,25 @@ def _stored(dataset):
         raise UserError(f"its pixels are damaged ({_spoken(syntax)})") from None
     if values.shape != (dataset.Rows, dataset.Columns):
         raise UserError(f"its pixels are {list(values.shape)}, and its header says {dataset.Rows}x{dataset.Columns}")
-    unused = int(dataset.BitsAllocated) - int(dataset.BitsStored)
-    if unused and values.dtype.itemsize * 8 == int(dataset.BitsAllocated):  # old files keep overlays up there
-        values = (values << unused) >> unused  # which carries the sign along where there is one
     return values
+
+
+def _without_overlays(dataset, values):
+    """The stored bits alone: old files keep overlays in those above them."""
+    unused = int(dataset.BitsAllocated) - int(dataset.BitsStored)
+    return (values << unused) >> unused if unused else values  # carries the sign along where there is one
+
+
+def _is_padding(dataset, values):
+    """What fills an image up to a rectangle and is no part of it (PS3.3 C.7.5.1.1.2)."""
+    names = ("PixelPaddingValue", "PixelPaddingRangeLimit")
+    ends = [int(dataset.get(name)) for name in names if dataset.get(name) is not None]
+    if dataset.get(names[0]) is None:
+        return np.zeros(values.shape, bool)
+    # The tags have 16 bits, and either sign whatever the pixels have: what does not fit is of the other.
+    kind = np.iinfo(values.dtype)
+    ends = [end + (1 << 16 if end < kind.min else -(1 << 16) if end > kind.max else 0) for end in ends]
+    return (values >= min(ends)) & (values <= max(ends))
 
 
 def _spoken(syntax):
@@ -281,7 +301,7 @@ def _bits_of_frame(dataset, syntax):
     return size.bits
 
 
-def _shown(dataset, values):
+def _shown(dataset, values, is_padding):
     from pydicom.pixels.processing import apply_modality_lut, apply_windowing
 
     low, high = _stored_range(dataset)
@@ -307,6 +327,7 @@ def _shown(dataset, values):
     if dataset.PhotometricInterpretation == "MONOCHROME1":
         values = low + high - values.astype(np.float64)
     values = np.clip(values, low, high)  # rounding of a window's ends
+    values[is_padding] = low  # black, whatever the file has there
     is_whole = low >= 0 and high <= 65535 and float(high).is_integer() and high > 1 and not (values % 1).any()
     kind = (np.uint8 if high <= 255 else np.uint16) if is_whole else np.float32
     return Shown(values.astype(kind), low, high)
