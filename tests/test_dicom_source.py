@@ -69,7 +69,7 @@ def test_labels_by_accession_number(export, tmp_path):
         "healthy/c.dcm": DISEASED,
     }
     assert found.problems == [
-        "labels.csv, line 5: label 'sick', expected healthy, diseased, 0, 1",
+        "labels.csv, line 5: its label is none of healthy, diseased, 0, 1",
         "labels.csv, line 6: no accession number",
     ]
     assert "1 accession numbers of labels.csv without a file" in found.notes

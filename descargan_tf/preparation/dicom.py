@@ -102,7 +102,7 @@ def _labels(table, listing):
         elif not row["accession"]:
             listing.problems.append(f"{where}: no accession number")
         elif label is None:
-            listing.problems.append(f"{where}: label {row['label']!r}, expected {', '.join(_LABELS)}")
+            listing.problems.append(f"{where}: its label is none of {', '.join(_LABELS)}")
         elif labels.setdefault(row["accession"], label) != label:
             labels[row["accession"]] = None
             listing.problems.append(f"{where}: another label than a line before has for this accession number")
