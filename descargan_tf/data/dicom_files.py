@@ -50,13 +50,13 @@ class Shown(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Tags:
-    """What is asked of a header; "" where a file does not say it. What identifies a person is in no representation."""
+    """What is asked of a header; "" where a file does not say it. As it may identify a person, none is shown."""
 
     patient: str = dataclasses.field(repr=False)
     study: str = dataclasses.field(repr=False)
     accession: str = dataclasses.field(repr=False)
-    view: str
-    device: str
+    view: str = dataclasses.field(repr=False)
+    device: str = dataclasses.field(repr=False)
 
 
 def is_dicom(path: str | os.PathLike) -> bool:
