@@ -95,6 +95,21 @@ def test_bad_files_are_problems_by_name(export):
         assert any(str(export / name) in line for line in problems)
 
 
+def test_links_to_folders_are_followed_but_not_in_a_circle(export, tmp_path):
+    write(tmp_path / "elsewhere/e.dcm", radiograph(PIXELS, PatientID="P5"))
+    (export / "healthy/other").symlink_to(tmp_path / "elsewhere")
+    (export / "healthy/again").symlink_to(export / "healthy")
+    (export / "diseased/all").symlink_to(export)
+    found = listing(export)
+    assert found.problems == [
+        "healthy/again: a link to a folder that it lies in",
+        "diseased/all: a link to a folder that it lies in",
+    ]
+    labels = {image.source: image.label for image in found.images}
+    assert labels["healthy/other/e.dcm"] == HEALTHY
+    assert len(labels) == 4
+
+
 def test_files_without_patient_are_told(export):
     write(export / "healthy/d.dcm", radiograph(PIXELS, PatientID=None, StudyInstanceUID="1.9"))
     found = listing(export)
@@ -144,6 +159,7 @@ def test_devices_are_told_from_each_other_and_no_more(tmp_path):
     assert {image.device for image in dicom.list(tmp_path, Options(key=b"another")).images} & {*devices} == {""}
 
 
+@pytest.mark.filterwarnings("ignore:Invalid value for VR CS")  # of the writer
 @pytest.mark.parametrize("view", ["PA", "ap", "LL", "AP SUPINE", "Lateral", ""])
 def test_views_that_are_words_of_radiographers_are_kept(tmp_path, view):
     for name in ("healthy", "diseased"):

@@ -10,7 +10,6 @@ a View Position that is no word of radiographers; others are kept as they are, t
 files and folders are kept as they are.
 """
 
-import os
 import re
 from collections import Counter
 from pathlib import Path
@@ -21,9 +20,8 @@ from descargan_tf.data.dicom_files import SUFFIXES, is_dicom, read_dicom, read_t
 from descargan_tf.data.formats import GROUND_TRUTH_SUFFIXES
 from descargan_tf.data.listing import GROUND_TRUTH_FOLDER
 from descargan_tf.errors import UserError
-from descargan_tf.files import reason
 from descargan_tf.names import name_some
-from descargan_tf.preparation.folder import read_mask
+from descargan_tf.preparation.folder import identity, read_mask, walk
 from descargan_tf.preparation.sources import Listing, Options, Pixels, RawImage, pseudonym
 from descargan_tf.preparation.tables import read_table
 from descargan_tf.types import CLASS_NAMES, DISEASED, SPLITS
@@ -76,8 +74,9 @@ def _list_by_folders(root, options, listing, counts):
         missing = [name for name in CLASS_NAMES if not (folder / name).is_dir()]
         if missing:
             raise UserError(f"class folder{'s' if len(missing) > 1 else ''} {', '.join(missing)} missing in {folder}.")
+        above = frozenset({identity(root), identity(folder)})
         for label, name in enumerate(CLASS_NAMES):
-            for path in _files(folder / name, root, listing.problems):
+            for path in _files(folder / name, root, listing.problems, above):
                 image = _image(root, path, label, options, listing, counts, split)
                 if image and label == DISEASED:
                     image = image._replace(ground_truth=_mask(folder, path.relative_to(folder / name)))
@@ -166,12 +165,6 @@ def _mask(folder, inner):
     return found[0] if found else None
 
 
-def _files(folder, root, problems):
-    """Every file below a folder that is not hidden, by name; links to folders are not followed."""
-
-    def tell(error):
-        problems.append(f"{error.filename}: cannot be read: {reason(error)}")
-
-    for here, folders, names in os.walk(folder, onerror=tell):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield from (Path(here) / name for name in sorted(names) if not name.startswith(".") and name != "DICOMDIR")
+def _files(folder, root, problems, above=frozenset()):
+    """Every file that may hold an image."""
+    return (path for path in walk(folder, root, problems, above) if path.name != "DICOMDIR")
