@@ -189,6 +189,15 @@ def test_jpeg_of_12_bits_is_told_with_the_remedy(tmp_path):
     assert "no installed decoder reads that" in refusal(tmp_path, dataset)
 
 
+def test_a_file_too_long_for_one_image_is_not_read(tmp_path):
+    path = write(tmp_path / "a.dcm", radiograph(RAMP))
+    os.truncate(path, 700 << 20)  # of which the disk holds next to nothing
+    with pytest.raises(UserError) as caught:
+        read_dicom(path)
+    assert str(caught.value) == f"{path}: is 700 MiB long, more than 512: does it hold more than one image?"
+    assert read_tags(path).view == "PA"
+
+
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="the system has no pipes")
 def test_a_pipe_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "a.dcm")

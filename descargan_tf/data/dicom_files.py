@@ -30,7 +30,7 @@ from descargan_tf.files import reading
 SUFFIXES = (".dcm", ".dicom", ".ima")
 
 _META_BEGINS = 144  # a preamble, DICM, and the element that says how long the rest of the meta information is
-_MAX_BYTES = 2**29  # of a deflated file's content: 16-bit pixels of MAX_PIXELS, and four times as much
+_MAX_BYTES = 2**29  # of a file, deflated or not: four times what 16-bit pixels of MAX_PIXELS take
 _NEEDED = ("Rows", "Columns", "BitsAllocated", "BitsStored", "PixelRepresentation", "PhotometricInterpretation")
 _NO_DECODER = (
     "is compressed ({}), and no installed decoder reads that: pip install -r requirements-medical.txt, or have it "
@@ -104,6 +104,11 @@ def _read(path, tags=None):
     if not is_dicom(path):
         raise UserError(f"{path}: is no DICOM file: DICM is not at byte 128")
     with reading(path), _own_words(path):
+        size = os.path.getsize(path)
+        if tags is None and size > _MAX_BYTES:
+            raise UserError(
+                f"is {size >> 20} MiB long, more than {_MAX_BYTES >> 20}: does it hold more than one image?"
+            )
         _refuse_bomb(path)
         return pydicom.dcmread(path, stop_before_pixels=tags is not None, specific_tags=tags)
 
