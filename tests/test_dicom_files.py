@@ -80,11 +80,12 @@ def test_the_windows_other_functions(tmp_path, function):
     np.testing.assert_allclose(found.values, wanted[function], atol=1e-6)
 
 
-def table(entries, first, bits):
+def table(entries, first, bits, kind="<u2", vr="OW"):
     item = Dataset()
     item.LUTDescriptor = [len(entries), first, bits]
-    item["LUTDescriptor"].VR = "US"
-    item.add_new("LUTData", "OW", np.asarray(entries, np.uint16).tobytes())
+    item["LUTDescriptor"].VR = "SS" if first < 0 else "US"
+    entries = np.asarray(entries, kind)
+    item.add_new("LUTData", vr, entries.tobytes() if vr == "OW" else entries.tolist())
     return [item]
 
 
@@ -103,6 +104,46 @@ def test_look_up_tables_of_modality_and_voi(tmp_path):
     np.testing.assert_array_equal(found.values, curve[::-1][RAMP])
 
 
+@pytest.mark.parametrize("kind", ["<u2", "u1"])  # both are known
+@pytest.mark.parametrize("bits", [8, 12])
+@pytest.mark.parametrize("first", [-100, 0, 700])
+@pytest.mark.parametrize("name", ["ModalityLUTSequence", "VOILUTSequence"])
+def test_tables_of_few_bits_have_as_many_entries_as_they_say(tmp_path, name, first, bits, kind):
+    curve = np.rint(np.linspace(0, 1, 2048) ** 2 * (2 ** min(bits, 8 if kind == "u1" else 12) - 1)).astype(np.uint16)
+    pixels = RAMP.astype(np.int16) - 100
+    dataset = radiograph(pixels)
+    setattr(dataset, name, table(curve, first, bits, kind))
+    found = shown(tmp_path, dataset)
+    np.testing.assert_array_equal(found.values, curve[np.clip(pixels - first, 0, 2047)])
+    assert (found.low, found.high) == (0, 2**bits - 1)
+
+
+def test_a_table_of_a_big_endian_file(tmp_path):
+    dataset = radiograph(RAMP, BitsStored=12)
+    dataset.VOILUTSequence = table(RAMP.ravel()[::-1], 0, 12, ">u2")
+    dataset.PixelData = RAMP.astype(">u2").tobytes()
+    dataset.file_meta.TransferSyntaxUID = uid.ExplicitVRBigEndian
+    dataset.save_as(tmp_path / "a.dcm", enforce_file_format=True, implicit_vr=False, little_endian=False)
+    np.testing.assert_array_equal(read_dicom(tmp_path / "a.dcm").values, 3071 - RAMP)
+
+
+@pytest.mark.parametrize(
+    ("entries", "bits", "said"),
+    [
+        ([1, 2, 300], 8, "a look-up table of its holds values of more bits than it says"),
+        ([1, 2, 3], 32, "a look-up table of its holds values of 32 bits, expected 8 to 16"),
+        ([1, 2, 3], 0, "a look-up table of its holds values of 0 bits, expected 8 to 16"),
+    ],
+)
+def test_tables_that_are_wrong_are_told(tmp_path, entries, bits, said):
+    dataset = radiograph(RAMP)
+    dataset.VOILUTSequence = table(entries, 0, bits)
+    assert refusal(write(tmp_path / "a.dcm", dataset)) == said
+    dataset.VOILUTSequence[0].LUTDescriptor[0], dataset.VOILUTSequence[0].LUTDescriptor[2] = 9, 16
+    text = "a look-up table of its holds 6 values, and says 9"
+    assert refusal(write(tmp_path / "a.dcm", dataset)) == text
+
+
 @pytest.mark.parametrize("shape", [None, "INVERSE"])
 @pytest.mark.parametrize("window", [{}, {"WindowCenter": 1500, "WindowWidth": 1000}])
 def test_monochrome1_is_inverted_once(tmp_path, shape, window):
@@ -111,6 +152,59 @@ def test_monochrome1_is_inverted_once(tmp_path, shape, window):
     inverted = shown(tmp_path, radiograph(RAMP, BitsStored=12, **tags))
     np.testing.assert_allclose(inverted.values, upright.low + upright.high - upright.values, atol=1e-6)
     assert (inverted.low, inverted.high) == (upright.low, upright.high)
+
+
+def padded(pixels, value, limit=None, **tags):
+    """A data set whose first rows are padding, and where they are; explicit types, as pydicom would guess them."""
+    dataset = radiograph(pixels, **tags)
+    for name, number in (("PixelPaddingValue", value), ("PixelPaddingRangeLimit", limit)):
+        if number is not None:
+            setattr(dataset, name, number)
+            dataset[name].VR = "SS" if number < 0 else "US"
+    return dataset
+
+
+@pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
+@pytest.mark.parametrize("window", [{}, {"WindowCenter": 1500, "WindowWidth": 1000}, {"RescaleSlope": -1}])
+@pytest.mark.parametrize(("value", "limit", "filled"), [(4000, None, 4000), (4000, 3900, 3950), (3900, 4000, 3901)])
+def test_padding_is_black_and_nothing_else_changes(tmp_path, photometric, window, value, limit, filled):
+    tags = {"BitsStored": 12, "PhotometricInterpretation": photometric, **window}
+    if "RescaleSlope" in tags:
+        tags["RescaleIntercept"] = 100
+    plain = shown(tmp_path, radiograph(RAMP, **tags))
+    pixels = RAMP.copy()
+    pixels[:5] = filled
+    found = shown(tmp_path, padded(pixels, value, limit, **tags))
+    assert found[1:] == plain[1:]
+    np.testing.assert_array_equal(found.values[:5], found.low)
+    np.testing.assert_array_equal(found.values[5:], plain.values[5:])
+
+
+@pytest.mark.parametrize(
+    ("dtype", "stored", "filled", "value"),
+    [
+        (np.int16, 16, -2000, -2000),  # of CT
+        (np.int16, 16, -2000, 63536),  # the same, written without its sign
+        (np.uint16, 16, 63536, -2000),
+        (np.uint16, 12, 65535, 65535),  # above the stored bits
+        (np.int16, 12, -2048, -2048),
+        (np.uint8, 8, 255, 255),
+    ],
+)
+def test_padding_of_either_sign_and_above_the_stored_bits(tmp_path, dtype, stored, filled, value):
+    pixels = (RAMP % 200).astype(dtype)
+    pixels[-1] = filled
+    found = shown(tmp_path, padded(pixels, value, BitsStored=stored))
+    np.testing.assert_array_equal(found.values[-1], found.low)
+    np.testing.assert_array_equal(found.values[:-1], RAMP[:-1] % 200)
+
+
+def test_padding_that_no_pixel_can_have_is_none(tmp_path):
+    for value in (65535, 300):
+        found = shown(tmp_path, padded(RAMP.astype(np.uint8), value))
+        np.testing.assert_array_equal(found.values, RAMP.astype(np.uint8))
+    found = shown(tmp_path, radiograph(RAMP, PixelPaddingRangeLimit=5000))  # without a value
+    np.testing.assert_array_equal(found.values, RAMP)
 
 
 @pytest.mark.parametrize(
@@ -196,11 +290,31 @@ def test_damaged_compressed_pixels(tmp_path):
         ({"BitsStored": 12, "HighBit": 15}, "High Bit"),
         ({"Rows": 65}, "is damaged, ends too early"),
         ({"WindowCenter": 5, "WindowWidth": 0}, "Window Width is less than 1"),
-        ({"RescaleSlope": 0, "RescaleIntercept": 0}, "Rescale Slope"),
+        ({"RescaleSlope": 0, "RescaleIntercept": 0}, "Rescale Slope is 0"),
+        ({"RescaleSlope": "1e308", "RescaleIntercept": 0}, "Rescale Slope and Intercept"),
+        ({"RescaleSlope": 1, "RescaleIntercept": "1e30"}, "Rescale Slope and Intercept"),
     ],
 )
 def test_what_is_no_single_gray_image_is_told(tmp_path, tags, said):
     assert said in refusal(write(tmp_path / "a.dcm", radiograph(RAMP, **tags)))
+
+
+@pytest.mark.filterwarnings("ignore:Invalid value for VR DS")  # of the writer
+@pytest.mark.parametrize("number", ["nan", "inf", "-inf", "1e999"])
+@pytest.mark.parametrize("name", ["WindowCenter", "WindowWidth", "RescaleSlope", "RescaleIntercept"])
+def test_numbers_that_are_not_finite_are_refused(tmp_path, name, number):
+    tags = {"WindowCenter": 5, "WindowWidth": 10, "RescaleSlope": 1, "RescaleIntercept": 0, name: number}
+    spoken = name.replace("Window", "Window ").replace("Rescale", "Rescale ")
+    assert refusal(write(tmp_path / "a.dcm", radiograph(RAMP, **tags))) == f"its {spoken} is no finite number"
+
+
+@pytest.mark.parametrize("function", ["LINEAR", "LINEAR_EXACT", "SIGMOID"])
+@pytest.mark.parametrize(("centre", "width"), [("1e15", "10"), ("-1e15", "10"), ("5", "1e15"), ("1e300", "1e308")])
+def test_a_window_far_off_still_shows_numbers(tmp_path, function, centre, width):
+    tags = {"WindowCenter": centre, "WindowWidth": width, "VOILUTFunction": function}
+    found = shown(tmp_path, radiograph(RAMP, BitsStored=12, **tags))
+    wanted = 0.5 if "e" in width else float(centre.startswith("-"))
+    np.testing.assert_allclose(found.values, wanted, atol=1e-6)
 
 
 def test_no_pixels_and_no_dicom(tmp_path):

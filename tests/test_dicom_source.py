@@ -39,7 +39,7 @@ def test_labels_patients_and_masks_by_folders(export):
     assert (first.label, second.label, other.label) == (HEALTHY, HEALTHY, DISEASED)
     assert first.patient == second.patient == pseudonym("P1", KEY) != other.patient
     assert first.study == pseudonym("1.2.3", KEY) != second.study
-    assert (first.view, first.device) == ("PA", "TESTRAY")
+    assert (first.view, first.device) == ("PA", f"device {pseudonym('TESTRAY', KEY)[:8]}")
     assert first.ground_truth is None
     np.testing.assert_array_equal(dicom.read_ground_truth(other, Options()), PIXELS > 300)
     np.testing.assert_array_equal(dicom.read(other, Options()).values, PIXELS)
@@ -47,6 +47,7 @@ def test_labels_patients_and_masks_by_folders(export):
     assert found.notes == [
         "1 files of another view, passed over (--view=frontal)",
         "1 files that are no DICOM, passed over",
+        "devices, patients and studies are kept as keyed hashes",
     ]
     assert [image.source for image in listing(export, view="lateral").images] == ["healthy/side.dcm"]
     assert len(listing(export, view="all").images) == 4
@@ -69,7 +70,7 @@ def test_labels_by_accession_number(export, tmp_path):
         "healthy/c.dcm": DISEASED,
     }
     assert found.problems == [
-        "labels.csv, line 5: label 'sick', expected healthy, diseased, 0, 1",
+        "labels.csv, line 5: its label is none of healthy, diseased, 0, 1",
         "labels.csv, line 6: no accession number",
     ]
     assert "1 accession numbers of labels.csv without a file" in found.notes
@@ -94,6 +95,21 @@ def test_bad_files_are_problems_by_name(export):
         assert any(str(export / name) in line for line in problems)
 
 
+def test_links_to_folders_are_followed_but_not_in_a_circle(export, tmp_path):
+    write(tmp_path / "elsewhere/e.dcm", radiograph(PIXELS, PatientID="P5"))
+    (export / "healthy/other").symlink_to(tmp_path / "elsewhere")
+    (export / "healthy/again").symlink_to(export / "healthy")
+    (export / "diseased/all").symlink_to(export)
+    found = listing(export)
+    assert found.problems == [
+        "healthy/again: a link to a folder that it lies in",
+        "diseased/all: a link to a folder that it lies in",
+    ]
+    labels = {image.source: image.label for image in found.images}
+    assert labels["healthy/other/e.dcm"] == HEALTHY
+    assert len(labels) == 4
+
+
 def test_files_without_patient_are_told(export):
     write(export / "healthy/d.dcm", radiograph(PIXELS, PatientID=None, StudyInstanceUID="1.9"))
     found = listing(export)
@@ -111,16 +127,41 @@ def test_folders_without_classes_are_refused(tmp_path):
         listing(tmp_path)
 
 
+FREE = ("JANE^DOE", "Jane Doe", "ST MARY'S DR DOE", "Ward 4 / Doe (Jane)", "D\u00d6 JANE")
+
+
 @pytest.mark.filterwarnings("ignore::UserWarning")  # of the writer, which is given what the standard forbids
-def test_no_tag_but_those_asked_for_goes_anywhere(tmp_path):
+@pytest.mark.parametrize("free", FREE)
+def test_no_tag_but_those_asked_for_goes_anywhere(tmp_path, free):
     root = tmp_path / "export"
     for label in ("healthy", "diseased"):
-        write(root / label / "a.dcm", radiograph(PIXELS, ViewPosition="JANE^DOE", ManufacturerModelName="R" * 70))
+        tags = {"ViewPosition": free, "ManufacturerModelName": free, "SpecificCharacterSet": "ISO_IR 192"}
+        write(root / label / "a.dcm", radiograph(PIXELS, **tags))
     table = tmp_path / "labels.csv"
     table.write_text(f"accession,label\n{SENTINEL}1,0\n{SENTINEL}1,1\n")
     for found in (listing(root), listing(root, labels_csv=str(table))):
         text = repr(found) + repr([image._asdict() for image in found.images]) + repr(Options(key=KEY))
-        assert SENTINEL not in text
-        assert "JANE" not in text
-        assert KEY.decode() not in text
-    assert all(image.device == "" for image in listing(root).images)
+        for word in (SENTINEL, "JANE", "Jane", "DOE", "Doe", "Ward", "MARY", KEY.decode()):
+            assert word not in text
+    first, second = listing(root).images
+    assert first.device == second.device == f"device {pseudonym(free, KEY)[:8]}"
+    assert first.view == f"view {pseudonym(free, KEY)[:8]}"
+
+
+def test_devices_are_told_from_each_other_and_no_more(tmp_path):
+    for number, model in enumerate(("RAY 1", "RAY 1", "RAY 2", None)):
+        write(tmp_path / f"healthy/{number}.dcm", radiograph(PIXELS, ManufacturerModelName=model))
+    write(tmp_path / "diseased/0.dcm", radiograph(PIXELS))
+    devices = [image.device for image in listing(tmp_path).images if image.label == HEALTHY]
+    assert devices[0] == devices[1] != devices[2]
+    assert devices[3] == ""
+    assert all(image.device.startswith("device ") for image in listing(tmp_path).images if image.device)
+    assert {image.device for image in dicom.list(tmp_path, Options(key=b"another")).images} & {*devices} == {""}
+
+
+@pytest.mark.filterwarnings("ignore:Invalid value for VR CS")  # of the writer
+@pytest.mark.parametrize("view", ["PA", "ap", "LL", "AP SUPINE", "Lateral", ""])
+def test_views_that_are_words_of_radiographers_are_kept(tmp_path, view):
+    for name in ("healthy", "diseased"):
+        write(tmp_path / name / "a.dcm", radiograph(PIXELS, ViewPosition=view))
+    assert {image.view for image in listing(tmp_path, view="all").images} == {view}

@@ -119,10 +119,9 @@ def test_rows_and_files_that_cannot_be_used_are_named(tmp_path):
     table(folder / "valid.csv", bad, HEADER)
     assert listed("chexpert", folder).problems == [
         f"train.csv, line 2: train/patient00001/study1/view1_frontal.jpg: missing in {folder}",
-        "valid.csv, line 2: Frontal/Lateral is 'Oblique', expected Frontal or Lateral",
-        "valid.csv, line 3: No Finding is 'yes', expected 1.0, 0.0, -1.0 or nothing",
-        "valid.csv, line 4: Path is 'elsewhere/../../x.jpg', expected such as "
-        "CheXpert-v1.0/train/patient00001/study1/view1.jpg",
+        "valid.csv, line 2: Frontal/Lateral is neither Frontal nor Lateral",
+        "valid.csv, line 3: No Finding is none of 1.0, 0.0, -1.0 and nothing",
+        "valid.csv, line 4: Path is not such as CheXpert-v1.0/train/patient00001/study1/view1.jpg",
         "valid.csv, line 6: valid/patient64541/study1/view1_frontal.jpg: named before",
     ]
 

@@ -231,21 +231,50 @@ def test_what_is_wrong_with_a_row_is_a_line_that_names_it(tmp_path):
     assert listing.problems == [
         "labels.csv, line 3: a.png: named in line 2 already",
         f"labels.csv, line 4: b.png: missing in {root}",
-        f"labels.csv, line 5: path '../secret.png' leads out of {root}: it must be relative to it",
-        f"labels.csv, line 6: path '{tmp_path}/secret.png' leads out of {root}: it must be relative to it",
-        f"labels.csv, line 7: path '..\\\\secret.png' leads out of {root}: it must be relative to it",
-        "labels.csv, line 8: label 'ill', expected healthy, diseased, 0, 1",
+        f"labels.csv, line 5: ../secret.png leads out of {root}: it must be relative to it",
+        f"labels.csv, line 6: {tmp_path}/secret.png leads out of {root}: it must be relative to it",
+        f"labels.csv, line 7: ..\\secret.png leads out of {root}: it must be relative to it",
+        "labels.csv, line 8: its label is none of healthy, diseased, 0, 1",
         "labels.csv, line 9: path is empty",
-        "labels.csv, line 10: split 'testing', expected train, validate, test, or nothing where it is to be drawn",
+        "labels.csv, line 10: its split is none of train, validate, test, nor empty, where it is to be drawn",
         "labels.csv, line 11: 2 fields, but 3 columns",
     ]
+
+
+@pytest.mark.parametrize("source", ["csv", "chexpert", "dicom", "nifti"])
+def test_columns_that_were_taken_for_others_are_not_quoted(tmp_path, source):
+    """A patient's name, date of birth and numbers in every place, under the columns' names and without them."""
+    people = ("Doe^Jane", "../Doe^Jane", "/Doe^Jane", "C:\\Doe", "ACC-4711", "1950-02-03", "Doe,Jane", 'Doe "J" Jane')
+    names = {
+        "chexpert": ("Path", "Frontal/Lateral", "No Finding", "Pleural Effusion"),
+        "dicom": ("accession", "label"),
+    }.get(source, ("path", "label", "patient", "split", "ground_truth"))
+    file, sound = "CheXpert-v1.0/train/patient00001/study1/view1.jpg", tmp_path / "a.png"
+    picture(sound)
+    good = {"path": "a.png", "label": "healthy", "accession": "A1", "ground_truth": "a.png", "Path": file}
+    good |= {"Frontal/Lateral": "Frontal", "No Finding": "1", "Pleural Effusion": "1"}
+    rows = [
+        tuple(person if name == bad else good.get(name, "") for name in names) for person in people for bad in names
+    ]
+    rows += [(person,) * (len(names) + 1) for person in people]
+    labels = table(tmp_path / "train.csv", rows, names)
+    said = listed(source, tmp_path, labels_csv=str(labels))
+    assert len(said.problems) >= len(people)
+    texts = [*said.problems, *said.notes]
+    for content in (people[:1] * len(names), people):
+        table(labels, [], content)
+        texts.append(refusal(source, tmp_path, labels_csv=str(labels)))
+    for text in texts:
+        for person in ("Doe", "Jane", "4711", "1950"):
+            assert person not in text
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         (b"path,class\na.png,0\n", "column label missing; there are: path, class"),
-        (b"a.png,0\n", "columns path, label missing; there are: a.png, 0"),
+        (b"a.png,0\n", "columns path, label missing; is its first line a header?"),
+        (b"path,class,class\na.png,0,0\n", "column label missing; there are: path, class, class"),
         (b"path,label,label\n", "column label is there twice"),
         (b"", "holds no header: the first line names the columns, such as path,label"),
         (b'path,label\n"a.png,0\n', "line 2: wrong quoting, or no text: unexpected end of data"),

@@ -16,7 +16,7 @@ from raw_files import class_folders, picture, table
 
 from descargan_tf.commands.predict import raw_reader
 from descargan_tf.config import Config
-from descargan_tf.data import prepared
+from descargan_tf.data import dicom_files, prepared
 from descargan_tf.data.dataset import dataset_of
 from descargan_tf.data.images import write_npy
 from descargan_tf.errors import UserError
@@ -359,3 +359,14 @@ def test_what_predict_reads_is_what_was_prepared(tmp_path, how):
     for image, name in zip(split.images, split.names, strict=True):
         np.testing.assert_allclose(read(raw / name.split("/", 2)[2]), image[..., 0], atol=1e-6)
     assert raw_reader(64, {"scaling": [0, 1]}) is None
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_predict_refuses_what_is_no_number_as_preparing_does(tmp_path, monkeypatch, value):
+    values = np.full((8, 8), 0.5, np.float32)
+    values[3, 3] = value
+    monkeypatch.setattr(dicom_files, "read_dicom", lambda path: dicom_files.Shown(values, 0, 1))
+    read = raw_reader(64, {"preparation": {"fit": "pad"}})
+    with pytest.raises(UserError) as caught:
+        read(tmp_path / "a.dcm")
+    assert str(caught.value) == f"{tmp_path}/a.dcm: values that are NaN or infinite"

@@ -82,6 +82,8 @@ def raw_reader(image_size: int, facts: dict) -> Callable[[Path], np.ndarray] | N
             values, low, high = dicom_files.read_dicom(file)
         else:
             values, low, high = read_pixels(file, made.get("value_range", "auto"))
+        if not np.isfinite(values).all():
+            raise UserError(f"{file}: values that are NaN or infinite")
         if is_outside(float(values.min()), float(values.max()), Scaling(low, high)):
             raise UserError(f"{file}: values from {values.min():g} to {values.max():g}, expected {low:g} to {high:g}.")
         stored = np.rint(fit_in_range(values, low, high, image_size, made["fit"]) * prepared.SCALING.high)

@@ -2,7 +2,8 @@
 
 Stored values go through the modality LUT or rescale, then through the first VOI LUT or window; MONOCHROME1 is inverted
 once, behind both (PS3.3 C.11.1, C.11.2 and C.7.6.3.1.2). Without a VOI the whole range of the stored bits counts, never
-that of the single image. Presentation LUT Shape is not asked: the standard ties it to MONOCHROME1 or 2.
+that of the single image. Presentation LUT Shape is not asked: the standard ties it to MONOCHROME1 or 2. What a file
+says is padding (Pixel Padding Value, Pixel Padding Range Limit) is black in the end.
 
 A file says who the patient is in many tags, and what pydicom says of damaged ones quotes them. So its warnings are not
 shown, its errors are told in words of this module, and none is kept as the cause of another.
@@ -10,7 +11,9 @@ shown, its errors are told in words of this module, and none is kept as the caus
 
 import contextlib
 import dataclasses
+import itertools
 import logging
+import math
 import os
 import warnings
 import zlib
@@ -19,6 +22,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from descargan_tf.data.codestreams import jpeg_2000_size, jpeg_size, without_boxes
 from descargan_tf.data.images import MAX_PIXELS
 from descargan_tf.errors import UserError
 from descargan_tf.files import reading
@@ -26,8 +30,12 @@ from descargan_tf.files import reading
 SUFFIXES = (".dcm", ".dicom", ".ima")
 
 _META_BEGINS = 144  # a preamble, DICM, and the element that says how long the rest of the meta information is
-_MAX_BYTES = 2**29  # of a deflated file's content: 16-bit pixels of MAX_PIXELS, and four times as much
+_MAX_BYTES = 2**29  # of a file, deflated or not: four times what 16-bit pixels of MAX_PIXELS take
 _NEEDED = ("Rows", "Columns", "BitsAllocated", "BitsStored", "PixelRepresentation", "PhotometricInterpretation")
+_NO_DECODER = (
+    "is compressed ({}), and no installed decoder reads that: pip install -r requirements-medical.txt, or have it "
+    "exported without compression"
+)
 _GRAY = ("MONOCHROME1", "MONOCHROME2")
 _TAGS = ("PatientID", "StudyInstanceUID", "AccessionNumber", "ViewPosition", "ManufacturerModelName")
 
@@ -42,13 +50,13 @@ class Shown(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Tags:
-    """What is asked of a header; "" where a file does not say it. What identifies a person is in no representation."""
+    """What is asked of a header; "" where a file does not say it. As it may identify a person, none is shown."""
 
     patient: str = dataclasses.field(repr=False)
     study: str = dataclasses.field(repr=False)
     accession: str = dataclasses.field(repr=False)
-    view: str
-    device: str
+    view: str = dataclasses.field(repr=False)
+    device: str = dataclasses.field(repr=False)
 
 
 def is_dicom(path: str | os.PathLike) -> bool:
@@ -57,6 +65,8 @@ def is_dicom(path: str | os.PathLike) -> bool:
     Raises:
         UserError: it cannot be read.
     """
+    if os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):  # a pipe would be waited for
+        raise UserError(f"{path}: is no regular file; expected a DICOM file")
     with reading(path), open(path, "rb") as file:
         return file.read(132)[128:] == b"DICM"
 
@@ -81,7 +91,11 @@ def read_dicom(path: str | os.PathLike) -> Shown:
     dataset = _read(path)
     with _own_words(path):
         _refuse_other_kinds(dataset)
-        return _shown(dataset, _stored(dataset))
+        values = _stored(dataset)
+        is_padding = _is_padding(dataset, values)
+        values = _without_overlays(dataset, values)
+        is_padding |= _is_padding(dataset, values)
+        return _shown(dataset, values, is_padding)
 
 
 def _read(path, tags=None):
@@ -90,6 +104,11 @@ def _read(path, tags=None):
     if not is_dicom(path):
         raise UserError(f"{path}: is no DICOM file: DICM is not at byte 128")
     with reading(path), _own_words(path):
+        size = os.path.getsize(path)
+        if tags is None and size > _MAX_BYTES:
+            raise UserError(
+                f"is {size >> 20} MiB long, more than {_MAX_BYTES >> 20}: does it hold more than one image?"
+            )
         _refuse_bomb(path)
         return pydicom.dcmread(path, stop_before_pixels=tags is not None, specific_tags=tags)
 
@@ -120,8 +139,9 @@ def _own_words(path: str | os.PathLike) -> Iterator[None]:
     Raises:
         UserError: in place of whatever goes wrong.
     """
-    logger = logging.getLogger("pydicom")
-    disabled, logger.disabled = logger.disabled, True
+    logger = logging.getLogger("pydicom")  # and those below it, which hand on to it
+    before = logger.disabled, logger.propagate
+    logger.disabled, logger.propagate = True, False
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -132,12 +152,14 @@ def _own_words(path: str | os.PathLike) -> Iterator[None]:
         raise  # the system's words, which name the file and no tag
     except MemoryError:
         problem = "is too large for the memory"
-    except Exception as error:
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":  # of a decoder in Rust
+            raise
         problem = f"is damaged, ends too early, or is no DICOM by the standard ({type(error).__name__})"
     else:
         return
     finally:
-        logger.disabled = disabled
+        logger.disabled, logger.propagate = before
     raise UserError(f"{path}: {problem}") from None
 
 
@@ -191,57 +213,153 @@ def _stored(dataset):
     Raises:
         UserError: without the file's name.
     """
+    from pydicom.pixels import get_decoder, pixel_array
+    from pydicom.uid import JPEGExtended12Bit
+
     syntax = dataset.file_meta.TransferSyntaxUID
     try:
-        values = dataset.pixel_array
-    except (RuntimeError, NotImplementedError) as error:
-        name = syntax.name if syntax.name[:1].isalpha() else "of an unknown kind"
-        if isinstance(error, NotImplementedError) or "missing dependencies" in str(error):
-            raise UserError(
-                f"is compressed ({name}), and no installed decoder reads that: pip install -r requirements-medical.txt"
-                ", or have it exported without compression"
-            ) from None
-        raise UserError(f"its pixels are damaged ({name})") from None
-    if values.ndim != 2 or values.shape != (dataset.Rows, dataset.Columns):
+        decoder = get_decoder(syntax)
+        if not decoder.is_available:
+            raise NotImplementedError
+        bits = _bits_of_frame(dataset, syntax) if decoder.is_encapsulated else _bits_of_whole(dataset)
+        values = pixel_array(dataset, index=0, correct_unused_bits=False)
+    except NotImplementedError:
+        raise UserError(_NO_DECODER.format(_spoken(syntax))) from None
+    except RuntimeError:
+        if syntax == JPEGExtended12Bit and bits > 8:  # which Pillow takes for its own, and cannot read
+            raise UserError(_NO_DECODER.format(_spoken(syntax))) from None
+        raise UserError(f"its pixels are damaged ({_spoken(syntax)})") from None
+    if values.shape != (dataset.Rows, dataset.Columns):
         raise UserError(f"its pixels are {list(values.shape)}, and its header says {dataset.Rows}x{dataset.Columns}")
-    unused = int(dataset.BitsAllocated) - int(dataset.BitsStored)
-    if unused and values.dtype.itemsize * 8 == int(dataset.BitsAllocated):  # old files keep overlays up there
-        values = (values << unused) >> unused  # which carries the sign along where there is one
     return values
 
 
-def _shown(dataset, values):
-    from pydicom.pixels.processing import apply_modality_lut, apply_voi_lut, apply_windowing
+def _without_overlays(dataset, values):
+    """The stored bits alone: old files keep overlays in those above them."""
+    unused = int(dataset.BitsAllocated) - int(dataset.BitsStored)
+    return (values << unused) >> unused if unused else values  # carries the sign along where there is one
+
+
+def _is_padding(dataset, values):
+    """What fills an image up to a rectangle and is no part of it (PS3.3 C.7.5.1.1.2)."""
+    names = ("PixelPaddingValue", "PixelPaddingRangeLimit")
+    ends = [int(dataset.get(name)) for name in names if dataset.get(name) is not None]
+    if dataset.get(names[0]) is None:
+        return np.zeros(values.shape, bool)
+    # The tags have 16 bits, and either sign whatever the pixels have: what does not fit is of the other.
+    kind = np.iinfo(values.dtype)
+    ends = [end + (1 << 16 if end < kind.min else -(1 << 16) if end > kind.max else 0) for end in ends]
+    return (values >= min(ends)) & (values <= max(ends))
+
+
+def _spoken(syntax):
+    """A transfer syntax by its name in the standard; of others nothing is known, and nothing quoted."""
+    return syntax.name if syntax.name != str(syntax) else "of an unknown kind"
+
+
+def _bits_of_whole(dataset):
+    """How many bits a value has in what is not compressed, and found to be one frame.
+
+    Raises:
+        UserError: without the file's name.
+    """
+    frame = int(dataset.Rows) * int(dataset.Columns) * int(dataset.BitsAllocated) // 8
+    if len(dataset.PixelData) >= 2 * frame:
+        raise UserError(f"holds the pixels of {len(dataset.PixelData) // frame} frames, and its header says one")
+    return int(dataset.BitsStored)
+
+
+def _bits_of_frame(dataset, syntax):
+    """How many bits a value has in the compressed frame, which is found to be one, and of the size that is said.
+
+    Raises:
+        UserError: without the file's name.
+    """
+    from pydicom.encaps import encapsulate, generate_frames
+    from pydicom.uid import JPEG2000TransferSyntaxes, RLELossless
+
+    for name in ("ExtendedOffsetTable", "ExtendedOffsetTableLengths"):  # where each frame begins; here there is one
+        if name in dataset:
+            delattr(dataset, name)
+    frames = list(itertools.islice(generate_frames(dataset.PixelData, number_of_frames=1), 2))
+    if len(frames) > 1:
+        raise UserError("holds the compressed pixels of several frames, and its header says one")
+    frame = frames[0]
+    if syntax == RLELossless:  # says no size, and is decoded into the header's
+        return int(dataset.BitsStored)
+    if syntax in JPEG2000TransferSyntaxes:
+        if (stream := without_boxes(frame)) is not frame:
+            dataset.PixelData, frame = encapsulate([stream]), stream
+        size = jpeg_2000_size(frame)
+    else:
+        size = jpeg_size(frame)
+    if size is None:
+        raise UserError(f"its pixels are damaged ({_spoken(syntax)})")
+    if (size.height, size.width) != (dataset.Rows, dataset.Columns):
+        said = f"{dataset.Rows}x{dataset.Columns}"
+        raise UserError(f"its compressed pixels are {size.height}x{size.width}, and its header says {said}")
+    if size.channels != 1 or size.bits > int(dataset.BitsAllocated):
+        raise UserError(
+            f"its compressed pixels have {size.channels} channels of {size.bits} bits, and its header says one of "
+            f"{dataset.BitsAllocated}"
+        )
+    return size.bits
+
+
+def _shown(dataset, values, is_padding):
+    from pydicom.pixels.processing import apply_modality_lut, apply_windowing
 
     low, high = _stored_range(dataset)
     if dataset.get("ModalityLUTSequence"):
-        bits = int(dataset.ModalityLUTSequence[0].LUTDescriptor[2])
-        values, low, high = apply_modality_lut(values, dataset), 0.0, 2.0**bits - 1
+        values, low, high = _looked_up(values, dataset.ModalityLUTSequence[0], dataset)
     elif dataset.get("RescaleSlope") is not None and dataset.get("RescaleIntercept") is not None:
-        slope = float(dataset.RescaleSlope)
-        if not slope or not np.isfinite(slope) or not np.isfinite(float(dataset.RescaleIntercept)):
-            raise UserError("its Rescale Slope or Intercept is no number other than 0")
-        if (slope, float(dataset.RescaleIntercept)) != (1, 0):
+        slope = _finite(dataset.RescaleSlope, "Rescale Slope")
+        intercept = _finite(dataset.RescaleIntercept, "Rescale Intercept")
+        if not slope:
+            raise UserError("its Rescale Slope is 0, which leaves nothing to be seen")
+        if (slope, intercept) != (1, 0):
             values = apply_modality_lut(values, dataset)
-            low, high = sorted(slope * end + float(dataset.RescaleIntercept) for end in (low, high))
+            low, high = sorted(slope * end + intercept for end in (low, high))
+            if not np.isfinite(np.float32([low, high])).all() or np.float32(low) == np.float32(high):
+                raise UserError("its Rescale Slope and Intercept make numbers of it that float32 cannot tell apart")
     if dataset.get("VOILUTSequence"):
-        bits = int(dataset.VOILUTSequence[0].LUTDescriptor[2])
-        values, low, high = apply_voi_lut(np.rint(values).astype(np.int32), dataset), 0.0, 2.0**bits - 1
+        values, low, high = _looked_up(values, dataset.VOILUTSequence[0], dataset)
     elif _has_window(dataset):
         values = apply_windowing(values, dataset)
         # What lies below and above every window: black and white, in whatever units they are.
-        black, white = apply_windowing(np.array([-1e12, 1e12]), dataset)
+        black, white = apply_windowing(np.array([-np.inf, np.inf]), dataset)
         values, low, high = (values - black) / (white - black), 0.0, 1.0
     if dataset.PhotometricInterpretation == "MONOCHROME1":
         values = low + high - values.astype(np.float64)
-    if values.min() < low or values.max() > high:
-        if "ModalityLUTSequence" not in dataset and "VOILUTSequence" not in dataset:
-            values = np.clip(values, low, high)  # rounding of a window's ends
-        else:
-            raise UserError("a look-up table of its holds values of more bits than it says")
+    values = np.clip(values, low, high)  # rounding of a window's ends
+    values[is_padding] = low  # black, whatever the file has there
     is_whole = low >= 0 and high <= 65535 and float(high).is_integer() and high > 1 and not (values % 1).any()
     kind = (np.uint8 if high <= 255 else np.uint16) if is_whole else np.float32
     return Shown(values.astype(kind), low, high)
+
+
+def _looked_up(values, item, dataset):
+    """Values by a look-up table, and its whole range. pydicom's counts 8-bit entries in 8 bits, and wraps beyond 256.
+
+    Raises:
+        UserError: without the file's name.
+    """
+    entries, first, bits = (int(number) for number in item.LUTDescriptor)
+    entries = entries or 1 << 16
+    if not 8 <= bits <= 16:
+        raise UserError(f"a look-up table of its holds values of {bits} bits, expected 8 to 16")
+    table = item.LUTData
+    if isinstance(table, bytes):
+        is_little = dataset.file_meta.TransferSyntaxUID.is_little_endian
+        kind = np.dtype(np.uint16).newbyteorder("<" if is_little else ">") if len(table) >= 2 * entries else np.uint8
+        table = np.frombuffer(table, kind)
+    table = np.atleast_1d(np.asarray(table, np.uint16))
+    if len(table) < entries:
+        raise UserError(f"a look-up table of its holds {len(table)} values, and says {entries}")
+    found = table[np.clip(np.rint(values) - first, 0, entries - 1).astype(np.intp)]
+    if found.max() >= 1 << bits:
+        raise UserError("a look-up table of its holds values of more bits than it says")
+    return found, 0.0, 2.0**bits - 1
 
 
 def _stored_range(dataset):
@@ -253,7 +371,23 @@ def _has_window(dataset):
     centre, width = (_text(dataset.get(name)) for name in ("WindowCenter", "WindowWidth"))
     if not centre or not width:
         return False
+    _finite(centre, "Window Center")
     smallest = 1.0 if dataset.get("VOILUTFunction", "LINEAR") == "LINEAR" else 1e-9
-    if not float(width) >= smallest:
+    if _finite(width, "Window Width") < smallest:
         raise UserError(f"its Window Width is less than {smallest:g}, which the standard forbids")
     return True
+
+
+def _finite(value, name):
+    """The number in a tag.
+
+    Raises:
+        UserError: without the file's name, and without the tag's text.
+    """
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise UserError(f"its {name} is no finite number")
+    return number

@@ -106,7 +106,7 @@ def _image(folder, row, options):
         raise UserError(row.problem)
     view = row[_VIEW].lower()
     if view not in ("frontal", "lateral"):
-        raise UserError(f"{_VIEW} is {row[_VIEW]!r}, expected Frontal or Lateral")
+        raise UserError(f"{_VIEW} is neither Frontal nor Lateral")
     if options.view not in (view, "all"):
         return None, f"{view} views (--view={options.view})"
     label, reason = _label(_state(row, NO_FINDING), _state(row, options.finding), options)
@@ -114,7 +114,7 @@ def _image(folder, row, options):
         return None, reason
     place = _PLACE.fullmatch(row[_PATH])
     if not place:
-        raise UserError(f"{_PATH} is {row[_PATH]!r}, expected such as {NAMES[0]}/train/patient00001/study1/view1.jpg")
+        raise UserError(f"{_PATH} is not such as {NAMES[0]}/train/patient00001/study1/view1.jpg")
     # What the table calls the folder may differ from what it is called: the tables of both are the same.
     name, path = file_within(folder, place[1])
     mask = (folder / GROUND_TRUTH_FOLDER / name).with_suffix(".png") if label == DISEASED else None
@@ -137,7 +137,7 @@ def _state(row, column):
     except ValueError:
         state = 2.0
     if state not in (None, 1, 0, -1):
-        raise UserError(f"{column} is {text!r}, expected 1.0, 0.0, -1.0 or nothing")
+        raise UserError(f"{column} is none of 1.0, 0.0, -1.0 and nothing")
     return state
 
 

@@ -4,12 +4,12 @@ Labels by folders, as of --source=folder, or by --labels_csv with the columns ac
 nothing. Files are DICOM by their content, whatever their names; masks lie in ground_truth beside the class folders,
 each below it as its image lies below diseased.
 
-Of the tags, those of data/dicom_files.py are read and no others. Patient ID and Study Instance UID are kept as keyed
-pseudonyms, View Position and the model's name as they are, the accession number not at all. Names of files and folders
-are kept as they are.
+Of the tags, those of data/dicom_files.py are read and no others. Patient ID, Study Instance UID and Manufacturer's
+Model Name are kept as keyed pseudonyms: the last is free text, in which names of people and hospitals are found. So is
+a View Position that is no word of radiographers; others are kept as they are, the accession number not at all. Names of
+files and folders are kept as they are.
 """
 
-import os
 import re
 from collections import Counter
 from pathlib import Path
@@ -20,16 +20,19 @@ from descargan_tf.data.dicom_files import SUFFIXES, is_dicom, read_dicom, read_t
 from descargan_tf.data.formats import GROUND_TRUTH_SUFFIXES
 from descargan_tf.data.listing import GROUND_TRUTH_FOLDER
 from descargan_tf.errors import UserError
-from descargan_tf.files import reason
 from descargan_tf.names import name_some
-from descargan_tf.preparation.folder import read_mask
+from descargan_tf.preparation.folder import identity, read_mask, walk
 from descargan_tf.preparation.sources import Listing, Options, Pixels, RawImage, pseudonym
 from descargan_tf.preparation.tables import read_table
 from descargan_tf.types import CLASS_NAMES, DISEASED, SPLITS
 
 _LABELS = {**{name: label for label, name in enumerate(CLASS_NAMES)}, **{str(label): label for label in (0, 1)}}
 _LATERAL = re.compile(r"(LL|RL|LLD|RLD|LATERAL|LAT)")
-_WORDS = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._/()+-]{0,63}")  # of a view and a model; other text is not theirs
+_VIEWS = re.compile(
+    r"(\b(AP|PA|LL|RL|LLD|RLD|LLO|RLO|LPO|RPO|LAO|RAO|CC|MLO|LM|ML|LAT|LATERAL|FRONTAL|OBLIQUE|AXIAL|DECUBITUS|SUPINE"
+    r"|PRONE|ERECT|UPRIGHT|PORTABLE|LEFT|RIGHT|CHEST)\b ?)*"
+)
+_PSEUDONYMS = "devices, patients and studies are kept as keyed hashes"
 
 
 def list(root: Path, options: Options) -> Listing:
@@ -40,7 +43,7 @@ def list(root: Path, options: Options) -> Listing:
         _list_by_table(root, options, listing, counts)
     else:
         _list_by_folders(root, options, listing, counts)
-    listing.notes.extend(f"{count} {what}" for what, count in sorted(counts.items()))
+    listing.notes.extend((*(f"{count} {what}" for what, count in sorted(counts.items())), _PSEUDONYMS))
     return listing
 
 
@@ -71,8 +74,9 @@ def _list_by_folders(root, options, listing, counts):
         missing = [name for name in CLASS_NAMES if not (folder / name).is_dir()]
         if missing:
             raise UserError(f"class folder{'s' if len(missing) > 1 else ''} {', '.join(missing)} missing in {folder}.")
+        above = frozenset({identity(root), identity(folder)})
         for label, name in enumerate(CLASS_NAMES):
-            for path in _files(folder / name, root, listing.problems):
+            for path in _files(folder / name, root, listing.problems, above):
                 image = _image(root, path, label, options, listing, counts, split)
                 if image and label == DISEASED:
                     image = image._replace(ground_truth=_mask(folder, path.relative_to(folder / name)))
@@ -102,7 +106,7 @@ def _labels(table, listing):
         elif not row["accession"]:
             listing.problems.append(f"{where}: no accession number")
         elif label is None:
-            listing.problems.append(f"{where}: label {row['label']!r}, expected {', '.join(_LABELS)}")
+            listing.problems.append(f"{where}: its label is none of {', '.join(_LABELS)}")
         elif labels.setdefault(row["accession"], label) != label:
             labels[row["accession"]] = None
             listing.problems.append(f"{where}: another label than a line before has for this accession number")
@@ -130,8 +134,7 @@ def _image(root, path, label, options, listing, counts, split, found=None):
         if label is None:
             counts["files whose accession number has no label in the table, passed over"] += 1
             return None
-    view = tags.view if _WORDS.fullmatch(tags.view) else ""
-    is_lateral = bool(_LATERAL.fullmatch(view.upper()))
+    is_lateral = bool(_LATERAL.fullmatch(tags.view.upper()))
     if options.view != "all" and is_lateral != (options.view == "lateral"):
         counts[f"files of another view, passed over (--view={options.view})"] += 1
         return None
@@ -143,10 +146,15 @@ def _image(root, path, label, options, listing, counts, split, found=None):
         label=label,
         patient=pseudonym(tags.patient or tags.study, options.key) if tags.patient or tags.study else "",
         study=pseudonym(tags.study, options.key) if tags.study else "",
-        view=view,
-        device=tags.device if _WORDS.fullmatch(tags.device) else "",
+        view=tags.view if _VIEWS.fullmatch(tags.view.upper()) else _stand_in("view", tags.view, options.key),
+        device=_stand_in("device", tags.device, options.key),
         split=split,
     )
+
+
+def _stand_in(kind, text, key):
+    """What can be told from others of its kind, and nothing else; shorter than what stands for a person."""
+    return f"{kind} {pseudonym(text, key)[:8]}" if text else ""
 
 
 def _mask(folder, inner):
@@ -157,12 +165,6 @@ def _mask(folder, inner):
     return found[0] if found else None
 
 
-def _files(folder, root, problems):
-    """Every file below a folder that is not hidden, by name; links to folders are not followed."""
-
-    def tell(error):
-        problems.append(f"{error.filename}: cannot be read: {reason(error)}")
-
-    for here, folders, names in os.walk(folder, onerror=tell):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield from (Path(here) / name for name in sorted(names) if not name.startswith(".") and name != "DICOMDIR")
+def _files(folder, root, problems, above=frozenset()):
+    """Every file that may hold an image."""
+    return (path for path in walk(folder, root, problems, above) if path.name != "DICOMDIR")

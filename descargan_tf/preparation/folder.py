@@ -97,7 +97,7 @@ def _list_classes(root, split, listing):
             f"class folder{'s' if len(missing) > 1 else ''} {', '.join(missing)} missing in {folder}; "
             f"found: {name_some(sorted(path.name for path in folder.iterdir())) or 'nothing'}."
         )
-    above = frozenset({_identity(root), _identity(folder)})
+    above = frozenset({identity(root), identity(folder)})
     masks = _masks(folder / GROUND_TRUTH_FOLDER, root, listing, above)
     used, others = set(), 0
     for label, name in enumerate(CLASS_NAMES):
@@ -146,7 +146,7 @@ def _key(path, folder):
     return normal_form(path.relative_to(folder).with_suffix("").as_posix())
 
 
-def _identity(folder):
+def identity(folder: Path) -> tuple[int, int]:
     """What a folder is, by whatever link it is reached."""
     status = folder.stat()
     return status.st_dev, status.st_ino
@@ -160,10 +160,17 @@ def _is_folder(entry):
 
 
 def walk(folder: Path, root: Path, problems, above=frozenset()) -> Iterator[Path]:
-    """Every file below a folder that is not hidden, by name; links are followed, but not round in a circle."""
+    """Every file below a folder that is not hidden, by name; links are followed, but not round in a circle.
+
+    Args:
+        folder: where to begin.
+        root: what its name in a problem is relative to.
+        problems: takes a line for each folder that cannot be read, and each link that leads back.
+        above: the `identity` of folders that hold `folder`.
+    """
     name = folder.relative_to(root).as_posix()
     try:
-        here = _identity(folder)
+        here = identity(folder)
         if here in above:
             problems.append(f"{name}: a link to a folder that it lies in")
             return

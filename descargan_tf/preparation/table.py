@@ -11,6 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
+from descargan_tf.data import dicom_files, nifti_files
+from descargan_tf.data.formats import IMAGE_SUFFIXES
 from descargan_tf.errors import UserError
 from descargan_tf.preparation.folder import read_mask, read_pixels
 from descargan_tf.preparation.sources import Listing, Options, Pixels, RawImage, pseudonym
@@ -18,6 +20,7 @@ from descargan_tf.preparation.tables import Row, read_table
 from descargan_tf.types import CLASS_NAMES, DISEASED, SPLITS
 
 _LABELS = {**{name: label for label, name in enumerate(CLASS_NAMES)}, **{str(label): label for label in (0, 1)}}
+_SUFFIXES = (*IMAGE_SUFFIXES, *dicom_files.SUFFIXES, *nifti_files.SUFFIXES)
 _KNOWN = ("path", "label", "patient", "study", "view", "split", "ground_truth")
 
 
@@ -59,9 +62,9 @@ def _image(root, row: Row, key):
         raise UserError(row.problem)
     label = _LABELS.get(row["label"].lower())
     if label is None:
-        raise UserError(f"label {row['label']!r}, expected {', '.join(_LABELS)}")
+        raise UserError(f"its label is none of {', '.join(_LABELS)}")
     if row["split"] not in ("", *SPLITS):
-        raise UserError(f"split {row['split']!r}, expected {', '.join(SPLITS)}, or nothing where it is to be drawn")
+        raise UserError(f"its split is none of {', '.join(SPLITS)}, nor empty, where it is to be drawn")
     name, path = file_within(root, row["path"])
     ground_truth = None
     if row["ground_truth"] and label == DISEASED:
@@ -87,9 +90,14 @@ def file_within(root: Path, name: str) -> tuple[str, Path]:
     for spelling in dict.fromkeys((name, name.replace("\\", "/"))):
         inner = os.path.normpath(spelling)
         if os.path.isabs(spelling) or inner.split(os.sep)[0] == os.pardir or "\0" in spelling:
-            raise UserError(f"path {name!r} leads out of {root}: it must be relative to it")
+            raise UserError(f"{_quoted(name)} leads out of {root}: it must be relative to it")
         if not spelling or inner == os.curdir:
             raise UserError("path is empty")
         if os.path.lexists(root / inner):
             return Path(inner).as_posix(), root / inner
-    raise UserError(f"{name}: missing in {root}")
+    raise UserError(f"{_quoted(name)}: missing in {root}")
+
+
+def _quoted(name):
+    """What stands where a path is expected; not what may be about somebody, in a column that was taken for another."""
+    return name if name.lower().endswith(_SUFFIXES) else f"a path that does not end in {', '.join(_SUFFIXES)}"

@@ -1,4 +1,7 @@
-"""Comma-separated tables as spreadsheets write them: read row by row, every row named by its line."""
+"""Comma-separated tables as spreadsheets write them: read row by row, every row named by its line.
+
+No message quotes a field, but for names of files: a column that was taken for another may hold who somebody is.
+"""
 
 import csv
 import dataclasses
@@ -78,11 +81,13 @@ def _rows(path, file, needed):
 
 def _header(path, fields, needed):
     header = [field.strip() for field in fields]
-    doubled = sorted({name for name in header if name and header.count(name) > 1})
-    if doubled:
-        raise UserError(f"{path}: column {name_some(doubled)} is there twice")
     missing = [name for name in needed if name not in header]
     if missing:
         plural = "s" if len(missing) > 1 else ""
-        raise UserError(f"{path}: column{plural} {', '.join(missing)} missing; there are: {name_some(header, 30)}")
+        # Of a first line that names none of them nobody knows that it is a header: it may be about somebody.
+        there = f"there are: {name_some(header, 30)}" if len(missing) < len(needed) else "is its first line a header?"
+        raise UserError(f"{path}: column{plural} {', '.join(missing)} missing; {there}")
+    doubled = sorted({name for name in header if name and header.count(name) > 1})
+    if doubled:
+        raise UserError(f"{path}: column {name_some(doubled)} is there twice")
     return header

@@ -1,0 +1,121 @@
+"""What a compressed image says of its size, read before a decoder makes room for it.
+
+A few hundred bytes can ask a decoder for gigabytes: by a size that is not the image's, by many channels, or, in JPEG
+2000, by tiles and precincts of a pixel each, for which it keeps books.
+"""
+
+import struct
+from typing import NamedTuple
+
+from descargan_tf.errors import UserError
+
+_SOI = b"\xff\xd8"
+_SOF = (*(set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}), 0xF7)  # tables lie between them; the last is JPEG-LS
+_SOC, _SIZ = b"\xff\x4f", b"\xff\x51"
+_COD, _SOT = 0x52, 0x90
+_JP2 = b"\x00\x00\x00\x0cjP  "
+# Far above what encoders make; OpenJPEG keeps 9 KiB for a tile and half a KiB for a precinct.
+_PIXELS_A_TILE, _PIXELS_A_PRECINCT, _ALWAYS_ALLOWED = 1024, 64, 256
+
+
+class Size(NamedTuple):
+    """Of an image that is not yet decoded."""
+
+    height: int
+    width: int
+    channels: int
+    bits: int  # of a value
+
+
+def jpeg_size(stream: bytes) -> Size | None:
+    """Of JPEG and JPEG-LS (ITU-T T.81 B.2.2, T.87 C.2.2); None where a stream is neither.
+
+    Args:
+        stream: from its first byte on.
+    """
+    if not stream.startswith(_SOI):
+        return None
+    for marker, position in _segments(stream, len(_SOI)):
+        if marker in _SOF and position + 8 <= len(stream):
+            bits, height, width, channels = struct.unpack_from(">BHHB", stream, position + 2)
+            return Size(height, width, channels, bits)
+    return None
+
+
+def jpeg_2000_size(stream: bytes) -> Size | None:
+    """Of a JPEG 2000 codestream (ITU-T T.800 A.5.1); None where a stream is none.
+
+    Args:
+        stream: from its first byte on, as `without_boxes` gives it.
+
+    Raises:
+        UserError: it is cut into more pieces than an image of its size can have.
+    """
+    if not stream.startswith(_SOC + _SIZ) or len(stream) < 45:
+        return None
+    right, bottom, left, top, tile_width, tile_height, tiles_left, tiles_top, channels = struct.unpack_from(
+        ">8LH", stream, 8
+    )
+    bits, every_column, every_row = stream[42:45]
+    height, width = bottom - top, right - left
+    if min(height, width, tile_height, tile_width) < 1 or (every_column, every_row) != (1, 1):
+        return None
+    tiles = _parts(right - tiles_left, tile_width) * _parts(bottom - tiles_top, tile_height)
+    _refuse_pieces("tiles", tiles, height * width, _PIXELS_A_TILE)
+    for marker, position in _segments(stream, len(_SOC)):
+        if marker == _COD:
+            _refuse_pieces("precincts", _precincts(stream, position, height, width), height * width, _PIXELS_A_PRECINCT)
+        elif marker == _SOT:
+            break
+    return Size(height, width, channels, (bits & 127) + 1)
+
+
+def without_boxes(stream: bytes) -> bytes:
+    """The JPEG 2000 codestream alone of a JP2 file, which DICOM forbids and some devices write; else the same."""
+    if not stream.startswith(_JP2):
+        return stream
+    position = 0
+    while position + 16 <= len(stream):
+        length, kind = struct.unpack_from(">L4s", stream, position)
+        head = 8
+        if length == 1:
+            length, head = struct.unpack_from(">Q", stream, position + 8)[0], 16
+        elif length == 0:
+            length = len(stream) - position
+        if kind == b"jp2c":
+            return stream[position + head : position + length]
+        position += max(length, head)
+    return b""
+
+
+def _segments(stream, position):
+    """Markers, and where the length behind each of them lies."""
+    while position + 4 <= len(stream) and stream[position] == 0xFF:
+        if stream[position + 1] == 0xFF:  # filling
+            position += 1
+            continue
+        yield stream[position + 1], position + 2
+        position += 2 + int.from_bytes(stream[position + 2 : position + 4], "big")
+
+
+def _precincts(stream, position, height, width):
+    """How many there are by a COD segment (A.6.1) over all resolutions; 0 where it leaves them whole."""
+    if position + 8 > len(stream) or not stream[position + 2] & 1:
+        return 0
+    levels = stream[position + 7]
+    sizes = stream[position + 12 : position + 13 + levels]
+    return sum(
+        _parts(_parts(width, 1 << levels - level), 1 << (size & 15))
+        * _parts(_parts(height, 1 << levels - level), 1 << (size >> 4))
+        for level, size in enumerate(sizes)
+    )
+
+
+def _parts(length, size):
+    return -(-length // size)
+
+
+def _refuse_pieces(what, count, pixels, pixels_a_piece):
+    allowed = max(_ALWAYS_ALLOWED, pixels // pixels_a_piece)
+    if count > allowed:
+        raise UserError(f"its compressed pixels are cut into {count} {what}, more than the {allowed} allowed")
