@@ -59,7 +59,7 @@ def way(tmp_path_factory, one_replica, graphs_as_traced):
 
     asked = ("--source=nifti", "--slices=0.3:0.7", "--nifti_range=0,1000", "--image_size=64")
     with pytest.MonkeyPatch.context() as patch:  # processes take longer to start than all of the work does
-        patch.setattr("descargan_tf.preparation.prepare._cores", lambda: 1)
+        patch.setattr("descargan_tf.processes.num_cores", lambda: 1)
         step("prepare", *asked, f"--input={root / 'raw'}", f"--data_dir={root / 'data'}")
     data = ("--dataset=prepared", "--image_size=64", f"--data_dir={root / 'data'}")
     step("train", *METHOD, *ROUNDS, *data, f"--run_dir={root / 'run'}")

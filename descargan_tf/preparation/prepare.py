@@ -11,7 +11,6 @@ import hashlib
 import itertools
 import json
 import multiprocessing
-import os
 import secrets
 import shutil
 import warnings
@@ -24,7 +23,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from descargan_tf import locks, signals
+from descargan_tf import locks, processes, signals
 from descargan_tf.data import prepared
 from descargan_tf.data.images import Scaling, is_outside
 from descargan_tf.errors import UserError
@@ -203,7 +202,9 @@ def prepare(
         if before:
             said(f"goes on: {before} of {len(plan.splitting.images)} images were done before")
         counts, missing, lost_masks = Counter(plan.counts()), Counter(), []
-        for shard, done in _run(_Work(data_dir, options, settings), shards, num_workers or _cores(), progress):
+        for shard, done in _run(
+            _Work(data_dir, options, settings), shards, num_workers or processes.num_cores(), progress
+        ):
             missing[shard.split, shard.label] += len(done.failed)
             failures += done.failed
             lost_masks += done.lost_masks
@@ -309,10 +310,6 @@ def _done_file(work, shard):
 
 def _is_done(work, shard):
     return _done_file(work, shard).exists()
-
-
-def _cores():
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _run(
