@@ -43,10 +43,10 @@ def way(tmp_path_factory, one_replica, graphs_as_traced):
     def step(mode, *flags):
         assert main(["main", f"--mode={mode}", *flags]) == 0, mode
 
-    step("generate", "--dataset=chest_phantom", "--image_size=128", *NUMBERS, f"--data_dir={root / 'raw'}")
     folders = (f"--input={root / 'raw'}", f"--data_dir={root / 'data'}")
     with pytest.MonkeyPatch.context() as patch:  # processes take longer to start than all of the work does
-        patch.setattr("descargan_tf.preparation.prepare._cores", lambda: 1)
+        patch.setattr("descargan_tf.processes.num_cores", lambda: 1)
+        step("generate", "--dataset=chest_phantom", "--image_size=128", *NUMBERS, f"--data_dir={root / 'raw'}")
         step("prepare", "--source=chexpert", "--image_size=64", *NUMBERS[1:], *folders)
     step("check_data", "--dataset=prepared", "--image_size=64", f"--data_dir={root / 'data'}")
     step("train", *TINY, f"--data_dir={root / 'data'}", f"--run_dir={root / 'run'}")
