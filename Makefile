@@ -84,7 +84,7 @@ $(CARD_VENV)/installed: requirements-card.txt
 
 judge: install-dev $(CARD_VENV)/installed
 	@folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && \
-	  PYTHONPATH=. $(VENV)/bin/python tests/card/make_inputs.py "$$folder" && \
+	  PYTHONPATH=.:tests $(VENV)/bin/python tests/card/make_inputs.py "$$folder" && \
 	  $(CARD_VENV)/bin/python -W ignore tests/card/judge.py "$$folder"
 
 clean:

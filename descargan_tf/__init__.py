@@ -14,6 +14,7 @@ The map of the package:
     model.py       load(): a trained model from Python
     surroundings.py  environment, Keras, terminal         pretrained.py  published weights: written, loaded, begun with
     program.py     a program's end: errors, lost readers  signals.py     ends from outside;   locks.py  one at work
+    processes.py   work spread over cores, in order
     export/        what serves a model; in a checkout this is the folder beside the package
 
 Letters in shapes: B batch, N images of a split, H height, W width, C channels, K classes. Images are float32 in

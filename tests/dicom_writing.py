@@ -1,7 +1,13 @@
 """DICOM files for tests, as scanners write them; every tag that may identify somebody holds SENTINEL."""
 
+import io
+import struct
+
 import numpy as np
+from PIL import Image
+from pydicom import uid
 from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.encaps import encapsulate
 from pydicom.uid import ComputedRadiographyImageStorage, ExplicitVRLittleEndian, generate_uid
 
 SENTINEL = "QZXSENTINEL"
@@ -55,8 +61,75 @@ def radiograph(pixels, **tags):
     return dataset
 
 
-def write(path, dataset):
+def write(path, dataset, **how):
     """Save a data set, and return where."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    dataset.save_as(path, enforce_file_format=True)
+    dataset.save_as(path, enforce_file_format=True, **how)
     return path
+
+
+def encoded(dataset, syntax):
+    """A data set of `radiograph` in another transfer syntax, and what `save_as` must be told for it."""
+    pixels = np.frombuffer(dataset.PixelData, f"<{_kind(dataset)}{dataset.BitsAllocated // 8}")
+    pixels = pixels.reshape(dataset.Rows, dataset.Columns)
+    if syntax == uid.JPEGBaseline8Bit:
+        buffer = io.BytesIO()
+        Image.fromarray(pixels).save(buffer, "JPEG", quality=95)
+        _encapsulate(dataset, buffer.getvalue())
+    elif syntax in (uid.JPEGLossless, uid.JPEGLosslessSV1):
+        _encapsulate(dataset, lossless_jpeg(pixels, dataset.BitsStored))
+    elif syntax == uid.JPEG2000:
+        dataset.compress(syntax, j2k_cr=[4], generate_instance_uid=False)
+    elif syntax == uid.JPEGLSNearLossless:
+        dataset.compress(syntax, jls_error=3, generate_instance_uid=False)
+    elif syntax.is_encapsulated:
+        dataset.compress(syntax, generate_instance_uid=False)
+    elif syntax == uid.ExplicitVRBigEndian and dataset.BitsAllocated > 8:
+        dataset.PixelData = pixels.byteswap().tobytes()
+    dataset.file_meta.TransferSyntaxUID = syntax
+    return {"implicit_vr": False, "little_endian": False} if syntax == uid.ExplicitVRBigEndian else {}
+
+
+def lossless_jpeg(pixels, bits):
+    """ITU-T T.81, process 14, selection value 1, of [H, W] with `bits` that count: every difference in full.
+
+    The Huffman table gives each of the 17 categories five bits, so that nothing is compressed and all is legal.
+    """
+    values = pixels.astype(np.int64) & ((1 << bits) - 1)
+    predicted = np.empty_like(values)
+    predicted[:, 1:] = values[:, :-1]
+    predicted[1:, 0] = values[:-1, 0]
+    predicted[0, 0] = 1 << (bits - 1)
+    found = []
+    for difference in ((values - predicted + (1 << 15)) % (1 << 16) - (1 << 15)).ravel().tolist():
+        category = 16 if difference == -(1 << 15) else abs(difference).bit_length()
+        found.append(f"{category:05b}")
+        if 0 < category < 16:  # of category 16 there is one difference alone
+            found.append(f"{difference if difference > 0 else difference + (1 << category) - 1:0{category}b}")
+    text = "".join(found)
+    text += "1" * (-len(text) % 8)
+    coded = int(text, 2).to_bytes(len(text) // 8, "big").replace(b"\xff", b"\xff\x00")
+    height, width = pixels.shape
+    return b"".join(
+        (
+            b"\xff\xd8",
+            _segment(0xC4, bytes([0, 0, 0, 0, 0, 17, *[0] * 11, *range(17)])),
+            _segment(0xC3, struct.pack(">BHHB", bits, height, width, 1) + bytes([1, 0x11, 0])),
+            _segment(0xDA, bytes([1, 1, 0, 1, 0, 0])),
+            coded,
+            b"\xff\xd9",
+        )
+    )
+
+
+def _segment(marker, content):
+    return struct.pack(">BBH", 0xFF, marker, len(content) + 2) + content
+
+
+def _encapsulate(dataset, content):
+    dataset.PixelData = encapsulate([content])
+    dataset["PixelData"].is_undefined_length = True
+
+
+def _kind(dataset):
+    return "i" if dataset.PixelRepresentation else "u"

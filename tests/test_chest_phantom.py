@@ -1,5 +1,6 @@
 """The chest phantom: what is drawn, and that its files are CheXpert's layout which its source reads."""
 
+import copy
 import csv
 import hashlib
 
@@ -22,7 +23,7 @@ SETTINGS = SyntheticSettings(3, 64, 8, 2, 2)
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory):
     root = tmp_path_factory.mktemp("phantom") / "data"
-    return root, phantom_files.generate(root, SETTINGS)
+    return root, phantom_files.generate(root, SETTINGS, num_workers=1)
 
 
 def digests(root):
@@ -33,13 +34,28 @@ def digests(root):
     }
 
 
-def test_the_same_seed_gives_the_same_bytes_and_another_one_others(drawn, tmp_path):
+def test_the_same_seed_gives_the_same_bytes_with_any_number_of_processes_and_another_one_others(drawn, tmp_path):
     root, manifest = drawn
-    assert phantom_files.generate(tmp_path / "again", SETTINGS) == manifest
+    told = []
+    again = phantom_files.generate(tmp_path / "again", SETTINGS, 2, lambda done, total: told.append((done, total)))
+    assert again == manifest
+    assert told[-1] == (24, 24)
     assert digests(tmp_path / "again") == digests(root)
     assert not (tmp_path / "again.partial").exists()
-    phantom_files.generate(tmp_path / "other", SyntheticSettings(4, 64, 8, 2, 2))
+    phantom_files.generate(tmp_path / "other", SyntheticSettings(4, 64, 8, 2, 2), num_workers=1)
     assert digests(tmp_path / "other") != digests(root)
+
+
+def test_each_picture_is_handed_the_random_numbers_as_the_one_before_leaves_them(tmp_path):
+    views = phantom_files._plan("data", SETTINGS)[0]
+    assert {view.kind for view in views} == {"frontal", "lateral"}
+    assert {view.label for view in views} == {-1, 0, 1}
+    assert {view.device for view in views} == {*chest_phantom.DEVICES}
+    for view in views:
+        passed_over = copy.deepcopy(view.rng)
+        phantom_files._pass_over(view, passed_over)
+        phantom_files._write_view(tmp_path, view)
+        assert view.rng.bit_generator.state == passed_over.bit_generator.state
 
 
 def test_nothing_is_written_over(drawn):

@@ -10,8 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
+from raw_files import class_folders
 from step_cases import COMPILED_QUICKLY
 
+from descargan_tf.data.images import write_png
 from descargan_tf.main import main
 from descargan_tf.training import checkpoint
 from descargan_tf.training.loop import LoopSettings, Trainer
@@ -74,7 +77,8 @@ def workplace(tmp_path_factory):
 def there_and_back(workplace):
     """The run taken on by TensorFlow to round 22, evaluated and exported; then, in JAX, evaluated again and taken on.
 
-    In the same process in JAX: a run like the first one, stopped at round ten, is resumed (runs/resumed).
+    In the same process in JAX: a run like the first one, stopped at round ten, is resumed (runs/resumed); pictures with
+    masks are prepared, trained on for two rounds and evaluated (runs/prepared).
     """
     folder, _ = workplace
     shutil.copytree(folder / "runs" / "tiny", folder / "runs" / "both")
@@ -94,8 +98,17 @@ def there_and_back(workplace):
     finally:
         os.chdir(before)
     report = json.loads((folder / "runs" / "both" / "report.json").read_text())
+    (folder / "raw" / "ground_truth").mkdir(parents=True)
+    for path in (class_folders(folder / "raw", 6) / "diseased").iterdir():
+        mask = np.zeros(np.asarray(Image.open(path)).shape, np.uint8)
+        mask[10:20, 5:25] = 255
+        write_png(folder / "raw" / "ground_truth" / path.name, mask)
+    prepared = "--dataset=prepared --data_dir=data/prepared --run_dir=runs/prepared --max_steps=2 --log_every_steps=1"
     printed = in_jax(
         folder,
+        "--mode=prepare --input=raw --data_dir=data/prepared --image_size=64 --num_validate=2 --num_test=2",
+        f"--flagfile=tiny.flags {prepared} --validate_every_steps=2",
+        "--mode=evaluate --run_dir=runs/prepared",
         "--flagfile=tiny.flags --run_dir=runs/resumed",
         "--mode=evaluate --run_dir=runs/both --checkpoint=22",
         "--mode=predict --run_dir=runs/both --checkpoint=22 --input=data/synthetic_64/test/diseased --output_dir=found",
@@ -174,6 +187,24 @@ def test_both_backends_measure_the_same(there_and_back):
     for protocol, metrics in report["metrics"].items():
         for name, found in metrics.items():
             assert again["metrics"][protocol][name]["mean"] == pytest.approx(found["mean"], rel=1e-3, abs=1e-4), name
+
+
+def test_a_prepared_data_set_is_trained_on_and_evaluated_in_jax(there_and_back):
+    folder, _, _, printed = there_and_back
+    assert "data/prepared train: 2 healthy, 2 diseased" in printed
+    rounds = lines(folder, "prepared", "train")
+    assert [line["step"] for line in rounds] == [1, 2]
+    losses = [{name: line[name] for name in line if "/" in name} for line in rounds]
+    assert losses[0].keys() == losses[1].keys() != set()
+    assert all(np.isfinite([*line.values()]).all() for line in losses)
+    assert losses[0] != losses[1]
+    (validation,) = lines(folder, "prepared", "validate")
+    report = json.loads((folder / "runs" / "prepared" / "report.json").read_text())
+    assert "jax" in report["versions"]
+    assert (report["split"]["num_healthy"], report["split"]["num_diseased"]) == (2, 2)
+    for found in (validation["dice"], report["metrics"]["image_units"]["dice"]["mean"]):
+        assert 0 <= found <= 1
+    assert report["metrics"]["image_units"]["ssim"]["reason"] == "not available: masks"
 
 
 def test_a_call_of_many_rounds_ends_where_something_is_to_be_done(tmp_path):

@@ -6,6 +6,7 @@ import pytest
 from nifti_volumes import ORIENTATIONS, noise, write_volume
 from raw_files import table
 
+from descargan_tf import processes
 from descargan_tf.errors import UserError
 from descargan_tf.preparation import nifti
 from descargan_tf.preparation.sources import Options, load, pseudonym
@@ -131,6 +132,15 @@ def test_a_table_gives_labels_patients_splits_and_masks(tmp_path):
         ("c.nii#slice=8", DISEASED, None, pseudonym("c", KEY)),
     ]
     assert listing.problems == [f"labels.csv, line 5: gone.nii: missing in {tmp_path / 'raw'}"]
+
+
+def test_any_number_of_processes_lists_the_same(root, monkeypatch):
+    (root / "healthy" / "cut.nii.gz").write_bytes((root / "healthy" / "sub-01_ses-1_T1w.nii.gz").read_bytes()[:-100])
+    one = listed(root)
+    assert len(one.problems) == 1
+    monkeypatch.setattr(nifti, "_WORTH_PROCESSES", 0)
+    monkeypatch.setattr(processes, "num_cores", lambda: 2)
+    assert listed(root) == one
 
 
 # ---- patients

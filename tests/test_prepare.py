@@ -1,5 +1,6 @@
 """Raw files to a prepared data set: what is stored, what is said, how it goes on after a kill."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -12,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from raw_files import class_folders, picture, table
+from raw_files import chexpert, class_folders, picture, table
 
 from descargan_tf.commands.predict import raw_reader
 from descargan_tf.config import Config
@@ -126,6 +127,64 @@ def test_masks_go_with_their_images(tmp_path):
                 expected = 10 * 20 / (row.height * row.width) if has_one else 0
                 assert marked[-1] == pytest.approx(expected, rel=0.2)
     assert sum(value > 0 for value in marked) >= 2
+
+
+def test_masks_of_which_nothing_is_left_are_counted_and_named(tmp_path, capsys):
+    raw = tmp_path / "raw"
+    for split in ("train", "validate", "test"):
+        class_folders(raw / split, 3)
+        (raw / split / "ground_truth").mkdir()
+    for number, side in enumerate((1, 5)):  # in pictures that become 3 times smaller
+        picture(raw / f"train/diseased/{number:03d}.png", number, (192, 192))
+        mask = np.zeros((192, 192), np.uint8)
+        mask[100 : 100 + side, 100 : 100 + side] = 255
+        Image.fromarray(mask).save(raw / f"train/ground_truth/{number:03d}.png")
+    Image.fromarray(np.zeros(np.asarray(Image.open(raw / "train/diseased/002.png")).shape, np.uint8)).save(
+        raw / "train/ground_truth/002.png"
+    )  # marks nothing from the beginning
+    (raw / "test/healthy/000.png").write_bytes(b"x")
+    command = ["main", "--mode=prepare", f"--input={raw}", "--image_size=64"]
+    assert main([*command, f"--data_dir={tmp_path / 'strict'}", "--strict"]) == 2
+    capsys.readouterr()
+    assert main([*command, f"--data_dir={tmp_path / 'strict'}"]) == 1  # goes on where that one ended
+    said = capsys.readouterr().out
+    assert (
+        "warning: nothing is left of 1 of the masks, as they mark less than half of every pixel: "
+        "train/diseased/000.png; a larger --image_size keeps smaller lesions"
+    ) in said
+    assert f"{tmp_path / 'strict'} test: 2 healthy (1 failed), 3 diseased\n" in said
+    assert f"{tmp_path / 'strict'} validate: 3 healthy, 3 diseased\n" in said
+    opened = prepared.open_prepared(tmp_path / "strict")
+    assert (opened.decisions["lost_masks"], opened.decisions["failed"]) == (1, 1)
+    marked = {
+        row["source"]: bool(truth.any())
+        for row, truth in zip(opened.rows("train"), opened.ground_truth("train"), strict=True)
+    }
+    assert [name for name, is_marked in marked.items() if is_marked] == ["train/diseased/001.png"]
+    data = dataset_of(Config(mode="check_data", dataset="prepared", data_dir=str(tmp_path / "strict"), image_size=64))
+    assert "1 masks became empty when the data were prepared" in data.check().warnings
+
+
+@pytest.mark.parametrize(
+    ("source", "told"),
+    [
+        ("folder", {"value_range"}),
+        ("csv", {"value_range", "labels_csv"}),
+        ("chexpert", {"finding", "uncertain", "view"}),
+    ],
+)
+def test_what_a_source_does_not_listen_to_is_no_decision(tmp_path, source, told):
+    raw = class_folders(tmp_path / "raw", 3)
+    rows = [(f"{name}/{number:03d}.png", name) for name in CLASS_NAMES for number in range(3)]
+    options = Options(image_size=SIZE, labels_csv=str(table(tmp_path / "labels.csv", rows)))
+    if source == "chexpert":
+        frontal, labels = ("Frontal", "PA"), (("1.0", "", "", ""), ("", "", "1.0", ""))
+        patients = [("train", number, 1, "view1_frontal", *frontal, *labels[number % 2]) for number in range(6)]
+        raw = chexpert(tmp_path / "raw", patients)
+    run(raw, tmp_path / "data", options, source=source)
+    decisions = json.loads((tmp_path / "data/dataset.json").read_text())
+    asked = {"image_size", *(field.name for field in dataclasses.fields(Settings))} - {"strict"}
+    assert decisions.keys() == asked | told | {"version", "notes", "left_out", "failed", "lost_masks"}
 
 
 def test_any_number_of_workers_gives_the_same_bytes(tmp_path, monkeypatch):

@@ -9,7 +9,7 @@ from tqdm import tqdm
 from descargan_tf.config import Config
 from descargan_tf.errors import UserError
 from descargan_tf.files import reading
-from descargan_tf.names import one_line
+from descargan_tf.names import name_some, one_line
 from descargan_tf.preparation import prepare as preparation
 from descargan_tf.preparation.sources import Options
 from descargan_tf.types import CLASS_NAMES, SPLITS
@@ -43,14 +43,24 @@ def prepare(config: Config) -> int:
             progress=show,
         )
     for split in SPLITS:
-        counts = ", ".join(f"{result.counts[split, label]} {name}" for label, name in enumerate(CLASS_NAMES))
-        print(f"{data_dir} {split}: {counts}")
+        counts = (_count(result, split, label) for label in range(len(CLASS_NAMES)))
+        print(f"{data_dir} {split}: {', '.join(counts)}")
     seconds = time.perf_counter() - started
     print(f"{data_dir}: {sum(result.counts.values())} images, {seconds:.0f} s")
+    if result.lost_masks:
+        print(
+            f"warning: nothing is left of {len(result.lost_masks)} of the masks, as they mark less than half of every "
+            f"pixel: {one_line(name_some(result.lost_masks))}; a larger --image_size keeps smaller lesions"
+        )
     if result.failures:
         print(f"{len(result.failures)} failed; they are named in {data_dir / preparation.FAILED}")
         return 1
     return 0
+
+
+def _count(result, split, label):
+    missing = result.missing[split, label]
+    return f"{result.counts[split, label]} {CLASS_NAMES[label]}" + f" ({missing} failed)" * bool(missing)
 
 
 def _fields(config, kind):

@@ -85,6 +85,38 @@ def sample_effusion(rng: np.random.Generator) -> Effusion:
     )
 
 
+class Exposure(NamedTuple):
+    """What differs between two frontal views of a patient, but for the disease."""
+
+    turn: float
+    shift: np.ndarray  # [2]
+    breath: float
+    grain: np.ndarray  # [H, W] of unit strength
+    contrast: float
+    middle: float  # brightness
+    dose: float  # strength of the noise, about 1
+
+
+def sample_exposure(height: int, width: int, rng: np.random.Generator) -> Exposure:
+    """Draw posture, exposure and noise: all the randomness of `draw_frontal`, in its order."""
+    turn, shift, breath = rng.normal(0, 0.02), rng.normal(0, 0.02, 2), rng.normal(0, 0.03)
+    grain = rng.standard_normal((height, width))
+    contrast, middle, dose = rng.uniform(0.40, 0.50), rng.uniform(0.42, 0.54), rng.uniform(0.8, 1.3)
+    return Exposure(turn, shift, breath, grain, contrast, middle, dose)
+
+
+def sample_grain(height: int, width: int, rng: np.random.Generator) -> np.ndarray:
+    """Draw the noise of a lateral view, of unit strength: all the randomness of `draw_lateral`."""
+    return rng.standard_normal((height, width))
+
+
+def sample_window(device: Device, rng: np.random.Generator) -> tuple[int, int]:
+    """Draw which stored values are black and white, before any inversion: all the randomness of `store`."""
+    if device.has_window:  # it leaves room on both sides
+        return int(rng.integers(150, 500)), int(rng.integers(3300, 3900))
+    return 0, _WHITE
+
+
 def draw_frontal(
     chest: Chest, effusion: Effusion | None, height: int, width: int, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -99,9 +131,7 @@ def draw_frontal(
     Returns:
         [H, W] float64 in 0..1, bright where dense, and the mask, bool [H, W].
     """
-    turn, shift = rng.normal(0, 0.02), rng.normal(0, 0.02, 2)
-    breath = rng.normal(0, 0.03)
-    grain = rng.standard_normal((height, width))
+    turn, shift, breath, grain, contrast, middle, dose = sample_exposure(height, width, rng)
     y, x = np.meshgrid(np.linspace(-1, 1, height), np.linspace(-1, 1, width) * width / height, indexing="ij")
     x, y = (x - shift[0]) * math.cos(turn) + y * math.sin(turn), (y - shift[1]) * math.cos(turn) - x * math.sin(turn)
     x = x / min(1.0, width / height * 1.06)  # the whole chest is in a narrow picture, too
@@ -127,8 +157,7 @@ def draw_frontal(
     healthy = exposed(np.zeros_like(fluid))
     drawn = exposed(fluid) if effusion else healthy
     # What a device makes of the path: contrast and brightness by the exposure, noise by the dose behind the body.
-    contrast, middle = rng.uniform(0.40, 0.50), rng.uniform(0.42, 0.54)
-    noise = 0.012 * rng.uniform(0.8, 1.3) * _smooth(grain)
+    noise = 0.012 * dose * _smooth(grain)
 
     def displayed(path):
         return 1 / (1 + np.exp(-4 * contrast * (path - 0.62) - 4 * (middle - 0.5)))
@@ -139,7 +168,7 @@ def draw_frontal(
 
 def draw_lateral(chest: Chest, height: int, width: int, rng: np.random.Generator) -> np.ndarray:
     """One lateral view, which nothing is learned from; [H, W] float64 in 0..1."""
-    grain = rng.standard_normal((height, width))
+    grain = sample_grain(height, width, rng)
     y, x = np.meshgrid(np.linspace(-1, 1, height), np.linspace(-1, 1, width) * width / height, indexing="ij")
     curve = 0.5 - 0.18 * np.cos(1.6 * (y - 0.1))
     body = 1.0 * _step((0.78 - 0.1 * y**2 - np.abs(x)) / 0.05)
@@ -158,9 +187,7 @@ def store(image: np.ndarray, device: Device, rng: np.random.Generator) -> tuple[
     Returns:
         [H, W] uint16 of 12 bits, and centre and width of the window that shows it (of the stored values).
     """
-    low, high = (0, _WHITE)
-    if device.has_window:  # it leaves room on both sides
-        low, high = int(rng.integers(150, 500)), int(rng.integers(3300, 3900))
+    low, high = sample_window(device, rng)
     values = np.rint(low + np.clip(image, 0, 1) * (high - low)).astype(np.uint16)
     if device.is_inverted:
         values, low, high = _WHITE - values, _WHITE - high, _WHITE - low

@@ -237,8 +237,11 @@ class PreparedDataset(Dataset):
             *leaks.acquisition_findings(rows),
             *leaks.identical_file_findings(rows),
         )
-        failed = self._prepared.decisions.get("failed", 0)
-        notes = [f"{failed} raw files could not be used when the data were prepared"] if failed else []
+        notes = [
+            f"{count} {what} when the data were prepared"
+            for name, what in (("failed", "raw files could not be used"), ("lost_masks", "masks became empty"))
+            if (count := self._prepared.decisions.get(name, 0))
+        ]
         summary = folders.DataSummary(
             root=self._folder,
             image_size=self._image_size,

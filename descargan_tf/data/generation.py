@@ -4,16 +4,14 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-import multiprocessing
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
 
-from descargan_tf import locks, signals
+from descargan_tf import locks, processes, signals
 from descargan_tf.data.images import npy_bytes
 from descargan_tf.data.listing import GROUND_TRUTH_FOLDER
 from descargan_tf.data.synthetic import VERSION, SyntheticSettings, draw_example
@@ -62,7 +60,7 @@ def generate(
                 for folder in (*CLASS_NAMES, GROUND_TRUTH_FOLDER):
                     (partial / split / folder).mkdir(parents=True)
             # Closed, as workers that are still at work would write into what is cleared after a failure.
-            with contextlib.closing(_run(partial, settings, num_workers or os.cpu_count() or 1)) as drawn:
+            with contextlib.closing(_run(partial, settings, num_workers or processes.num_cores())) as drawn:
                 for done, part in drawn:
                     checksums.update(part)
                     if progress:
@@ -166,23 +164,12 @@ def _run(root: Path, settings: SyntheticSettings, num_workers: int) -> Iterator[
         total = 2 * settings.count(split)
         tasks += [(split, start, min(start + 32, total)) for start in range(0, total, 32)]
     done = 0
-    if min(num_workers, len(tasks)) == 1:  # a process of its own would take longer to start
-        for split, start, stop in tasks:
+    with contextlib.closing(
+        processes.in_order(_write_range, [(root, settings, *task) for task in tasks], num_workers)
+    ) as parts:
+        for (_, start, stop), part in zip(tasks, parts, strict=True):
             done += stop - start
-            yield done, _write_range(root, settings, split, start, stop)
-        return
-    # spawn: the caller may hold TensorFlow's threads, which a fork would not copy.
-    context = multiprocessing.get_context("spawn")
-    count = min(num_workers, len(tasks))
-    with ProcessPoolExecutor(count, mp_context=context, initializer=signals.end_with_parent) as pool:
-        futures = [pool.submit(_write_range, root, settings, *task) for task in tasks]
-        try:
-            for future, (_, start, stop) in zip(futures, tasks, strict=True):
-                done += stop - start
-                yield done, future.result()
-        finally:
-            for future in futures:
-                future.cancel()
+            yield done, part
 
 
 def _write_range(root: Path, settings: SyntheticSettings, split: str, start: int, stop: int) -> dict[str, str]:

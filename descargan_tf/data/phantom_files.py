@@ -10,17 +10,20 @@ Every other patient begins healthy, the others diseased, each with one to three 
 uncertain and a fourth has a lateral view, both in addition to what was asked for.
 """
 
+import contextlib
+import copy
 import io
 import json
 import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
-from descargan_tf import locks, signals
+from descargan_tf import locks, processes, signals
 from descargan_tf.data import chest_phantom
 from descargan_tf.data.listing import GROUND_TRUTH_FOLDER
 from descargan_tf.data.synthetic import SyntheticSettings
@@ -34,11 +37,15 @@ _BEING_GENERATED = "{{holder}} is generating {}: wait for it, or end it first."
 _ROOT_UID = "1.2.826.0.1.3680043.8.498.77"  # below pydicom's own, which anybody may use
 _COLUMNS = ("Path", "Sex", "Age", "Frontal/Lateral", "AP/PA", "No Finding", "Pleural Effusion", "Support Devices")
 _UNCERTAIN = -1
+_SHARE = 16  # views that a process draws at a time
 _VALID_PATIENTS = 20  # every so-manieth is in valid.csv, but for uncertain studies
 
 
 def generate(
-    data_dir: str | os.PathLike, settings: SyntheticSettings, progress: Callable[[int, int], None] | None = None
+    data_dir: str | os.PathLike,
+    settings: SyntheticSettings,
+    num_workers: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> dict:
     """Write the whole data set; the folder appears only when it is complete.
 
@@ -46,6 +53,7 @@ def generate(
         data_dir: must not exist, or be empty.
         settings: counts are of frontal views, the three splits together, as `--mode=prepare` draws them by patient;
             image_size is the shorter side of a picture.
+        num_workers: processes; all cores by default. Any number gives the same bytes.
         progress: called with (frontal views done, in all), uncertain ones not counted.
 
     Returns:
@@ -74,7 +82,7 @@ def generate(
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         with locks.alone_in(partial, _BEING_GENERATED.format(partial)):
-            manifest = _write(partial, absolute.name, settings, progress)
+            manifest = _write(partial, absolute.name, settings, num_workers or processes.num_cores(), progress)
         (partial / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
         (partial / locks.LOCK).unlink()
         if data_dir.exists():
@@ -93,10 +101,49 @@ def generate(
     return manifest
 
 
-def _write(root, name, settings, progress):
+class _View(NamedTuple):
+    """One picture to draw."""
+
+    inner: str  # its file below the folder, without suffix
+    kind: str  # "frontal" or "lateral"
+    label: int  # HEALTHY, DISEASED or _UNCERTAIN
+    number: int  # of the patient
+    chest: chest_phantom.Chest
+    device: chest_phantom.Device
+    size: int  # pixels of the shorter side
+    rng: np.random.Generator  # as the patient's was before this picture
+
+    @property
+    def shape(self):
+        height = round(self.size / min(1.0, self.device.aspect))
+        return height, round(height * self.device.aspect)
+
+
+def _write(root, name, settings, num_workers, progress):
+    views, rows, about = _plan(name, settings)
+    for part, lines in rows.items():
+        text = "".join(",".join(line) + "\n" for line in (_COLUMNS, *lines))
+        (root / f"{part}.csv").write_text(text)
+    tasks = [(root, views[start : start + _SHARE]) for start in range(0, len(views), _SHARE)]
+    done, total = 0, about["frontal"]["healthy"] + about["frontal"]["diseased"]
+    # Closed, as workers that are still at work would write into what is cleared after a failure.
+    with contextlib.closing(processes.in_order(_write_views, tasks, num_workers)) as counts:
+        for count in counts:
+            done += count
+            if progress:
+                progress(done, total)
+    return about
+
+
+def _plan(name, settings):
+    """What is to be drawn, the rows of the tables, and the manifest.
+
+    A patient's pictures follow one another in one stream of random numbers, so each is handed the stream as the one
+    before leaves it.
+    """
     wanted = sum(settings.count(split) for split in SPLITS)
     done = {HEALTHY: 0, DISEASED: 0, _UNCERTAIN: 0}
-    rows = {"train": [], "valid": []}
+    rows, drawn = {"train": [], "valid": []}, []
     number = laterals = 0
     while min(done[HEALTHY], done[DISEASED]) < wanted:
         number += 1
@@ -114,52 +161,72 @@ def _write(root, name, settings, progress):
             place = f"{part}/patient{number:05d}/study{study}"
             devices = "1.0" if rng.random() < 0.2 else ""
             labels = {HEALTHY: ("1.0", "", devices), DISEASED: ("", "1.0", devices), _UNCERTAIN: ("", "-1.0", devices)}
-            views = ["frontal", "lateral"] if rng.random() < 0.25 else ["frontal"]
-            for index, view in enumerate(views, start=1):
-                inner = f"{place}/view{index}_{view}"
-                mask = _write_view(root, inner, view, label, chest, device, settings.image_size, rng, number)
-                projection = "PA" if view == "frontal" else ""
-                rows[part].append((f"{name}/{inner}.dcm", sex, str(age), view.title(), projection, *labels[label]))
-                if mask is not None:
-                    path = root / GROUND_TRUTH_FOLDER / f"{inner}.png"
-                    path.parent.mkdir(parents=True, exist_ok=True)
-                    path.write_bytes(_png(mask))
-            laterals += len(views) - 1
+            kinds = ["frontal", "lateral"] if rng.random() < 0.25 else ["frontal"]
+            for index, kind in enumerate(kinds, start=1):
+                inner = f"{place}/view{index}_{kind}"
+                before = copy.deepcopy(rng)
+                drawn.append(_View(inner, kind, label, number, chest, device, settings.image_size, before))
+                _pass_over(drawn[-1], rng)
+                projection = "PA" if kind == "frontal" else ""
+                rows[part].append((f"{name}/{inner}.dcm", sex, str(age), kind.title(), projection, *labels[label]))
+            laterals += len(kinds) - 1
             done[label] += 1
-            if progress and label != _UNCERTAIN:
-                progress(done[HEALTHY] + done[DISEASED], 2 * wanted)
-    for part, lines in rows.items():
-        text = "".join(",".join(line) + "\n" for line in (_COLUMNS, *lines))
-        (root / f"{part}.csv").write_text(text)
-    return {
-        "generator": "descargan_tf chest_phantom",
-        "version": chest_phantom.VERSION,
-        "seed": settings.seed,
-        "image_size": settings.image_size,
-        "patients": number,
-        "frontal": {"healthy": done[HEALTHY], "diseased": done[DISEASED], "uncertain": done[_UNCERTAIN]},
-        "lateral": laterals,
-    }
+    return (
+        drawn,
+        rows,
+        {
+            "generator": "descargan_tf chest_phantom",
+            "version": chest_phantom.VERSION,
+            "seed": settings.seed,
+            "image_size": settings.image_size,
+            "patients": number,
+            "frontal": {"healthy": done[HEALTHY], "diseased": done[DISEASED], "uncertain": done[_UNCERTAIN]},
+            "lateral": laterals,
+        },
+    )
 
 
-def _write_view(root, inner, view, label, chest, device, size, rng, number):
-    """One file; the mask of a diseased frontal view, None of others."""
-    height = round(size / min(1.0, device.aspect))
-    width = round(height * device.aspect)
-    mask = None
-    if view == "frontal":
-        effusion = chest_phantom.sample_effusion(rng) if label != HEALTHY else None
-        if label == _UNCERTAIN:  # so little that nobody would swear to it
-            effusion = effusion._replace(height=rng.uniform(0.03, 0.1))
-        image, marked = chest_phantom.draw_frontal(chest, effusion, height, width, rng)
-        mask = marked if label == DISEASED else None
+def _pass_over(view, rng):
+    """Leave a stream of random numbers as `_write_view` does."""
+    if view.kind == "frontal":
+        _effusion(view.label, rng)
+        chest_phantom.sample_exposure(*view.shape, rng)
     else:
-        image = chest_phantom.draw_lateral(chest, height, width, rng)
+        chest_phantom.sample_grain(*view.shape, rng)
+    chest_phantom.sample_window(view.device, rng)
+
+
+def _effusion(label, rng):
+    if label == HEALTHY:
+        return None
+    effusion = chest_phantom.sample_effusion(rng)
+    if label == _UNCERTAIN:  # so little that nobody would swear to it
+        return effusion._replace(height=rng.uniform(0.03, 0.1))
+    return effusion
+
+
+def _write_views(root, views):
+    """Draw and write; how many of them are frontal and certain."""
+    for view in views:
+        _write_view(root, view)
+    return sum(view.kind == "frontal" and view.label != _UNCERTAIN for view in views)
+
+
+def _write_view(root, view):
+    """One file, and the mask of a diseased frontal view."""
+    chest, device, rng = view.chest, view.device, view.rng
+    if view.kind == "frontal":
+        image, marked = chest_phantom.draw_frontal(chest, _effusion(view.label, rng), *view.shape, rng)
+        if view.label == DISEASED:
+            path = root / GROUND_TRUTH_FOLDER / f"{view.inner}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(_png(marked))
+    else:
+        image = chest_phantom.draw_lateral(chest, *view.shape, rng)
     values, window = chest_phantom.store(image, device, rng)
-    path = root / f"{inner}.dcm"
+    path = root / f"{view.inner}.dcm"
     path.parent.mkdir(parents=True, exist_ok=True)
-    _data_set(values, window, device, inner, view, number).save_as(path, enforce_file_format=True)
-    return mask
+    _data_set(values, window, device, view.inner, view.kind, view.number).save_as(path, enforce_file_format=True)
 
 
 def _data_set(values, window, device, inner, view, number):

@@ -13,14 +13,18 @@ the file's name begins so (BIDS), or else the name up to the first part that nam
 but a pseudonym of it is kept.
 """
 
+import contextlib
 import fnmatch
 import functools
 import re
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
+from descargan_tf import processes
 from descargan_tf.data.listing import GROUND_TRUTH_FOLDER
 from descargan_tf.data.nifti_files import (
     SUFFIXES,
@@ -45,29 +49,33 @@ from descargan_tf.types import CLASS_NAMES, DISEASED, HEALTHY, SPLITS
 DROP, AS_HEALTHY = "drop", "healthy"
 UNMARKED = (DROP, AS_HEALTHY)  # of --unmarked_slices
 
+_WORTH_PROCESSES = 2**27  # bytes of files, some five seconds for one process
+
 # What begins the part of a name that is no longer the patient's.
 _AFTER_PATIENT = re.compile(r"_(ses|run|acq|visit|scan|time|tp|t1|t2|flair|dwi|adc|pd|swi|ct|mr)", re.IGNORECASE)
 
 
 def list(root: Path, options: Options) -> Listing:
-    """As `Source.list`; voxels are read, too: what a slice is depends on its mask, and on whether it shows anything."""
+    """As `Source.list`; voxels are read, too: what a slice is depends on its mask, and on whether it shows anything.
+
+    So it is done over all cores, a volume at a time.
+    """
     slices = parse_slices(options.slices)
     parse_range(options.nifti_range)
     _compiled(options.patient_pattern)
     listing = Listing([], [], [])
     volumes = _of_table(root, options, listing) if options.labels_csv else _of_folders(root, options, listing)
     counts, unsure = Counter(), []
-    for raw in volumes:
-        try:
-            patient = raw.patient or pseudonym(_patient_of(raw.source, options.patient_pattern), options.key)
-            volume = open_volume(raw.path)
-            found = _slices(raw._replace(patient=patient, view=options.slice_axis), volume, slices, options, counts)
-        except UserError as error:
-            listing.problems.append(_relative(str(error), root))
-            continue
-        listing.images.extend(found)
-        if not volume.states_orientation:
-            unsure.append(raw.source)
+    tasks = [(raw, slices, options) for raw in volumes]
+    with contextlib.closing(processes.in_order(_listed, tasks, _num_workers(volumes))) as results:
+        for raw, found in zip(volumes, results, strict=True):
+            if found.problem:
+                listing.problems.append(_relative(found.problem, root))
+                continue
+            listing.images.extend(found.images)
+            counts.update(found.counts)
+            if not found.states_orientation:
+                unsure.append(raw.source)
     patients = len({image.patient for image in listing.images})
     listing.notes.append(
         f"{len(volumes)} volumes of {patients} patients, {options.slice_axis} slices {options.slices}: "
@@ -90,6 +98,35 @@ def read_ground_truth(image: RawImage, options: Options) -> np.ndarray:
     mask = open_volume(image.ground_truth)
     plane = mask.plane(options.slice_axis, image.index) != 0
     return in_square_pixels(plane, mask.spacing(options.slice_axis)) >= 0.5
+
+
+class _Volume(NamedTuple):
+    """What was found in a volume, or why it cannot be used."""
+
+    images: Sequence[RawImage]
+    counts: Mapping[str, int]
+    states_orientation: bool
+    problem: str = ""
+
+
+def _listed(raw: RawImage, slices, options: Options) -> _Volume:
+    """Runs in a process of its own, too."""
+    try:
+        patient = raw.patient or pseudonym(_patient_of(raw.source, options.patient_pattern), options.key)
+        volume = open_volume(raw.path)
+        found, counts = _slices(raw._replace(patient=patient, view=options.slice_axis), volume, slices, options)
+    except UserError as error:
+        return _Volume((), {}, True, str(error))
+    return _Volume(found, counts, volume.states_orientation)
+
+
+def _num_workers(volumes):
+    """One where all are decoded before a second process would have begun."""
+    total = 0
+    for raw in volumes:
+        with contextlib.suppress(OSError):  # which is told when the volume is opened
+            total += raw.path.stat().st_size
+    return processes.num_cores() if total >= _WORTH_PROCESSES else 1
 
 
 def _of_table(root, options, listing):
@@ -149,7 +186,7 @@ def _mask_of(path: Path) -> Path | None:
     return next((place for place in places if place.is_file()), None)
 
 
-def _slices(raw: RawImage, volume: Volume, slices, options, counts):
+def _slices(raw: RawImage, volume: Volume, slices, options):
     axis = options.slice_axis
     chosen = chosen_slices(slices, volume.count(axis))
     if not chosen:
@@ -177,8 +214,7 @@ def _slices(raw: RawImage, volume: Volume, slices, options, counts):
             found.append(
                 raw._replace(source=f"{raw.source}#slice={index}", label=label, index=index, ground_truth=truth)
             )
-    counts.update(new)
-    return found
+    return found, new
 
 
 def _patient_of(source, pattern):

@@ -1,7 +1,7 @@
 """Raw files to a prepared data set: planned, spread over cores, gone on with after a kill, every bad file named.
 
 What is not finished lies in <data_dir>/.preparing and is removed at the end: the plan, the key of pseudonyms, and for
-each shard that is done a file that says so and what failed in it.
+each shard that is done a file that says so, what failed in it and which masks are lost.
 """
 
 import contextlib
@@ -11,7 +11,6 @@ import hashlib
 import itertools
 import json
 import multiprocessing
-import os
 import secrets
 import shutil
 import warnings
@@ -24,7 +23,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from descargan_tf import locks, signals
+from descargan_tf import locks, processes, signals
 from descargan_tf.data import prepared
 from descargan_tf.data.images import Scaling, is_outside
 from descargan_tf.errors import UserError
@@ -96,7 +95,16 @@ class Result(NamedTuple):
     """What a preparation made."""
 
     counts: Mapping[tuple[str, int], int]  # images by split and label
+    missing: Mapping[tuple[str, int], int]  # images that were planned and failed, likewise
     failures: list[str]  # a line each
+    lost_masks: list[str]  # sources of images whose mask marks something, but less than half of any pixel by now
+
+
+class _Done(NamedTuple):
+    """What a shard came to, beside its images."""
+
+    failed: list[str]  # a line each
+    lost_masks: list[str]  # sources
 
 
 class _Shard(NamedTuple):
@@ -190,21 +198,26 @@ def prepare(
             failed(problem)
         shards = _shards(plan, options.image_size)
         failures = [*plan.listing.problems]
-        done = sum(len(shard.images) for shard in shards if _is_done(work, shard))
-        if done:
-            said(f"goes on: {done} of {len(plan.splitting.images)} images were done before")
-        counts = Counter(plan.counts())
-        for shard, lines in _run(_Work(data_dir, options, settings), shards, num_workers or _cores(), progress):
-            counts[shard.split, shard.label] -= len(lines)
-            failures += lines
-            for line in lines:
+        before = sum(len(shard.images) for shard in shards if _is_done(work, shard))
+        if before:
+            said(f"goes on: {before} of {len(plan.splitting.images)} images were done before")
+        counts, missing, lost_masks = Counter(plan.counts()), Counter(), []
+        for shard, done in _run(
+            _Work(data_dir, options, settings), shards, num_workers or processes.num_cores(), progress
+        ):
+            missing[shard.split, shard.label] += len(done.failed)
+            failures += done.failed
+            lost_masks += done.lost_masks
+            for line in done.failed:
                 failed(line)
-            if settings.strict and lines:
-                raise UserError(f"{lines[0]} (--strict; {_GO_ON} without it)")
+            if settings.strict and done.failed:
+                raise UserError(f"{done.failed[0]} (--strict; {_GO_ON} without it)")
+        counts -= missing
         _refuse_empty(counts, plan)
-        _finish(data_dir, plan, options, settings, sorted(failures))
+        result = Result(counts, missing, failures, sorted(lost_masks))
+        _finish(data_dir, plan, options, settings, result)
     shutil.rmtree(work)
-    return Result(counts, failures)
+    return result
 
 
 # ---- what is there already
@@ -270,9 +283,10 @@ def _refuse_other_plan(work, root, plan, options, settings):
 
 
 def _asked(options, settings):
-    """What was asked for, by flag; --strict changes no data set."""
-    asked = {**dataclasses.asdict(options), **dataclasses.asdict(settings)}
-    return {name: value for name, value in asked.items() if name not in ("key", "strict")}
+    """What was asked for, by flag: not what the source does not listen to, nor --strict, which changes no data set."""
+    listened_to = ("image_size", *sources.SOURCES[settings.source].options)
+    asked = {**{name: getattr(options, name) for name in listened_to}, **dataclasses.asdict(settings)}
+    return {name: value for name, value in asked.items() if name != "strict"}
 
 
 # ---- shards and workers
@@ -298,20 +312,16 @@ def _is_done(work, shard):
     return _done_file(work, shard).exists()
 
 
-def _cores():
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def _run(
     work: _Work, shards: Sequence[_Shard], num_workers: int, progress: Progress | None
-) -> Iterator[tuple[_Shard, list[str]]]:
-    """Yield each shard, once it is done, with the lines of what failed in it."""
+) -> Iterator[tuple[_Shard, _Done]]:
+    """Yield each shard, once it is done, with what it came to."""
     total = sum(len(shard.images) for shard in shards)
     before, missing = 0, []
     for shard in shards:
         if _is_done(work.data_dir / WORK, shard):
             before += len(shard.images)
-            yield shard, json.loads(_done_file(work.data_dir / WORK, shard).read_bytes())
+            yield shard, _Done(**json.loads(_done_file(work.data_dir / WORK, shard).read_bytes()))
         else:
             missing.append(shard)
 
@@ -375,22 +385,23 @@ def _prepare_in_worker(shard):
     return _prepare_shard(_Worker.work, shard, _Worker.one_more)
 
 
-def _prepare_shard(work: _Work, shard: _Shard, one_more: Callable[[], None]) -> list[str]:
-    """Read, fit and write; the lines of what failed."""
+def _prepare_shard(work: _Work, shard: _Shard, one_more: Callable[[], None]) -> _Done:
+    """Read, fit and write."""
     source = sources.load(work.settings.source)
-    images, masks, rows, lines = [], [], [], []
+    images, masks, rows, done = [], [], [], _Done([], [])
     for image in shard.images:
         try:
             with warnings.catch_warnings(action="ignore"):  # decoders' of damaged files, which fail or not
-                pixels, mask, row = _prepare_image(source, image, work.options, work.settings)
+                pixels, mask, row, is_lost = _prepare_image(source, image, work.options, work.settings)
+            done.lost_masks.extend([image.source] * is_lost)
             images.append(pixels)
             masks.append(mask)
             rows.append(row)
         except UserError as error:
             is_named = str(image.path) in str(error) or image.source in str(error)
-            lines.append(one_line(error if is_named else f"{image.source}: {error}"))
+            done.failed.append(one_line(error if is_named else f"{image.source}: {error}"))
         except (OSError, MemoryError) as error:
-            lines.append(one_line(f"{image.source}: cannot be read: {error or type(error).__name__}"))
+            done.failed.append(one_line(f"{image.source}: cannot be read: {error or type(error).__name__}"))
         one_more()
     if rows:
         size = work.options.image_size
@@ -399,12 +410,12 @@ def _prepare_shard(work: _Work, shard: _Shard, one_more: Callable[[], None]) -> 
         stacked = np.stack([nothing if mask is None else mask for mask in masks]) if has_masks else None
         prepared.write_shard(work.data_dir, shard.split, shard.label, shard.number, np.stack(images), stacked, rows)
     # Behind the shard, as it says that the shard is there.
-    write_atomically(_done_file(work.data_dir / WORK, shard), json.dumps(lines).encode())
-    return lines
+    write_atomically(_done_file(work.data_dir / WORK, shard), json.dumps(done._asdict()).encode())
+    return done
 
 
 def _prepare_image(source, image, options, settings):
-    """[S, S] uint16, a mask or None, and the row of the manifest."""
+    """[S, S] uint16, a mask or None, the row of the manifest, and whether the mask no longer marks anything."""
     values, low, high = source.read(image, options)
     if values.ndim != 2 or not values.size:
         raise UserError(f"{image.source}: pixels {list(values.shape)}, expected [height, width]")
@@ -417,7 +428,7 @@ def _prepare_image(source, image, options, settings):
             "all files as --value_range=low,high"
         )
     scaled = fit_in_range(values, low, high, options.image_size, settings.fit)
-    mask = None
+    mask, is_lost = None, False
     if image.ground_truth is not None:
         marked = source.read_ground_truth(image, options)
         if marked.shape != values.shape:
@@ -426,6 +437,7 @@ def _prepare_image(source, image, options, settings):
                 f"{image.ground_truth.name}"
             )
         mask = fit_mask(marked, options.image_size, settings.fit)
+        is_lost = bool(marked.any() and not mask.any())
     row = {
         "source": image.source,
         "patient": image.patient,
@@ -441,7 +453,7 @@ def _prepare_image(source, image, options, settings):
         "fit": settings.fit,
         "ground_truth": prepared.NONE if mask is None else MASK,
     }
-    return np.rint(scaled * prepared.SCALING.high).astype(np.uint16), mask, row
+    return np.rint(scaled * prepared.SCALING.high).astype(np.uint16), mask, row, is_lost
 
 
 @functools.lru_cache(maxsize=2)  # the slices of a volume come one after another
@@ -465,17 +477,17 @@ def _refuse_empty(counts, plan):
             )
 
 
-def _finish(data_dir, plan, options, settings, failures):
-    if failures:
-        write_atomically(
-            data_dir / FAILED, "".join(f"{one_line(line)}\n" for line in failures).encode("utf-8", "surrogateescape")
-        )
+def _finish(data_dir, plan, options, settings, result):
+    if result.failures:
+        lines = "".join(f"{one_line(line)}\n" for line in sorted(result.failures))
+        write_atomically(data_dir / FAILED, lines.encode("utf-8", "surrogateescape"))
     prepared.finish(
         data_dir,
         {
             **_asked(options, settings),
             "notes": plan.listing.notes,
             "left_out": len(plan.splitting.left_out),
-            "failed": len(failures),
+            "failed": len(result.failures),
+            "lost_masks": len(result.lost_masks),
         },
     )

@@ -16,15 +16,15 @@ from descargan_tf.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """What sources are told; every field but `key` is the flag of its name."""
+    """What sources are told; every field but `key` is the flag of its name. `SOURCES` says who listens to which."""
 
     image_size: int = 256
-    value_range: str = "auto"  # folder, csv: "low,high" of the files' values
+    value_range: str = "auto"  # "low,high" of the files' values
     labels_csv: str = ""
     finding: str = "Pleural Effusion"
     uncertain: str = "drop"
     view: str = "frontal"
-    slice_axis: str = "axial"  # this and what follows: nifti
+    slice_axis: str = "axial"
     slices: str = "0.0:1.0"
     nifti_range: str = "0.5%,99.5%"
     volumes: str = "*"
@@ -94,15 +94,21 @@ class _Entry(NamedTuple):
     module: str
     needs: str  # what must be importable
     package: str  # what installs it
+    options: tuple[str, ...]  # fields of Options that it listens to, beside image_size and key
 
 
 # Loaded when asked for: most sources need a package that not everybody has.
 SOURCES = {
-    "folder": _Entry("folder", "", ""),
-    "csv": _Entry("table", "", ""),
-    "chexpert": _Entry("chexpert", "", ""),
-    "dicom": _Entry("dicom", "pydicom", "pydicom"),
-    "nifti": _Entry("nifti", "nibabel", "nibabel"),
+    "folder": _Entry("folder", "", "", ("value_range",)),
+    "csv": _Entry("table", "", "", ("value_range", "labels_csv")),
+    "chexpert": _Entry("chexpert", "", "", ("finding", "uncertain", "view")),
+    "dicom": _Entry("dicom", "pydicom", "pydicom", ("labels_csv", "view")),
+    "nifti": _Entry(
+        "nifti",
+        "nibabel",
+        "nibabel",
+        ("labels_csv", "slice_axis", "slices", "nifti_range", "volumes", "unmarked_slices", "patient_pattern"),
+    ),
 }
 
 

@@ -6,6 +6,7 @@ Runs in the environment of requirements-card.txt and imports nothing of this pro
 Prints a line for each comparison; exit status 1 where one is out of its bounds.
 """
 
+import json
 import os
 import sys
 from pathlib import Path
@@ -146,10 +147,36 @@ def judge_tiff(folder, verdict):
     verdict.expect("tiff", largest_difference(pixels[..., 0], np.load(folder / "gray.npy")), 0)
 
 
+def judge_dicom(folder, verdict):
+    """DICOM files of every transfer syntax, by DCMTK in tensorflow-io; dicom_inputs.py says what it makes of values."""
+    worst, refusals = {}, {}
+    for number, case in enumerate(json.loads((folder / "dicom" / "cases.json").read_text())):
+        answer = np.load(folder / "dicom" / f"{number}.npz")
+        low, high = float(answer["low"]), float(answer["high"])
+        content = tf.io.read_file(str(folder / "dicom" / f"{number}.dcm"))
+        try:
+            found = tfio.image.decode_dicom_image(content, on_error="strict", dtype=tf.float64).numpy()[0, ..., 0]
+        except tf.errors.InvalidArgumentError:
+            refusals.setdefault(case["group"], []).append(not case["refused"])
+            continue
+        depth = int(np.ceil(np.log2(max(-low, high + 1)))) + (low < 0)
+        per_unit = 2**depth / (high - low + 1)
+        levels = np.floor((answer["values"].astype(np.float64) - low) * per_unit)
+        steps = largest_difference(found, levels) / (per_unit * float(answer["step"]))
+        refusals.setdefault(case["group"], []).append(case["refused"])
+        before = worst.get(case["group"], (0.0, "", 0))
+        worst[case["group"]] = max(before, (steps, case["name"], case["bound"]))
+    for group, (steps, name, bound) in worst.items():
+        verdict.expect(f"dicom {group}{f', {name}' if steps else ''}, stored steps", steps, bound)
+    for group, unexpected in refusals.items():
+        if any(unexpected) or group not in worst:
+            verdict.expect(f"dicom {group}: files that are read, or refused, against the list", sum(unexpected), 0)
+
+
 def main():
     """Judge the folder that the command line names."""
     folder, verdict = Path(sys.argv[1]), Verdict()
-    for judge in (judge_exports, judge_kappa, judge_ssim, judge_deformation, judge_tiff):
+    for judge in (judge_exports, judge_kappa, judge_ssim, judge_deformation, judge_tiff, judge_dicom):
         judge(folder, verdict)
     versions = f"TensorFlow {tf.__version__}, addons {tfa.__version__}, io {tfio.__version__}"
     print(f"test-card: {verdict.comparisons} comparisons, {verdict.failures} failed ({versions})")

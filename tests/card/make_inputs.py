@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
+from dicom_inputs import write_dicom
 from PIL import Image
 
 from descargan_tf.data import synthetic
@@ -159,6 +160,7 @@ def main():
     write_ssim(folder)
     write_deformation(folder)
     write_tiff(folder)
+    write_dicom(folder)
     train_and_export(folder)
     write_answers(folder)
 
