@@ -128,7 +128,7 @@ def _segment(marker, content):
 
 def _encapsulate(dataset, content):
     dataset.PixelData = encapsulate([content])
-    dataset["PixelData"].is_undefined_length = True
+    dataset["PixelData"].VR, dataset["PixelData"].is_undefined_length = "OB", True
 
 
 def _kind(dataset):

@@ -10,6 +10,7 @@ from descargan_tf.data.folders import check_data
 from descargan_tf.data.generation import generate
 from descargan_tf.data.images import write_npy, write_png
 from descargan_tf.data.synthetic import SyntheticSettings, draw_image, sample_geometry
+from descargan_tf.preparation.fitting import STRETCH, fit, fit_mask
 from descargan_tf.types import CLASS_NAMES, DISEASED, HEALTHY, SPLITS
 
 SIZE = 64
@@ -55,7 +56,22 @@ def test_disease_is_left_out_by_a_mask_and_by_a_difference():
     difference[20:40, 20:40] = -0.5
     outside, healed = leaks.without_disease(healthy - difference, difference)
     assert healed.mean == pytest.approx(healthy.mean(), abs=1e-6)
-    assert outside.mean == pytest.approx(healthy[difference == 0].mean(), abs=1e-6)
+    away = np.ones_like(healthy, bool)
+    away[18:42, 18:42] = False  # two pixels more
+    assert outside.mean == pytest.approx(healthy[away].mean(), abs=1e-6)
+
+
+def test_the_soft_edge_of_a_lesion_is_no_leak():
+    """A lesion that is brighter than all else, in an image that was made smaller, as its mask was."""
+    healthy = picture(0, np.float32, 0, 1)
+    fine = np.zeros((SIZE * 3, SIZE * 3), np.float32)
+    fine[61:122, 64:124] = 1
+    share = fit(fine, SIZE, STRETCH)
+    diseased = healthy * (1 - share) + 3 * share
+    (outside,) = leaks.outside_disease(diseased, fit_mask(fine > 0, SIZE, STRETCH))
+    assert ((share > 0) & (share < 0.5)).any()
+    assert outside.maximum <= 1
+    assert outside.noise == pytest.approx(leaks.statistics_of(healthy).noise, rel=0.05)
 
 
 # ---- judging
