@@ -164,12 +164,12 @@ def test_table_2_of_images_without_masks(without_masks, tmp_path):
     assert sum(each["num_images"] for each in written["calibration"]["bins"]) == 40
     first = result["operating_points"]["points"][0]
     row = (
-        f"Sensitivity 90 % on validate | {first['threshold']:.6g} | {first['sensitivity']['mean']:.3f} "
+        f"Sensitivity 90 % on validate | {first['threshold']:.9g} | {first['sensitivity']['mean']:.3f} "
         "[{:.3f}, {:.3f}]".format(*first["sensitivity"]["ci95"])
     )
     assert row in (tmp_path / "report.md").read_text()
     for text in (report.format_table(result), (tmp_path / "report.html").read_text()):
-        assert f"{first['threshold']:.6g}" in text
+        assert f"{first['threshold']:.9g}" in text
         assert "Sensitivity 90 % on validate" in text
         assert "Brier score" in text
     for text in ((tmp_path / "report.md").read_text(), (tmp_path / "report.html").read_text()):

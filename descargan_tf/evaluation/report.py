@@ -204,7 +204,7 @@ def _operating_points(result):
     for point in found["points"]:
         name = f"Sensitivity {100 * point['target_sensitivity']:.0f} % on {found['split']}"
         entries = [{"var": None, **point[key]} for key in ("sensitivity", "specificity")]
-        rows.append([name, f"{point['threshold']:.6g}", *(_cell("sensitivity", entry) for entry in entries)])
+        rows.append([name, f"{point['threshold']:.9g}", *(_cell("sensitivity", entry) for entry in entries)])
     return rows
 
 
@@ -223,7 +223,7 @@ def decision_sentences(result):
             there = point["chosen_on"]
             specificity = "n/a" if there["specificity"] is None else f"{there['specificity']:.3f}"
             said.append(
-                f"At {point['threshold']:.6g} the {found['split']} split itself has sensitivity "
+                f"At {point['threshold']:.9g} the {found['split']} split itself has sensitivity "
                 f"{there['sensitivity']:.3f} and specificity {specificity}."
             )
     if calibration.get("bins"):
