@@ -235,3 +235,20 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
         files.write_atomically(path, "not bytes")
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    ("names", "called"),
+    [
+        (["test/diseased/a.npy", "test/diseased/b.npy"], ["a.npy", "b.npy"]),
+        (["test/diseased/p1/s1/view1.dcm", "test/diseased/p1/s2/view1.dcm"], ["s1", "s2"]),
+        (["test/p1/s1/view1.dcm", "test/p2/s1/view1.dcm", "test/p2/s3/view2.dcm"], None),
+        (["a.npy"], ["a.npy"]),
+        (["same.npy", "same.npy"], ["same.npy", "same.npy"]),
+        ([], []),
+    ],
+)
+def test_rows_of_pictures_are_called_by_what_tells_them_apart(names, called):
+    found = figures.row_names(names)
+    assert called is None or found == called
+    assert len(set(found)) == len(set(names))

@@ -330,6 +330,16 @@ def _panels_of_paper(path, predictions, split, num_samples=2):
     return _save(figure, path, "Methods side by side, as in the paper", caption, alt)
 
 
+def row_names(names):
+    """What to call each of some images by its path: its file's name; where those are alike, what tells them apart."""
+    paths = [Path(str(name)).parts for name in names]
+    files = [path[-1:] for path in paths]
+    if len(set(files)) < len(files):
+        shared = {part for part in paths[0] if all(part in path for path in paths)}
+        files = [[part for part in path if part not in shared] or path[-1:] for path in paths]
+    return [shown("/".join(file))[-24:] for file in files]
+
+
 def _first(split, label, count):
     return np.flatnonzero(np.asarray(split.labels) == label)[:count].tolist()
 
@@ -393,7 +403,7 @@ def _saliency_grid(path, split, rows, saliency, title):
 def _sample_grid(path, split, rows, columns, title, caption, alt):
     columns = [column for column in columns if column[1] is not None]
     figure, axes = _panels(len(rows), len(columns), panel_inches=1.7)
-    artists = {}
+    artists, called = {}, row_names([split.names[index] for index in rows])
     for row, index in enumerate(rows):
         for column, (name, stack, kind) in enumerate(columns):
             is_outlined, kind = kind == _OUTLINED, "image" if kind == _OUTLINED else kind
@@ -401,7 +411,7 @@ def _sample_grid(path, split, rows, columns, title, caption, alt):
             if is_outlined:
                 _outline(axes[row, column], _plane(split.ground_truth, index))
             artists.setdefault(kind, (artist, []))[1].append(column)
-        axes[row, 0].set_ylabel(shown(Path(str(split.names[index])).name)[-24:], fontsize=7)
+        axes[row, 0].set_ylabel(called[row], fontsize=7)
     for kind, (artist, used) in artists.items():
         low = 0 if kind == "magnitude" else -1
         ticks = [0, 0.5, 1] if low == 0 else [-1, 0, 1]
