@@ -14,6 +14,7 @@ from pydicom import uid
 from pydicom.encaps import encapsulate
 from raw_files import class_folders, picture, table
 
+from descargan_tf import processes
 from descargan_tf.main import main
 from descargan_tf.names import one_line
 from descargan_tf.preparation import prepare as preparation
@@ -24,7 +25,7 @@ PIXELS = np.arange(40 * 36, dtype=np.uint16).reshape(40, 36)
 @pytest.fixture(autouse=True)
 def one_process(monkeypatch):
     """As processes take longer to begin than the files here take."""
-    monkeypatch.setattr(preparation, "_cores", lambda: 1)
+    monkeypatch.setattr(processes, "num_cores", lambda: 1)
 
 
 def prepare(root, data_dir, *flags):
