@@ -201,7 +201,7 @@ def test_nothing_else_of_the_source_is_in_it(made, name):
     content = (made / "out" / f"{name}_overlay.dcm").read_bytes()
     assert not [word for word in (LEAK, SENTINEL, "071Y") if word.encode() in content]
     of_grid = {"PixelSpacing", "ImageLaterality"} if name == "a" else set()
-    kept = {*IDENTIFIERS, "SpecificCharacterSet", *of_grid}
+    kept = {*IDENTIFIERS, "SpecificCharacterSet", *(of_grid or {"Laterality"})}
     assert {element.keyword for element in found} - OWN == REQUIRED | set(FIXED) | kept
 
 
@@ -223,7 +223,9 @@ def test_geometry_is_the_sources_where_pixels_are(made):
     assert found.PixelSpacing == [0.2, 0.1]
     assert found.PatientOrientation == ["L", "F"]
     assert found.ImageLaterality == "R"
-    assert both(made, "b")[1].PatientOrientation is None
+    _, without = both(made, "b")
+    assert not without.PatientOrientation
+    assert not without.Laterality  # there, and empty: not known
 
 
 # ---- its pixels
@@ -234,7 +236,7 @@ def test_colours_lie_where_the_source_has_what_they_mark(made, name, block):
     theirs, found = both(made, name)
     top, bottom, left, right = block
     picture = found.pixel_array.astype(int)
-    np.testing.assert_array_equal(picture[top + 5 : bottom - 5, left + 5 : right - 5], NEGATIVE_COLOUR)
+    assert (picture[top + 5 : bottom - 5, left + 5 : right - 5] == NEGATIVE_COLOUR).all()
     is_coloured = np.ptp(picture, -1) > 0
     edge = int(np.ceil(max(theirs.Rows, theirs.Columns) / SIZE)) * 2
     is_coloured[top - edge : bottom + edge, left - edge : right + edge] = False
@@ -258,7 +260,7 @@ def test_the_fit_is_undone(tmp_path, how, shape):
     assert is_on_its_grid
     assert picture.shape == (*shape, 3)
     found = np.argwhere((picture == POSITIVE_COLOUR).all(-1)).mean(0) + 0.5
-    np.testing.assert_allclose(found, place, atol=1)
+    np.testing.assert_allclose(found, place, atol=max(sides) / SIZE / 2)  # a fitted side is rounded to whole pixels
     assert (picture[-1] == 255).all()  # black stored, shown white
 
 
@@ -272,10 +274,9 @@ def test_the_words_are_burned_in_whole(shape):
     assert columns[0] > 0
     assert columns[-1] < shape[1] - 1
     assert abs(columns[0] + columns[-1] + 1 - shape[1]) <= 6  # in the middle
-    assert columns[-1] - columns[0] > min(0.3 * shape[1], 130) - 90 * (shape[1] < 160)
     # Pillow draws the same words elsewhere: what is white in both is the same.
     texts = [WARNING, WARNING.replace("- ", "-\n"), WARNING.replace("- ", "-\n").replace("FOR ", "FOR\n")]
-    alike = [np.array_equal(cut(white(text, size)), cut(picture[..., 0] == 255)) for text in texts for size in SIZES]
+    alike = [np.array_equal(cut(white(text, size)), cut(picture[..., 0] > 150)) for text in texts for size in SIZES]
     assert sum(alike) == 1
 
 
@@ -286,7 +287,7 @@ def white(text, size):
     image = Image.new("RGB", (3200, 400), (90, 90, 90))
     style = {"font": ImageFont.load_default(size), "stroke_width": max(1, size // 10), "stroke_fill": "black"}
     ImageDraw.Draw(image).multiline_text((50, 50), text, "white", align="center", **style)
-    return np.asarray(image)[..., 0] == 255
+    return np.asarray(image)[..., 0] > 150
 
 
 def cut(mask):
@@ -364,6 +365,7 @@ def test_a_source_that_no_archive_could_file_has_all_results_but_this(tmp_path, 
         delattr(bad, name)
     else:
         setattr(bad, name, value)
+    bad.preamble = bytes(128)
     bad.save_as(good.with_name("bad.dcm"), implicit_vr=False, little_endian=True)
     assert run(tmp_path / "in", tmp_path / "out") == 1
     captured = capsys.readouterr()

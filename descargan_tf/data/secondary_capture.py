@@ -130,8 +130,7 @@ class SecondaryCaptures:
         dataset.BurnedInAnnotation = "YES"
         _put(dataset, "PatientOrientation", stated["PatientOrientation"])
         laterality = stated["ImageLaterality"] or stated["Laterality"]
-        if laterality:
-            _put(dataset, "ImageLaterality", laterality)
+        _put(dataset, "ImageLaterality" if laterality else "Laterality", laterality)  # not known: there, and empty
         _state_loss(dataset, stated, source_bytes)
         purpose, item = Dataset(), Dataset()
         purpose.CodeValue, purpose.CodingSchemeDesignator = "121322", "DCM"
