@@ -56,6 +56,12 @@ class Config(ServerFlags):
         "default <data_dir>_check_report.html beside the data",
         of_run=False,
     )
+    dicom_overlay: bool = _flag(
+        False,
+        "predict, DICOM: also <stem>_overlay.dcm, a Secondary Capture with the source's patient and study in it, for "
+        "the archive that the source is from (docs/medical_data.md)",
+        of_run=False,
+    )
     checkpoint: str = _flag(
         "best",
         "evaluate, predict, export, serve: best, latest, a step, the folder of a checkpoint, or published weights, "

@@ -1,5 +1,6 @@
 """--mode=predict."""
 
+import datetime
 import os
 import sys
 from collections.abc import Callable
@@ -8,15 +9,19 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from descargan_tf import flags, run_folder, signals
+from descargan_tf import flags, provenance, run_folder, signals
 from descargan_tf.config import Config
 from descargan_tf.data import dicom_files, nifti_files, prepared
 from descargan_tf.data.formats import IMAGE_SUFFIXES
 from descargan_tf.data.images import Scaling, is_outside, scale_pixels
 from descargan_tf.data.nifti_files import is_volume
+from descargan_tf.data.secondary_capture import SecondaryCaptures, require_pydicom
 from descargan_tf.errors import UserError
+from descargan_tf.evaluation.paper import PAPER
 from descargan_tf.files import reason
+from descargan_tf.methods.base import Method
 from descargan_tf.names import one_line
+from descargan_tf.prediction.dicom_overlay import DicomOverlays
 from descargan_tf.prediction.files import find_inputs, predict_files
 from descargan_tf.prediction.splits import BATCH_SIZE
 from descargan_tf.prediction.table import refuse_folder_of_inputs
@@ -33,8 +38,11 @@ def predict(config: Config) -> int:
     ignored = _num_ignored(config.input, files)
     output_dir = Path(config.output_dir or Path(config.run_dir) / "predictions")
     refuse_folder_of_inputs(files, output_dir)
+    if config.dicom_overlay:
+        _require_dicom(config, files)
     method = run_folder.restore(config).method
     facts = run_folder.data_facts(config.trained_dir)
+    dicom_overlays = overlays_of(config, method, facts) if config.dicom_overlay else None
     try:
         slicing = slicing_of(config, facts)
         total = sum(num_slices(file, slicing) if is_volume(file) else 1 for file in files)
@@ -50,6 +58,7 @@ def predict(config: Config) -> int:
                 bar.update,
                 slicing,
                 raw_reader(config.image_size, facts),
+                dicom_overlays,
             )
     except OSError as error:
         raise UserError(f"--output_dir={output_dir} cannot be written: {reason(error)}.") from error
@@ -90,6 +99,45 @@ def raw_reader(image_size: int, facts: dict) -> Callable[[Path], np.ndarray] | N
         return scale_pixels(stored.astype(np.uint16), prepared.SCALING, file)
 
     return read
+
+
+def _require_dicom(config, files):
+    if not any(file.suffix.lower() in dicom_files.SUFFIXES for file in files):
+        raise UserError(
+            f"--dicom_overlay: --input={config.input} has no DICOM file by its name "
+            f"({' '.join(dicom_files.SUFFIXES)}): leave it out, or name such files."
+        )
+    require_pydicom("--dicom_overlay")
+
+
+def overlays_of(config: Config, method: Method, facts: dict) -> DicomOverlays:
+    """What --dicom_overlay writes.
+
+    Args:
+        config: of the run.
+        method: restored.
+        facts: of the training's data.
+
+    Raises:
+        UserError: the model reads no DICOM, or gives no map.
+    """
+    made = facts.get("preparation")
+    if not made:
+        raise UserError(
+            "--dicom_overlay: the model was trained on folders of images of one size, and predicts no DICOM: prepare "
+            "the images by --mode=prepare, and train with --dataset=prepared."
+        )
+    if method.only_classifies and config.saliency == "none":
+        raise UserError(f"--dicom_overlay: --method={config.method} has no map without --saliency: say which.")
+    label = PAPER[config.method].label if config.method in PAPER else config.method
+    captures = SecondaryCaptures(
+        f"{label} anomaly map, not for diagnosis",
+        "Anomaly map of a research program over the source image. Red: the healthy image that the program imagines is "
+        "brighter, or disease is seen there; blue: it is darker. Not for diagnosis.",
+        provenance.git_commit(),
+        datetime.datetime.now(),
+    )
+    return DicomOverlays(made["fit"], captures)
 
 
 def slicing_of(config, facts):

@@ -37,6 +37,7 @@ _NO_DECODER = (
     "exported without compression"
 )
 _GRAY = ("MONOCHROME1", "MONOCHROME2")
+_SYNTAX = "TransferSyntaxUID"
 _TAGS = ("PatientID", "StudyInstanceUID", "AccessionNumber", "ViewPosition", "ManufacturerModelName")
 
 
@@ -80,6 +81,21 @@ def read_tags(path: str | os.PathLike) -> Tags:
     dataset = _read(path, list(_TAGS))
     with _own_words(path):
         return Tags(*(_text(dataset.get(name)) for name in _TAGS))
+
+
+def read_bytes(path: str | os.PathLike, names: Iterable[str]) -> dict[str, bytes]:
+    """What a header says under some names, as the bytes that stand there: b"" where none do.
+
+    Of the meta information, TransferSyntaxUID can be asked for.
+
+    Raises:
+        UserError: names the file.
+    """
+    names = list(names)
+    dataset = _read(path, [name for name in names if name != _SYNTAX])
+    with _own_words(path):
+        found = {name: _bytes_of(dataset.get_item(name, keep_deferred=True)) for name in names}
+        return found | {_SYNTAX: str(dataset.file_meta.get(_SYNTAX, "")).encode()}
 
 
 def read_dicom(path: str | os.PathLike) -> Shown:
@@ -161,6 +177,13 @@ def _own_words(path: str | os.PathLike) -> Iterator[None]:
     finally:
         logger.disabled, logger.propagate = before
     raise UserError(f"{path}: {problem}") from None
+
+
+def _bytes_of(element):
+    value = (element and element.value) or b""
+    if isinstance(value, bytes):
+        return value
+    return (value if isinstance(value, str) else "\\".join(value)).encode()  # Specific Character Set, decoded already
 
 
 def _text(value):

@@ -13,7 +13,8 @@ from descargan_tf.data.images import Scaling, read_image, scale_pixels, write_np
 from descargan_tf.data.listing import list_images
 from descargan_tf.data.nifti_files import is_volume
 from descargan_tf.errors import UserError
-from descargan_tf.files import reading
+from descargan_tf.files import reading, write_atomically
+from descargan_tf.prediction.dicom_overlay import DicomOverlays
 from descargan_tf.prediction.outputs import named_outputs
 from descargan_tf.prediction.overlay import SCALE, overlay
 from descargan_tf.prediction.splits import predict_split
@@ -74,6 +75,7 @@ def predict_files(
     progress: Callable[[int], None] | None = None,
     slicing: Slicing | None = None,
     read: Callable[[Path], np.ndarray] | None = None,
+    dicom_overlays: DicomOverlays | None = None,
 ) -> list[str]:
     """Write `<stem>_healthy.npy`, `<stem>_map.npy`, `<stem>_overlay.png` for each file and `predictions.csv` for all.
 
@@ -92,10 +94,11 @@ def predict_files(
         progress: called with the number of files just done; slices, of a volume.
         slicing: what is done with NIfTI volumes, see `volumes.predict_volume`; None: they are no image files.
         read: from a file to [H, W] in [-1, 1], where files are not to be as those of the training.
+        dicom_overlays: what gives `<stem>_overlay.dcm` as well, where a file is DICOM.
 
     Returns:
-        A message per file that could not be read; all others are done. What ends it early leaves a table of what was
-        done by then.
+        A message per file that could not be read, or has all results but that overlay; all others are done. What ends
+        it early leaves a table of what was done by then.
 
     Raises:
         UserError: the results would lie among the inputs, or cannot be written.
@@ -115,7 +118,7 @@ def predict_files(
             images = [file for file in files if file not in set(volumes)]
             names, called = output_names(files), labels(files)
             common = (image_size, batch_size, progress)
-            _predict_images(predict, images, output_dir, names, called, read, rows, failed, *common)
+            _predict_images(predict, images, output_dir, names, called, read, rows, failed, dicom_overlays, *common)
             for file in volumes:
                 try:
                     rows.append(predict_volume(predict, file, output_dir, names[file], called[file], slicing, *common))
@@ -129,7 +132,9 @@ def predict_files(
     return failed
 
 
-def _predict_images(predict, files, output_dir, names, called, read, rows, failed, image_size, batch_size, progress):
+def _predict_images(
+    predict, files, output_dir, names, called, read, rows, failed, dicom_overlays, image_size, batch_size, progress
+):
     for start in range(0, len(files), _CHUNK):
         chunk, images = [], []
         for file in files[start : start + _CHUNK]:
@@ -152,6 +157,13 @@ def _predict_images(predict, files, output_dir, names, called, read, rows, faile
                 write_npy(output_dir / f"{stem}_map.npy", prediction.anomaly_map[i, ..., 0])
                 picture = overlay(images[i, ..., 0], prediction.anomaly_map[i, ..., 0], SCALE)
                 write_png(output_dir / f"{stem}_overlay.png", picture)
+                if dicom_overlays and dicom_overlays.takes(file):
+                    try:
+                        write = dicom_overlays.of(file, prediction.anomaly_map[i, ..., 0])
+                    except UserError as error:
+                        failed.append(f"{error}; its other results are written")
+                    else:
+                        write_atomically(output_dir / f"{stem}_overlay.dcm", write)
             rows.append(_row(called[file], prediction, i))
             if progress:
                 progress(1)
