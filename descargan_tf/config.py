@@ -74,6 +74,11 @@ class Config(ServerFlags):
         "publish: a folder that does not exist; pretrained/<name of the run> by default", of_run=False
     )
     publish_note: str = _flag("", "publish: what else the model card is to say", of_run=False)
+    shard: str = _flag(
+        "",
+        "predict: i/n, as in 0/8: every n-th file from number i on; the last of n such processes joins their tables",
+        of_run=False,
+    )
     export_dir: str = _path("export, serve: holds the numbered versions; <run_dir>/export by default", of_run=False)
     export_version: int = _flag(0, "export: number of the version; 0: the next free one", low=0, of_run=False)
     export_precision: str = _flag(

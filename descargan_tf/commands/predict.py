@@ -21,10 +21,11 @@ from descargan_tf.evaluation.paper import PAPER
 from descargan_tf.files import reason
 from descargan_tf.methods.base import Method
 from descargan_tf.names import one_line
+from descargan_tf.prediction import shards
 from descargan_tf.prediction.dicom_overlay import DicomOverlays
 from descargan_tf.prediction.files import find_inputs, predict_files
 from descargan_tf.prediction.splits import BATCH_SIZE
-from descargan_tf.prediction.table import refuse_folder_of_inputs
+from descargan_tf.prediction.table import TABLE, refuse_folder_of_inputs
 from descargan_tf.prediction.volumes import Slicing, num_slices
 from descargan_tf.preparation.fitting import fit_in_range
 from descargan_tf.preparation.folder import read_pixels
@@ -34,6 +35,7 @@ from descargan_tf.training.backends import compiled_predict
 @signals.leaving("nothing was predicted")
 def predict(config: Config) -> int:
     """Maps and a CSV for image files."""
+    shard = shards.parse(config.shard)
     files = find_inputs(config.input, config.volumes)
     ignored = _num_ignored(config.input, files)
     output_dir = Path(config.output_dir or Path(config.run_dir) / "predictions")
@@ -45,7 +47,7 @@ def predict(config: Config) -> int:
     dicom_overlays = overlays_of(config, method, facts) if config.dicom_overlay else None
     try:
         slicing = slicing_of(config, facts)
-        total = sum(num_slices(file, slicing) if is_volume(file) else 1 for file in files)
+        total = sum(num_slices(file, slicing) if is_volume(file) else 1 for file in shard.of(files))
         with tqdm(total=total, unit="image", disable=None, desc="predict") as bar:
             failed = predict_files(
                 compiled_predict(config, method),
@@ -59,10 +61,17 @@ def predict(config: Config) -> int:
                 slicing,
                 raw_reader(config.image_size, facts),
                 dicom_overlays,
+                shard,
             )
+        others = shards.join(output_dir, files, shard) if shard.count > 1 else []
     except OSError as error:
         raise UserError(f"--output_dir={output_dir} cannot be written: {reason(error)}.") from error
-    print(f"{len(files) - len(failed)} of {len(files)} images done: {output_dir / 'predictions.csv'}")
+    mine = shard.of(files)
+    print(f"{len(mine) - len(failed)} of {len(mine)} images done: {output_dir / shard.table}")
+    if shard.count > 1 and not others:
+        print(f"the tables of all {shard.count} shards in one: {output_dir / TABLE}")
+    elif others:
+        print(f"{len(others)} of {shard.count} shards have no table yet, {others[0].index}/{shard.count} for one")
     if ignored:
         endings = " ".join((*IMAGE_SUFFIXES, *dicom_files.SUFFIXES, *nifti_files.SUFFIXES))
         print(f"passed over: {ignored} subfolders, hidden files and files that do not end in {endings}, or are masks")

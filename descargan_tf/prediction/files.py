@@ -17,9 +17,9 @@ from descargan_tf.files import reading, write_atomically
 from descargan_tf.prediction.dicom_overlay import DicomOverlays
 from descargan_tf.prediction.outputs import named_outputs
 from descargan_tf.prediction.overlay import SCALE, overlay
+from descargan_tf.prediction.shards import WHOLE, Shard
 from descargan_tf.prediction.splits import predict_split
 from descargan_tf.prediction.table import (
-    TABLE,
     class_column,
     labels,
     output_names,
@@ -76,6 +76,7 @@ def predict_files(
     slicing: Slicing | None = None,
     read: Callable[[Path], np.ndarray] | None = None,
     dicom_overlays: DicomOverlays | None = None,
+    shard: Shard = WHOLE,
 ) -> list[str]:
     """Write `<stem>_healthy.npy`, `<stem>_map.npy`, `<stem>_overlay.png` for each file and `predictions.csv` for all.
 
@@ -95,6 +96,7 @@ def predict_files(
         slicing: what is done with NIfTI volumes, see `volumes.predict_volume`; None: they are no image files.
         read: from a file to [H, W] in [-1, 1], where files are not to be as those of the training.
         dicom_overlays: what gives `<stem>_overlay.dcm` as well, where a file is DICOM.
+        shard: which of the files are done here; the table is then the shard's own, and `shards.join` makes one of all.
 
     Returns:
         A message per file that could not be read, or has all results but that overlay; all others are done. What ends
@@ -105,18 +107,20 @@ def predict_files(
     """
     refuse_folder_of_inputs(files, output_dir)
     output_dir.mkdir(parents=True, exist_ok=True)
+    names, called = output_names(files), labels(files)  # of all, so that every shard says the same
+    files = shard.of(files)
+    table = shard.table
     rows, failed = [], []
     if read is None:
         read = functools.partial(_read, image_size=image_size, scaling=scaling, dtype=dtype)
 
     def left():
-        return f"{len(rows)} of {len(files)} images done" + (f": {output_dir / TABLE}" if rows else "")
+        return f"{len(rows)} of {len(files)} images done" + (f": {output_dir / table}" if rows else "")
 
     with signals.leaving(left):
         try:
             volumes = [file for file in files if slicing is not None and is_volume(file)]
             images = [file for file in files if file not in set(volumes)]
-            names, called = output_names(files), labels(files)
             common = (image_size, batch_size, progress)
             _predict_images(predict, images, output_dir, names, called, read, rows, failed, dicom_overlays, *common)
             for file in volumes:
@@ -126,9 +130,9 @@ def predict_files(
                     failed.append(str(error))
         except BaseException:
             if rows:
-                write_table(output_dir, rows)
+                write_table(output_dir, rows, table)
             raise
-        write_table(output_dir, rows)
+        write_table(output_dir, rows, table)
     return failed
 
 
