@@ -47,6 +47,24 @@ def one_replica(two_replicas):  # which must be there before its maker is replac
         yield
 
 
+@pytest.fixture(scope="module")
+def forked():
+    """What the program starts of itself, as it does to verify an export, loads nothing anew."""
+    import program_starts
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("subprocess.Popen", program_starts.Fork)
+        yield
+
+
+@pytest.fixture(scope="module")
+def no_pictures():
+    """Reports are written without figures, which take half of an evaluation's time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("descargan_tf.evaluation.figures.draw_all", lambda *_: [])
+        yield
+
+
 @pytest.fixture
 def eager():
     """Functions of TensorFlow's run line by line: quicker than tracing a round that a test needs once or twice."""

@@ -179,7 +179,7 @@ def test_without_an_evaluation_it_says_so(exported, tmp_path):
     assert written_facts["not_evaluated"] == words
 
 
-def test_what_does_not_answer_as_the_live_model_is_not_published(tmp_path):
+def test_what_does_not_answer_as_the_live_model_is_not_published(forked, tmp_path):
     export = an_export(live_float32=lively_method(seed=1))
     with pytest.raises(UserError) as caught:
         exporter.export_version(tmp_path, 0, export, lambda _: pytest.fail("must not be described"))

@@ -35,7 +35,7 @@ FLAGS = (
     "--decay_steps=1",
 )
 
-pytestmark = pytest.mark.usefixtures("one_replica")
+pytestmark = pytest.mark.usefixtures("one_replica", "forked")
 
 
 @pytest.fixture(scope="module")
