@@ -3,6 +3,8 @@
 They are most of what a short run costs, and there are dozens. So a process that has loaded the program's modules, and
 has had TensorFlow do nothing yet, forks for each start: what comes then is the program's whole way as `__main__`, from
 its arguments to its exit status. What depends on how it loads is for true starts: `anew`.
+
+Loading TensorFlow starts no thread, and OpenBLAS starts its own again in a fork.
 """
 
 import atexit
