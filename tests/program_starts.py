@@ -123,7 +123,7 @@ def _settle_in(arguments, folder, environment, new_session, streams):
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(folder)
-    sys.path[0] = folder
+    sys.path[:1] = [folder, *filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))]
     return arguments
 
 
