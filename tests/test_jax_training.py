@@ -78,7 +78,8 @@ def there_and_back(workplace):
     """The run taken on by TensorFlow to round 22, evaluated and exported; then, in JAX, evaluated again and taken on.
 
     In the same process in JAX: a run like the first one, stopped at round ten, is resumed (runs/resumed); pictures with
-    masks are prepared, trained on for two rounds and evaluated (runs/prepared).
+    masks are prepared, trained on for two rounds and evaluated (runs/prepared); as many as before, whose rounds are
+    compiled.
     """
     folder, _ = workplace
     shutil.copytree(folder / "runs" / "tiny", folder / "runs" / "both")
@@ -99,7 +100,7 @@ def there_and_back(workplace):
         os.chdir(before)
     report = json.loads((folder / "runs" / "both" / "report.json").read_text())
     (folder / "raw" / "ground_truth").mkdir(parents=True)
-    for path in (class_folders(folder / "raw", 6) / "diseased").iterdir():
+    for path in (class_folders(folder / "raw", 10) / "diseased").iterdir():
         mask = np.zeros(np.asarray(Image.open(path)).shape, np.uint8)
         mask[10:20, 5:25] = 255
         write_png(folder / "raw" / "ground_truth" / path.name, mask)
@@ -193,7 +194,7 @@ def test_both_backends_measure_the_same(there_and_back):
 
 def test_a_prepared_data_set_is_trained_on_and_evaluated_in_jax(there_and_back):
     folder, _, _, printed = there_and_back
-    assert "data/prepared train: 2 healthy, 2 diseased" in printed
+    assert "data/prepared train: 6 healthy, 6 diseased" in printed
     rounds = lines(folder, "prepared", "train")
     assert [line["step"] for line in rounds] == [1, 2]
     losses = [{name: line[name] for name in line if "/" in name} for line in rounds]
