@@ -62,7 +62,7 @@ def no_pictures():
     """Reports are written without figures, which take half of an evaluation's time."""
 
     def draw(folder, *_):
-        folder.mkdir(exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
         return []
 
     with pytest.MonkeyPatch.context() as patch:
