@@ -18,6 +18,7 @@ from descargan_tf.data.images import write_png
 from descargan_tf.main import main
 from descargan_tf.training import checkpoint
 from descargan_tf.training.loop import LoopSettings, Trainer
+from descargan_tf.training.workers import ALONE
 
 ROOT = Path(__file__).resolve().parent.parent
 ENDLESS = 300  # seconds after which a process is taken to hang
@@ -220,7 +221,7 @@ def test_a_call_of_many_rounds_ends_where_something_is_to_be_done(tmp_path):
         validate_every_steps=64,
         checkpoint_every_steps=1000,
     )
-    training = Trainer(tmp_path, types.SimpleNamespace(chunk=35), settings, None)
+    training = Trainer(tmp_path, types.SimpleNamespace(chunk=35, workers=ALONE), settings, None)
     step, ends = 0, []
     while step < 100:
         if step == 30:
