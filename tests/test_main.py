@@ -54,7 +54,7 @@ ENDLESS = 240  # seconds after which a process is taken to hang
 NAMES = ("dice", "auroc_pixel", "mse_d_gt", "ssim", "mse_healthy", "accuracy", "kappa", "auroc_image")
 
 
-pytestmark = pytest.mark.usefixtures("one_replica", "graphs_as_traced", "forked")
+pytestmark = pytest.mark.usefixtures("one_replica", "eager_rounds", "graphs_as_traced", "forked")
 
 
 def end(process):
