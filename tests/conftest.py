@@ -47,6 +47,29 @@ def one_replica(two_replicas):  # which must be there before its maker is replac
         yield
 
 
+@pytest.fixture(scope="module")
+def forked():
+    """What the program starts of itself, as it does to verify an export, loads nothing anew."""
+    import program_starts
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("subprocess.Popen", program_starts.Fork)
+        yield
+
+
+@pytest.fixture(scope="module")
+def no_pictures():
+    """Reports are written without figures, which take half of an evaluation's time."""
+
+    def draw(folder, *_):
+        folder.mkdir(parents=True, exist_ok=True)
+        return []
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("descargan_tf.evaluation.figures.draw_all", draw)
+        yield
+
+
 @pytest.fixture
 def eager():
     """Functions of TensorFlow's run line by line: quicker than tracing a round that a test needs once or twice."""
@@ -55,6 +78,15 @@ def eager():
     tf.config.run_functions_eagerly(True)
     yield
     tf.config.run_functions_eagerly(False)
+
+
+@pytest.fixture(scope="module")
+def eager_rounds():
+    """Rounds of training are run line by line, as above; what networks answer is traced."""
+    with pytest.MonkeyPatch.context() as patch:
+        untraced = property(lambda step: step._round, lambda step, traced: None)
+        patch.setattr("descargan_tf.training.step.TrainStep.round", untraced, raising=False)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -156,16 +188,16 @@ def image(tmp_path):
 
 # They take about a minute or more each: begun last, one process would end long after the other.
 LONGEST = (
-    "step",
-    "jax_training",
-    "pretrained",
-    "passes",
-    "jax_step",
-    "main",
     "methods_conformance",
+    "main",
+    "pretrained",
+    "jax_training",
+    "passes",
+    "step",
+    "jax_step",
+    "ends",
     "notebook",
     "exporter",
-    "ends",
 )
 
 

@@ -3,12 +3,13 @@
 The last part is the real thing once: tiny methods, one of which fails, to the report.
 """
 
+import contextlib
 import dataclasses
+import io
 import json
 import os
 import re
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -368,18 +369,12 @@ ARGUMENTS = (
 
 
 @pytest.fixture(scope="module")
-def ran(workplace):
-    """The whole program once, in a process of its own as its children are; status, output, errors."""
-    done = subprocess.run(
-        [sys.executable, "-m", "descargan_tf.main", *ARGUMENTS],
-        cwd=workplace,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
-    return done.returncode, done.stdout, done.stderr
+def ran(workplace, forked):
+    """The whole program once, with its runs in processes of their own; status, output, errors."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.chdir(workplace), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        status = run_in_this_process()
+    return status, out.getvalue(), err.getvalue()
 
 
 @pytest.fixture

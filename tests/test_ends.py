@@ -11,14 +11,13 @@ import os
 import shlex
 import shutil
 import signal
-import subprocess
-import sys
 import time
 import types
 from pathlib import Path
 
 import pytest
 from image_folders import make_data_set
+from program_starts import start
 from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
 
 from descargan_tf import run_folder, signals
@@ -36,7 +35,6 @@ from descargan_tf.run_folder import configure
 from descargan_tf.training import checkpoint
 from descargan_tf.types import CLASS_NAMES
 
-ROOT = Path(__file__).resolve().parent.parent
 ENDLESS = 240  # seconds after which a process is taken to hang
 RUN = "runs/it's mine"
 FLAGS = f"""# A VAE of a few weights
@@ -57,16 +55,6 @@ FLAGS = f"""# A VAE of a few weights
 EVERY = pytest.mark.parametrize("number", signals.ENDINGS, ids=signals.name_of)
 
 pytestmark = pytest.mark.usefixtures("one_replica")
-
-
-def start(folder, *arguments, **streams):
-    return subprocess.Popen(
-        [sys.executable, "-m", "descargan_tf.main", *arguments],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        text=True,
-        **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **streams},
-    )
 
 
 def wait_for(condition, process):

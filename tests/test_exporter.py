@@ -1,5 +1,6 @@
 """From a method to a published version: complete, described, held to the live model, or not there at all."""
 
+import functools
 import json
 import signal
 
@@ -107,8 +108,11 @@ def test_a_failure_leaves_nothing(tmp_path):
 # ---- a whole export
 
 
+live = functools.cache(lively_method)  # nothing here changes one
+
+
 def an_export(**changes):
-    method = lively_method()
+    method = live()
     return exporter.Export("descargan", method, method, SIZE, UINT8, "float32", largest_batch=3)._replace(**changes)
 
 
@@ -179,8 +183,8 @@ def test_without_an_evaluation_it_says_so(exported, tmp_path):
     assert written_facts["not_evaluated"] == words
 
 
-def test_what_does_not_answer_as_the_live_model_is_not_published(tmp_path):
-    export = an_export(live_float32=lively_method(seed=1))
+def test_what_does_not_answer_as_the_live_model_is_not_published(forked, tmp_path):
+    export = an_export(live_float32=live(seed=1))
     with pytest.raises(UserError) as caught:
         exporter.export_version(tmp_path, 0, export, lambda _: pytest.fail("must not be described"))
     assert "does not answer as the live model and was not published: serving_bytes: " in str(caught.value)
@@ -201,7 +205,7 @@ def test_a_verification_that_ends_by_itself_is_not_taken_for_a_good_one(tmp_path
 @pytest.mark.parametrize("name", formats.FORMATS)
 def test_a_file_of_another_engine_answers_as_the_live_model(tmp_path, name):
     formats.check_formats((name,))  # all of them are in requirements-dev.txt
-    method = lively_method()
+    method = live()
     inference = exporter.Predictor(method, SIZE).method
     found = formats.write_formats((name,), tmp_path / "formats", inference, method, SIZE)
     assert set(found[name]) == {"anomaly_map", "healthy_image", "anomaly_score", "disease_probability"}
@@ -226,7 +230,7 @@ def test_every_file_is_compared_on_32_images(tmp_path, monkeypatch):
         answers = named_outputs(method.predict(tf.constant(images)))
         return {name: np.asarray(value) + wrong for name, value in answers.items()}
 
-    method = lively_method()
+    method = live()
     monkeypatch.setattr(formats, "write_format", write)
     monkeypatch.setattr(formats, "FORMATS", {"onnx": formats.FORMATS["onnx"]._replace(run=run)})
     wrong = 0

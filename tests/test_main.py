@@ -22,6 +22,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image
+from program_starts import start
 
 from descargan_tf import run_folder
 from descargan_tf.commands import COMMANDS
@@ -53,18 +54,7 @@ ENDLESS = 240  # seconds after which a process is taken to hang
 NAMES = ("dice", "auroc_pixel", "mse_d_gt", "ssim", "mse_healthy", "accuracy", "kappa", "auroc_image")
 
 
-pytestmark = pytest.mark.usefixtures("one_replica")
-
-
-def start(folder, *arguments):
-    return subprocess.Popen(
-        [sys.executable, "-m", "descargan_tf.main", *arguments],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+pytestmark = pytest.mark.usefixtures("one_replica", "eager_rounds", "graphs_as_traced", "forked")
 
 
 def end(process):
@@ -109,7 +99,7 @@ def workplace(tmp_path_factory):
 @pytest.fixture(scope="module")
 def stopped(workplace):
     """Training stopped by SIGTERM: exit status, standard error, and the names of the checkpoints then."""
-    process = start(workplace, "--flagfile=tiny.flags")
+    process = start(workplace, "--flagfile=tiny.flags", anew=True)
     log = workplace / "runs" / "tiny" / "train.log"
     for _ in range(4 * ENDLESS):
         if process.poll() is not None or (log.exists() and "step       2 " in log.read_text()):
@@ -131,7 +121,7 @@ def trained(workplace, stopped):
 
 @pytest.fixture(scope="module")
 def evaluated(workplace, trained):
-    status, out, err = end(start(workplace, "--mode=evaluate", "--run_dir=runs/tiny"))
+    status, out, err = end(start(workplace, "--mode=evaluate", "--run_dir=runs/tiny", anew=True))
     assert status == 0, err
     return trained[0], out
 
@@ -220,7 +210,7 @@ def test_prediction_lists_the_broken_file_and_does_the_others(trained, workplace
     (scans / "b.png").write_bytes(b"broken")
     (scans / "d.doc").touch()
     status, out, err = end(
-        start(workplace, "--mode=predict", "--run_dir=runs/tiny", "--input=scans", "--output_dir=out")
+        start(workplace, "--mode=predict", "--run_dir=runs/tiny", "--input=scans", "--output_dir=out", anew=True)
     )
     assert status == 1
     assert "2 of 3 images done: out/predictions.csv" in out

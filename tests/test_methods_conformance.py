@@ -32,6 +32,8 @@ from descargan_tf.training.loop import LoopSettings, Trainer
 from descargan_tf.training.step import TensorFlowEngine, TrainStep
 from descargan_tf.types import DECISION, DISEASED, HEALTHY, Batch, Split
 
+pytestmark = pytest.mark.usefixtures("graphs_as_traced")
+
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "adding_a_method.md"
 
@@ -269,8 +271,7 @@ def test_a_resumed_training_equals_an_uninterrupted_one_in_every_array(trained, 
 PENALISED = [row for row, entry in METHODS.items() if hasattr(entry.settings, "lambda_gp")]
 
 
-@pytest.mark.parametrize("replicas", ["one", "two"])
-@pytest.mark.parametrize("row", PENALISED)
+@pytest.mark.parametrize(("row", "replicas"), [*((row, "one") for row in PENALISED), ("descargan", "two")])
 def test_the_penalised_critic_is_float32_whatever_the_precision(row, replicas, two_replicas):
     """Trap D5.6. Its scores, and what the weights of the network that is trained learn from them."""
     strategy = two_replicas if replicas == "two" else tf.distribute.get_strategy()

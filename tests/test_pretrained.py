@@ -30,7 +30,7 @@ SHIPPED = sorted((ROOT / "pretrained").glob("*/published.json"))
 NAME = "pretrained/tiny"
 
 
-pytestmark = pytest.mark.usefixtures("one_replica")
+pytestmark = pytest.mark.usefixtures("one_replica", "eager_rounds", "graphs_as_traced", "forked", "no_pictures")
 
 
 @pytest.fixture(scope="module")

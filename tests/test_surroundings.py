@@ -57,9 +57,8 @@ def run(folder, keras_json, *arguments):
     return done
 
 
-@pytest.mark.parametrize("keras_json", [json.dumps(OTHER_KERAS), "[1"], ids=["another's", "broken"])
-def test_the_program_computes_as_it_does_anywhere(tmp_path, keras_json):
-    done = run(tmp_path, keras_json, "-c", SHOW)
+def test_the_program_computes_as_it_does_anywhere(tmp_path):
+    done = run(tmp_path, json.dumps(OTHER_KERAS), "-c", SHOW)
     assert json.loads(done.stdout) == ["tensorflow", "channels_last", "float32", 1e-07, True, None]
     (line,) = done.stderr.splitlines()  # and not a word of cuInit
     assert line.startswith("not taken from the environment, as it would change what is computed: TF2_BEHAVIOR=0 ")
@@ -67,14 +66,15 @@ def test_the_program_computes_as_it_does_anywhere(tmp_path, keras_json):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("keras_json", "arguments", "message"),
     [
-        (["-m", "export.embedded", "--model_base_path=none"], "error: "),
-        (["-m", "export.verify", "none"], "error: none holds no SavedModel"),
+        (json.dumps(OTHER_KERAS), ["-m", "export.embedded", "--model_base_path=none"], "error: "),
+        ("[1", ["-m", "export.verify", "none"], "error: none holds no SavedModel"),
     ],
+    ids=["another's", "broken"],
 )
-def test_so_do_the_programs_beside_it(tmp_path, arguments, message):
-    done = run(tmp_path, json.dumps(OTHER_KERAS), *arguments)
+def test_so_do_the_programs_beside_it(tmp_path, keras_json, arguments, message):
+    done = run(tmp_path, keras_json, *arguments)
     assert done.returncode in (1, 2)
     first, *_, last = done.stderr.splitlines()
     assert first.startswith("not taken from the environment")

@@ -4,13 +4,11 @@ import json
 import os
 import signal
 import socket
-import subprocess
-import sys
-from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
+from program_starts import ROOT, start
 from toy_training import SETTINGS, lines, names_in, trainer
 
 from descargan_tf.commands.train import refuse_unlike_processes
@@ -19,7 +17,6 @@ from descargan_tf.errors import UserError
 from descargan_tf.training import checkpoint
 from descargan_tf.training.workers import ALONE, Workers, workers_of
 
-PROGRAM = Path(__file__).with_name("worker_program.py")
 TWO = {"worker": ["a:1", "b:1"]}
 
 
@@ -107,14 +104,9 @@ def together(run_dir, fall=0):
     """Two processes on this machine, the second of which may fall; exit statuses and what they printed."""
     run_dir.mkdir(exist_ok=True)
     cluster = {"worker": [f"127.0.0.1:{port}" for port in free_ports(2)]}
+    path = {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
     started = [
-        subprocess.Popen(
-            [sys.executable, PROGRAM, run_dir, str(fall)],
-            env=os.environ | environment(cluster, index=index) | {"PYTHONPATH": str(PROGRAM.parents[1])},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        start(ROOT, run_dir, fall, module="worker_program", env=os.environ | environment(cluster, index=index) | path)
         for index in range(2)
     ]
     printed = [process.communicate(timeout=300) for process in started]

@@ -1,4 +1,4 @@
-"""One of several processes that train together, as TF_CONFIG says: `python worker_program.py <run folder> <fall>`.
+"""One of several processes that train together, as TF_CONFIG says: `python -m worker_program <run folder> <fall>`.
 
 The last of them kills itself before round `fall`; 0: it does not.
 """

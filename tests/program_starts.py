@@ -1,0 +1,132 @@
+"""The program in a process of its own, as its users start it, but for the seconds in which TensorFlow loads.
+
+They are most of what a short run costs, and there are dozens. So a process that has loaded the program's modules, and
+has had TensorFlow do nothing yet, forks for each start: what comes then is the program's whole way as `__main__`, from
+its arguments to its exit status. What depends on how it loads is for true starts: `anew`.
+
+Loading TensorFlow starts no thread, and OpenBLAS starts its own again in a fork.
+"""
+
+import atexit
+import ctypes
+import functools
+import gc
+import json
+import os
+import runpy
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+LARGEST_REQUEST = 2**17
+PR_SET_CHILD_SUBREAPER = 36
+
+
+def start(folder, *arguments, module="descargan_tf.main", anew=False, **options):
+    """`python -m module arguments` in a folder, its output in pipes: a subprocess.Popen.
+
+    Args:
+        anew: a new Python that loads everything; always so where the system is not Linux.
+        options: of subprocess.Popen.
+    """
+    command = [sys.executable, "-m", module, *map(str, arguments)]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    kind = _Popen if anew else Fork
+    return kind(command, **{"cwd": folder, "env": environment, "text": True, **pipes, **options})
+
+
+_Popen = subprocess.Popen  # whatever a test puts in its place
+
+
+class Fork(_Popen):
+    """As its base where another program is started; of ours, a child of this process that was forked by `_server`."""
+
+    def _execute_child(self, args, executable, preexec_fn, close_fds, pass_fds, cwd, env, *others):
+        if sys.platform != "linux" or "-m" not in args or args[0] != sys.executable:
+            super()._execute_child(args, executable, preexec_fn, close_fds, pass_fds, cwd, env, *others)
+            return
+        pipes, new_session = others[3:9], others[-2]
+        arguments = args[args.index("-m") + 1 :]
+        request = json.dumps([arguments, os.fspath(cwd or Path.cwd()), dict(env or os.environ), new_session]).encode()
+        assert len(request) < LARGEST_REQUEST
+        streams = [own if given == -1 else given for own, given in enumerate((pipes[0], pipes[3], pipes[5]))]
+        # Whoever loses its parent becomes a child of ours: of these alone an exit status can be had.
+        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)
+        try:
+            socket.send_fds(_server(), [request], [*streams, *pass_fds])
+            self.pid = int(_server().recv(100))
+            _server().recv(100)
+        finally:
+            ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 0)
+        self._child_created = True
+        self._close_pipe_fds(*pipes)
+
+
+@functools.cache
+def _server():
+    """The socket of a process that forks; it ends when we do."""
+    ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    process = _Popen(
+        [sys.executable, __file__, str(its.fileno())],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdin=subprocess.DEVNULL,
+        pass_fds=[its.fileno()],
+    )
+    its.close()
+    atexit.register(process.wait)
+    atexit.register(ours.close)  # the last is called first
+    return ours
+
+
+def _serve(connection):
+    """Fork for every request; in a child, return the arguments of `-m`, and all else is as in a new Python."""
+    from descargan_tf import surroundings
+
+    surroundings.settle()
+    with surroundings.held_back_unless_it_fails(2):
+        import descargan_tf.commands
+        import descargan_tf.run_folder  # noqa: F401
+    from tensorflow.python.eager import context
+
+    assert context.context_safe() is None, "TensorFlow has been at work, and its threads would be missing in a fork"
+    gc.freeze()  # or a fork would copy all that it only looks through
+    while True:
+        request, descriptors, *_ = socket.recv_fds(connection, LARGEST_REQUEST, 100)
+        if not request:
+            sys.exit()
+        between = os.fork()
+        if between == 0:
+            child = os.fork()
+            if child != 0:
+                connection.send(str(child).encode())
+                os._exit(0)  # so that the other's parent is who asked
+            connection.close()
+            return _settle_in(*json.loads(request), descriptors[:3])
+        os.waitpid(between, 0)
+        connection.send(b"nobody is between")
+        for descriptor in descriptors:
+            os.close(descriptor)
+
+
+def _settle_in(arguments, folder, environment, new_session, streams):
+    if new_session:
+        os.setsid()
+    for own, given in enumerate(streams):
+        os.dup2(given, own)
+        os.close(given)
+    # The old ones remember what was open here.
+    sys.stdin, sys.stdout = open(0, closefd=False), open(1, "w", closefd=False)  # noqa: SIM115, they stay
+    sys.stderr = open(2, "w", closefd=False, errors="backslashreplace")  # noqa: SIM115
+    os.environ.clear()
+    os.environ.update(environment)
+    os.chdir(folder)
+    sys.path[:1] = [folder, *filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))]
+    return arguments
+
+
+if __name__ == "__main__":
+    module, *sys.argv[1:] = _serve(socket.socket(fileno=int(sys.argv[1])))
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
