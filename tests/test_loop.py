@@ -10,6 +10,7 @@ import keras
 import numpy as np
 import pytest
 from toy_training import (
+    Toy,
     assert_same_checkpoint,
     assert_same_metrics,
     fake_rounds,
@@ -52,6 +53,28 @@ def test_a_shortened_schedule_is_the_same_after_a_resumption(tmp_path):
     assert_same_checkpoint(tmp_path / "a" / "checkpoints" / "5", tmp_path / "b" / "checkpoints" / "5")
     for folder, times in (("a", 1), ("b", 2)):  # in one line, each time that it begins
         assert (tmp_path / folder / "train.log").read_text().count(said) == times
+
+
+def test_without_the_clock_an_interrupted_training_logs_the_same_to_the_byte(tmp_path, monkeypatch):
+    """Stopped amid two windows: that of a line of the log, and that in which a critic is watched."""
+    scores = dict.fromkeys(("real", "fake", "generator"), 1.0)
+    monkeypatch.setattr(Toy, "critic_scores", lambda self, terms: scores)
+
+    def begun(folder):
+        terms = {"discriminator/gradient_penalty": 1.0}
+        often = {"log_every_steps": 7, "checkpoint_every_steps": 20, "validate_every_steps": 1000}
+        values = trainer(tmp_path / folder, scripted(1.0), max_steps=60, deterministic=True, **often)
+        return fake_rounds(values, lambda step: {"generator/match": 1 / (step + 2), **terms})
+
+    begun("a").run()
+    for rounds in (11, 33):  # the next is the one after the last saved
+        with pytest.raises(Interrupted):
+            on_round(begun("b"), rounds, send(signal.SIGINT)).run()
+    begun("b").run()
+    found = [(tmp_path / folder / "metrics.jsonl").read_bytes() for folder in "ab"]
+    assert found[0] == found[1]
+    assert [line["critics/dead"] for line in lines(tmp_path / "b", "train")] == [0.0] * 7 + [1.0] * 2
+    assert {line["seconds_per_round"] for line in lines(tmp_path / "b", "train")} == {None}
 
 
 def test_a_killed_training_goes_on_from_its_last_checkpoint_without_double_lines(tmp_path):
@@ -199,13 +222,38 @@ def test_a_log_that_cannot_be_written_is_the_users_error(tmp_path, name, monkeyp
         stopped.run()
 
 
-def test_a_damaged_checkpoint_does_not_start_the_training_anew(tmp_path):
+def test_a_damaged_checkpoint_is_set_aside_for_the_one_before(tmp_path):
+    keras.utils.set_random_seed(1)
+    trainer(tmp_path / "a", max_steps=7, decay_steps=0).run()
+    keras.utils.set_random_seed(1)
+    trainer(tmp_path / "b", max_steps=6, decay_steps=0).run()
+    checkpoints = tmp_path / "b" / "checkpoints"
+    (checkpoints / "6" / "state.npz").write_bytes(b"half")
+    (checkpoints / "best" / "checkpoint.json").write_text("{}")
+    trainer(tmp_path / "b", max_steps=7, decay_steps=0).run()
+    log = (tmp_path / "b" / "train.log").read_text()
+    for name, then in (("6", "going on from step 4, the latest that is whole"), ("best", "the best of the next")):
+        assert f"WARNING: {checkpoints / name} is damaged (the sha256 of " in log
+        assert f") and set aside as {name}.damaged; {then}" in log
+        assert (checkpoints / f"{name}.damaged").is_dir()
+    assert "resuming at step 4" in log
+    straight, found = (checkpoint.load(folder / "checkpoints" / "7")[0] for folder in (tmp_path / "a", tmp_path / "b"))
+    assert {name: array.tobytes() for name, array in straight.items()} == {
+        name: array.tobytes() for name, array in found.items()
+    }
+    best = max(lines(tmp_path / "b", "validate")[2:], key=lambda line: line["selection"])  # of those since
+    assert checkpoint.load(checkpoints / "best")[1]["step"] == best["step"] == 6
+
+
+def test_where_no_checkpoint_is_whole_the_training_does_not_begin_anew(tmp_path):
     fake_rounds(trainer(tmp_path, scripted(1, 2, 3))).run()
     (tmp_path / "checkpoints" / "5" / "state.npz").write_bytes(b"half")
+    (tmp_path / "checkpoints" / "4" / "checkpoint.json").unlink()
     before = (tmp_path / "metrics.jsonl").read_text()
-    with pytest.raises(UserError, match="5 is not a readable checkpoint"):
+    with pytest.raises(UserError, match=f"none of the checkpoints in {tmp_path / 'checkpoints'} is whole: .*/5 is not"):
         trainer(tmp_path, scripted(), max_steps=9).run()
     assert (tmp_path / "metrics.jsonl").read_text() == before
+    assert names_in(tmp_path / "checkpoints") == ["4", "5", "best"]
 
 
 @pytest.mark.parametrize("batch_size", [2, 6, 9])

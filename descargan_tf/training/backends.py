@@ -45,6 +45,8 @@ def engine_maker(config: Config, make_method: Callable[[Config], Method]) -> Cal
 
     if config.threads_per_op:  # must come before TensorFlow's first operation
         tf.config.threading.set_intra_op_parallelism_threads(config.threads_per_op)
+    if config.deterministic:
+        tf.config.experimental.enable_op_determinism()
     leave_activations_unfused()
     workers = workers_of(config.strategy)
     strategy = step.strategy_of(config.strategy, workers)
