@@ -2,6 +2,7 @@
 
 import json
 import math
+import resource
 import signal
 import types
 from pathlib import Path
@@ -10,6 +11,7 @@ import keras
 import numpy as np
 import pytest
 from toy_training import (
+    SMALL,
     Toy,
     assert_same_checkpoint,
     assert_same_metrics,
@@ -23,9 +25,11 @@ from toy_training import (
 )
 
 from descargan_tf import signals
+from descargan_tf.data.prepared import StoredImages
 from descargan_tf.errors import UserError
 from descargan_tf.training import checkpoint
 from descargan_tf.training.loop import Interrupted
+from descargan_tf.types import Split
 
 
 def test_toy_training_resumed_twice_equals_one_in_one_go(tmp_path):
@@ -209,6 +213,54 @@ def test_a_disk_that_fills_up_ends_the_run_with_one_clear_line(tmp_path, monkeyp
         stopped_at_four.run()
     assert names_in(tmp_path / "checkpoints") == ["2", "best"]
     assert checkpoint.load(tmp_path / "checkpoints" / "best")[1]["step"] == 2
+
+
+def test_a_file_system_that_takes_no_more_leaves_the_last_checkpoint_and_the_next_start_goes_on(tmp_path):
+    """The system itself refuses: no file of this process may become larger than half a checkpoint."""
+    keras.utils.set_random_seed(1)
+    trainer(tmp_path / "a", checkpoint_every_steps=1).run()
+    keras.utils.set_random_seed(1)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    stopped = trainer(tmp_path / "b", checkpoint_every_steps=1, validate_every_steps=1000)
+
+    def fill():
+        size = (tmp_path / "b" / "checkpoints" / "2" / "state.npz").stat().st_size
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size // 2, before[1]))
+
+    try:
+        with pytest.raises(
+            UserError, match=r"b/checkpoints/3 could not be written: File too large\. .*free space and "
+        ):
+            on_round(stopped, 3, fill).run()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert names_in(tmp_path / "b" / "checkpoints") == ["1", "2"]
+    trainer(tmp_path / "b", checkpoint_every_steps=1).run()
+    assert_same_checkpoint(tmp_path / "a" / "checkpoints" / "5", tmp_path / "b" / "checkpoints" / "5")
+
+
+def test_data_that_vanish_are_named_and_when_they_are_back_the_run_goes_on(tmp_path):
+    (tmp_path / "data").mkdir()
+    size = SMALL.images.shape[1]
+    np.save(tmp_path / "data" / "a.npy", np.random.default_rng(0).integers(0, 65536, (11, size, size), np.uint16))
+    on_disk = StoredImages([(tmp_path / "data" / "a.npy", np.arange(11))], size, 2 / 65535, -1)
+    split = Split(on_disk, SMALL.labels, None, SMALL.names)
+    often = {"max_steps": 30, "checkpoint_every_steps": 3, "validate_every_steps": 30}
+    keras.utils.set_random_seed(1)
+    trainer(tmp_path / "a", split=split, **often).run()
+    keras.utils.set_random_seed(1)
+    gone = on_round(
+        trainer(tmp_path / "b", split=split, **often), 5, lambda: (tmp_path / "data").rename(tmp_path / "c")
+    )
+    with pytest.raises(UserError) as caught:
+        gone.run()
+    assert str(caught.value) == (
+        f"{tmp_path / 'data' / 'a.npy'}: cannot be read: No such file or directory: bring the data back and give the "
+        "same command, or prepare it again (--mode=prepare) into another folder."
+    )
+    (tmp_path / "c").rename(tmp_path / "data")
+    trainer(tmp_path / "b", split=split, **often).run()
+    assert_same_checkpoint(tmp_path / "a" / "checkpoints" / "30", tmp_path / "b" / "checkpoints" / "30")
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="/dev/full stands for a full disk")

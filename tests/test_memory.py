@@ -82,15 +82,20 @@ def test_the_containers_limit_counts_without_its_cache(tmp_path, monkeypatch):
     assert memory.free_bytes() != 150
 
 
-def test_a_process_own_limit_counts():
-    code = "from descargan_tf.data import memory; print(memory.free_bytes())"
+@pytest.mark.parametrize("kind", ["RLIMIT_AS", "RLIMIT_DATA"])
+def test_a_process_own_limit_counts(kind):
+    code = "from descargan_tf.data import memory; print(memory.free_bytes(), memory.limit_of_process())"
     limit = 2**31
     found = subprocess.run(
         [sys.executable, "-c", code],
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (limit, limit)),
+        preexec_fn=lambda: resource.setrlimit(getattr(resource, kind), (limit, limit)),
         env={"OPENBLAS_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         check=True,
     )
-    assert 0 < int(found.stdout) < limit
+    free, said = found.stdout.split(" ", 1)
+    assert 0 < int(free) < limit
+    assert said.startswith(
+        f"this process may take {int(free) / 1e9:.1f} GB more memory (ulimit -v, ulimit -d): should "
+    )
