@@ -36,6 +36,12 @@ def write_atomically(path: str | os.PathLike, content: bytes | Callable[[BinaryI
     return path
 
 
+def is_within(path: str | os.PathLike, folder: str | os.PathLike) -> bool:
+    """Whether a path leads into a folder, links followed on both sides; neither need be there."""
+    inner, outer = os.path.realpath(path), os.path.realpath(folder)
+    return os.path.commonpath((inner, outer)) == outer
+
+
 def is_partial(name: str) -> bool:
     """Whether a file is what a `write_atomically` that was killed has left."""
     return name.startswith(".") and name.endswith(".partial")
