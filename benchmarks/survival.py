@@ -26,11 +26,12 @@ from descargan_tf import surroundings
 
 surroundings.settle()
 with surroundings.loading():
-    from descargan_tf.training import checkpoint
+    import tensorflow  # noqa: F401  which `describe_machine` asks
 
 import numpy as np
 
 from descargan_tf.hardware import describe_machine
+from descargan_tf.training import checkpoint
 
 # Nothing divides anything else: the moments of the log, of validations and of checkpoints come together in every way.
 COMMON = """\
@@ -62,7 +63,7 @@ TINY = {
 KINDS = {"start": "while it starts", "round": "amid rounds", "writing": "while a checkpoint is written"}
 _LONGEST_SECONDS = 900  # of one life
 _POLL_SECONDS = 0.002
-_WRITING_SECONDS = 0.02  # about what a checkpoint of this size takes to be written
+_ROUND_SECONDS, _WRITING_SECONDS = 0.1, 0.02  # about what ten rounds, and a checkpoint, of this size take
 
 
 class Run:
@@ -142,7 +143,7 @@ def moments(count: int, steps: int, seconds_to_start: float, rng: random.Random)
     rng.shuffle(kinds)
     for number, kind in enumerate(kinds):
         step = int(steps * (number + rng.random()) / (count + 1))
-        longest = {"start": seconds_to_start, "round": 1.0, "writing": _WRITING_SECONDS}[kind]
+        longest = {"start": seconds_to_start, "round": _ROUND_SECONDS, "writing": _WRITING_SECONDS}[kind]
         yield kind, step, rng.uniform(0, longest)
 
 
@@ -207,7 +208,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--methods", nargs="+", default=["descargan", "vagan", "vae", "densenet169"], choices=TINY)
     parser.add_argument("--kills", type=int, default=20, help="of each method")
-    parser.add_argument("--steps", type=int, default=150, help="rounds that are trained")
+    parser.add_argument("--steps", type=int, default=300, help="rounds that are trained")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     parser.add_argument("--folder", type=Path, help="where the runs lie; a temporary one by default")
     given = parser.parse_args()
