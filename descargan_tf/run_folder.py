@@ -25,7 +25,7 @@ from descargan_tf.methods import two_statistics
 from descargan_tf.methods.base import Method
 from descargan_tf.methods.saliency import explained
 from descargan_tf.training import checkpoint
-from descargan_tf.training.backends import input_gradient
+from descargan_tf.training.backends import forget_gone_variables, input_gradient
 
 DATA_FACTS = "data.json"  # what prediction must know of the training data
 REPORT = "report.json"
@@ -249,7 +249,9 @@ def build_method(config: Config) -> Method:
     Raises:
         UserError: there is none of that name, or it has not what else the Config asks for.
     """
-    return methods.build(config.method, dataclasses.asdict(config))
+    method = methods.build(config.method, dataclasses.asdict(config))
+    forget_gone_variables(config)
+    return method
 
 
 class Restored(NamedTuple):
