@@ -207,6 +207,12 @@ class Config(ServerFlags):
         low=0.01,
         high=1,
     )
+    deterministic: bool = _flag(
+        False,
+        "train: weights and metrics.jsonl are the same to the byte each time on a machine, however often the training "
+        "was interrupted: operations in a fixed order, no pace in metrics.jsonl, no recoveries",
+        of_run=False,
+    )
     recoveries: int = _flag(
         3,
         "times that a training that comes apart goes back to its last sound state, at rates 0.7 times as large, before "
@@ -342,6 +348,14 @@ class Config(ServerFlags):
             raise UserError(
                 f"--num_train={self.num_train} --num_validate={self.num_validate}: training needs both of them."
             )
+        if self.mode == "train" and self.deterministic:
+            if self.max_minutes:
+                raise UserError(
+                    f"--deterministic: what --max_minutes={self.max_minutes:g} leaves time for differs each time: add "
+                    "--max_minutes=0, and --max_steps=<rounds>."
+                )
+            if self.backend != "tensorflow":
+                raise UserError(f"--deterministic needs TensorFlow: leave out --backend={self.backend}.")
         if self.dataset == "chest_phantom" and self.mode not in ("generate", "prepare"):
             raise UserError(
                 f"--dataset=chest_phantom draws raw files by --mode=generate: --mode={self.mode} takes what "

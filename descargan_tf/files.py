@@ -36,6 +36,28 @@ def write_atomically(path: str | os.PathLike, content: bytes | Callable[[BinaryI
     return path
 
 
+def is_within(path: str | os.PathLike, folder: str | os.PathLike) -> bool:
+    """Whether a path leads into a folder, links followed on both sides; neither need be there."""
+    inner, outer = os.path.realpath(path), os.path.realpath(folder)
+    return os.path.commonpath((inner, outer)) == outer
+
+
+def is_partial(name: str) -> bool:
+    """Whether a file is what a `write_atomically` that was killed has left."""
+    return name.startswith(".") and name.endswith(".partial")
+
+
+def sync(path: str | os.PathLike) -> None:
+    """Have a file's content, or the names in a folder, on the disk."""
+    if os.name != "posix" and os.path.isdir(path):  # elsewhere folders cannot be opened
+        return
+    descriptor = os.open(path, os.O_RDONLY if os.name == "posix" else os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def reason(error: OSError) -> str:
     """The system's words, and what it does not say: that a name is a link to what is not there."""
     words = error.strerror or str(error)

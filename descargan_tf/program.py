@@ -12,13 +12,25 @@ from descargan_tf.errors import UserError
 from descargan_tf.files import reason
 from descargan_tf.names import OWN_BYTES, one_line
 
+_WANT_OF_MEMORY = (
+    "there is not enough memory (`ulimit -a` shows what this process may use). What has been saved is whole; with more "
+    "memory the same command goes on, and smaller batches, images or networks need less"
+)
+_WORDS_OF_MEMORY = (
+    "ResourceExhaustedError",
+    "XlaRuntimeError: RESOURCE_EXHAUSTED",
+    "JaxRuntimeError: RESOURCE_EXHAUSTED",
+    "RuntimeError: can't start new thread",  # whose stack has no place
+)
+_LONGEST = 200  # letters of a library's own words
+
 
 def run(program: Callable[[], int]) -> int:
     """Run it; what ends it early becomes one line on standard error, but for a reader of its output who left.
 
     Returns:
-        Its exit status; 2 after a UserError, and where the system refuses a file; 128 + n after signal n, which is 141
-        (SIGPIPE) where output goes nowhere.
+        Its exit status; 2 after a UserError, and where the system refuses a file or memory; 128 + n after signal n,
+        which is 141 (SIGPIPE) where output goes nowhere.
     """
     with _standard_streams(), signals.raised():
         try:
@@ -36,6 +48,12 @@ def run(program: Callable[[], int]) -> int:
             go_on_unheard()
             print(f"error: {one_line(error.filename)}: {reason(error)}", file=sys.stderr)
             return 2
+        except Exception as error:
+            if not _is_for_want_of_memory(error):
+                raise
+            go_on_unheard()
+            print(f"error: {_WANT_OF_MEMORY}: {one_line(error)[:_LONGEST]}", file=sys.stderr)
+            return 2
         except KeyboardInterrupt as raised:
             # Not a signal's: a library's, or of who runs this within a program of their own.
             stop = raised if isinstance(raised, signals.Stopped) else signals.Stopped(signal.SIGINT)
@@ -43,6 +61,12 @@ def run(program: Callable[[], int]) -> int:
             if stop.number != signals.READER_GONE:
                 print(stop, file=sys.stderr)
             return stop.status
+
+
+def _is_for_want_of_memory(error):
+    """Also as the backends say it, which are not loaded here: TensorFlow by its class, JAX by a word."""
+    words = f"{type(error).__name__}: {error}"
+    return isinstance(error, MemoryError) or words.startswith(_WORDS_OF_MEMORY)
 
 
 def go_on_unheard() -> None:

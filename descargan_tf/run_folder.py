@@ -18,14 +18,14 @@ from descargan_tf.data.dataset import Dataset, dataset_of
 from descargan_tf.data.folders import DataSummary
 from descargan_tf.data.images import Scaling
 from descargan_tf.errors import UserError
-from descargan_tf.files import reason, write_atomically
+from descargan_tf.files import is_partial, reason, write_atomically
 from descargan_tf.flags import RUN_FLAGS
 from descargan_tf.hardware import fast_precision
 from descargan_tf.methods import two_statistics
 from descargan_tf.methods.base import Method
 from descargan_tf.methods.saliency import explained
 from descargan_tf.training import checkpoint
-from descargan_tf.training.backends import input_gradient
+from descargan_tf.training.backends import forget_gone_variables, input_gradient
 
 DATA_FACTS = "data.json"  # what prediction must know of the training data
 REPORT = "report.json"
@@ -90,9 +90,14 @@ def check(config: Config) -> Config:
     config = with_precision(config, saved, functools.partial(fast_precision, config.backend))
     if saved.exists():
         check_run(config, saved)
-    elif run_dir.exists() and (not run_dir.is_dir() or any(path.name != locks.LOCK for path in run_dir.iterdir())):
+    elif run_dir.exists() and (not run_dir.is_dir() or any(map(_is_anothers, run_dir.iterdir()))):
         raise UserError(f"--run_dir={run_dir} holds something that is not a run: name another folder.")
     return config
+
+
+def _is_anothers(path):
+    """Not what a run that was killed while it began has left."""
+    return path.name != locks.LOCK and not is_partial(path.name)
 
 
 def read_saved(saved: Path) -> Config:
@@ -244,7 +249,9 @@ def build_method(config: Config) -> Method:
     Raises:
         UserError: there is none of that name, or it has not what else the Config asks for.
     """
-    return methods.build(config.method, dataclasses.asdict(config))
+    method = methods.build(config.method, dataclasses.asdict(config))
+    forget_gone_variables(config)
+    return method
 
 
 class Restored(NamedTuple):

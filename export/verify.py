@@ -63,7 +63,7 @@ def verify(folder: Path) -> dict:
     try:
         with as_text(folder) as readable:
             signatures = tf.saved_model.load(str(readable)).signatures
-        with np.load(folder / REFERENCE) as stored:
+        with np.load(folder / REFERENCE, allow_pickle=False) as stored:
             reference = dict(stored)
     except (OSError, ValueError) as error:
         raise UserError(f"{folder} is not an export of this program: {' '.join(str(error).split())}") from error

@@ -1,7 +1,8 @@
-"""Two logical CPUs for every test: what is distributed is tested as such."""
+"""Two logical CPUs for every test: what is distributed is tested as such. And no network but this machine's own."""
 
 import os
 import signal
+import socket
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ["NO_PROXY"] = os.environ["no_proxy"] = "127.0.0.1,localhost"  # tests' own servers, whatever lies outside
@@ -28,6 +29,22 @@ def pytest_sessionstart(session):
         tf.config.set_logical_device_configuration(
             tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
         )
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_network():
+    """A test that reaches for another machine fails: at run time the program asks nothing of any."""
+    connect = socket.socket.connect
+
+    def connect_here(self, address):
+        is_far = self.family != socket.AF_UNIX and not str(address[0]).startswith(("127.", "::1", "localhost"))
+        assert not is_far, f"this test reached for {address}"
+        return connect(self, address)
+
+    with pytest.MonkeyPatch.context() as patch:
+        if "TF_SERVING_REST_URL" not in os.environ:  # a real model server, wherever it is
+            patch.setattr(socket.socket, "connect", connect_here)
+        yield
 
 
 @pytest.fixture(scope="session")

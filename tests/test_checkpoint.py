@@ -1,5 +1,6 @@
 """Checkpoints on disk: whole or not at all, found by name, refused where they do not fit."""
 
+import hashlib
 import json
 import os
 
@@ -35,7 +36,7 @@ def is_whole(folder, arrays=ARRAYS, about=ABOUT):
 
 def make_checkpoints(run_dir, *names):
     for name in names:
-        checkpoint.save(run_dir / "checkpoints" / str(name), {"a/000": np.zeros(1)}, {"step": 0})
+        checkpoint.save(run_dir / "checkpoints" / str(name), {"a/000": np.zeros(1)}, {"step": name})
     return run_dir
 
 
@@ -149,10 +150,77 @@ def test_a_damaged_checkpoint_is_refused(tmp_path, damage):
         checkpoint.load(folder)
 
 
-def test_a_checkpoint_with_pickled_objects_is_not_loaded(tmp_path):
+def some_weights(seed):
+    rng = np.random.default_rng(seed)
+    return {f"networks/g/{number:03d}": rng.normal(size=(3, 3, 4)).astype(np.float32) for number in range(9)}
+
+
+@pytest.mark.parametrize("damage", ["truncated", "a bit flipped"])
+def test_damage_at_any_place_is_found_and_the_checkpoint_before_is_used(tmp_path, damage):
+    """Also where nobody would miss it: in the heads that a zip archive has twice, and in the sums themselves."""
+    checkpoint.save(tmp_path / "6", some_weights(6), {"step": 6, "seed": 3})
+    checkpoint.save(tmp_path / "7", some_weights(7), {"step": 7, "seed": 3})
+    whole = {path.name: path.read_bytes() for path in (tmp_path / "7").iterdir()}
+    assert set(whole) == {"state.npz", "checkpoint.json", "SHA256SUMS"}
+    rng = np.random.default_rng(0)
+    for _ in range(100):
+        name = str(rng.choice(list(whole), p=[1 / 3] * 3))
+        place = int(rng.integers(len(whole[name])))
+        if damage == "truncated":
+            content = whole[name][:place]
+        else:
+            content = bytearray(whole[name])
+            content[place] ^= 1 << int(rng.integers(8))
+        (tmp_path / "7" / name).write_bytes(content)
+        with pytest.raises(checkpoint.Damaged, match=f"^{tmp_path / '7'} is not a readable checkpoint"):
+            checkpoint.load(tmp_path / "7")
+        said = []
+        found = checkpoint.load_latest(tmp_path, said.append)
+        assert found.folder == tmp_path / "6"
+        assert is_whole(found.folder, some_weights(6), {"step": 6, "seed": 3})
+        (line,) = said
+        assert line.startswith(f"WARNING: {tmp_path / '7'} is damaged (")
+        assert line.endswith(" and set aside as 7.damaged; going on from step 6, the latest that is whole")
+        (tmp_path / "7.damaged").rename(tmp_path / "7")
+        (tmp_path / "7" / name).write_bytes(whole[name])
+    assert checkpoint.load_latest(tmp_path, said.append).folder == tmp_path / "7"
+
+
+def test_the_sums_are_those_that_sha256sum_checks(tmp_path):
+    checkpoint.save(tmp_path / "7", ARRAYS, ABOUT)
+    for line in (tmp_path / "7" / "SHA256SUMS").read_text().splitlines():
+        digest, name = line.split("  ")
+        assert hashlib.sha256((tmp_path / "7" / name).read_bytes()).hexdigest() == digest
+
+
+def test_a_checkpoint_of_an_earlier_version_has_no_sums_and_is_read(tmp_path):
+    checkpoint.save(tmp_path / "7", ARRAYS, ABOUT)
+    (tmp_path / "7" / "SHA256SUMS").unlink()
+    assert is_whole(tmp_path / "7")
+    assert checkpoint.load_latest(tmp_path, print).about == ABOUT
+    (tmp_path / "7").rename(tmp_path / "9")  # or a digit of its step is another
+    with pytest.raises(UserError, match=r"none of the checkpoints in .* is whole: .*says that it is of another step"):
+        checkpoint.load_latest(tmp_path, print)
+
+
+def test_one_that_may_not_be_read_is_not_taken_for_damaged(tmp_path, monkeypatch):
+    make_checkpoints(tmp_path, 3, 4)
+
+    def refuse(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(np, "load", refuse)
+    with pytest.raises(UserError, match="4 cannot be read: Permission denied"):
+        checkpoint.load_latest(tmp_path / "checkpoints", print)
+    assert names_in(tmp_path / "checkpoints") == ["3", "4"]
+
+
+@pytest.mark.parametrize("with_sums", [True, False])
+def test_a_checkpoint_with_pickled_objects_is_not_loaded(tmp_path, with_sums):
     folder = tmp_path / "7"
-    checkpoint.save(folder, ARRAYS, ABOUT)
-    np.savez(folder / "state.npz", a=np.array([{"x": 1}], dtype=object))
+    checkpoint.save(folder, ARRAYS | {"a": np.array([{"x": 1}], dtype=object)}, ABOUT)
+    if not with_sums:
+        (folder / "SHA256SUMS").unlink()
     with pytest.raises(UserError, match="is not a readable checkpoint"):
         checkpoint.load(folder)
 

@@ -164,6 +164,12 @@ def test_a_value_that_cannot_be_dies_with_its_name_and_value(argument, parts):
         assert part in message
 
 
+def test_what_is_deterministic_has_no_clock_and_one_backend():
+    assert "add --max_minutes=0" in refusal(*SYNTHETIC, "--run_dir=r", "--deterministic", "--max_minutes=5")
+    assert "leave out --backend=jax" in refusal(*SYNTHETIC, "--run_dir=r", "--deterministic", "--backend=jax")
+    parsed(*SYNTHETIC, "--run_dir=r", "--deterministic", "--max_minutes=0")
+
+
 def test_bad_values_of_a_flagfile_are_refused_too(tmp_path):
     assert "wide" in refusal(write_flags(tmp_path / "a.flags", "--dataset=synthetic", "--generator_filters=wide"))
 

@@ -44,6 +44,16 @@ def test_other_settings_are_refused_by_name(synthetic_data):
         generation.check_settings(folder, manifest, SyntheticSettings(4, 64, 12, 6, 7))
 
 
+def test_a_manifest_leads_nowhere_else(tmp_path):
+    settings = SyntheticSettings(0, 64, 1, 1, 1)
+    manifest = generation.generate(tmp_path / "d", settings, num_workers=1)
+    (tmp_path / "d" / "link.npy").symlink_to("/etc/passwd")
+    for name in ("../secret.npy", "/etc/passwd", "link.npy"):
+        led = {**manifest, "sha256": {**manifest["sha256"], name: ""}}
+        with pytest.raises(UserError, match=f"names '{name}', which leads out of --data_dir={tmp_path / 'd'}"):
+            generation.check_settings(tmp_path / "d", led, settings)
+
+
 def test_missing_and_damaged_files_are_found(tmp_path):
     settings = SyntheticSettings(0, 64, 2, 1, 1)
     generation.generate(tmp_path / "d", settings, num_workers=1)

@@ -2,6 +2,7 @@
 
 import json
 import math
+import resource
 import signal
 import types
 from pathlib import Path
@@ -10,6 +11,8 @@ import keras
 import numpy as np
 import pytest
 from toy_training import (
+    SMALL,
+    Toy,
     assert_same_checkpoint,
     assert_same_metrics,
     fake_rounds,
@@ -22,9 +25,11 @@ from toy_training import (
 )
 
 from descargan_tf import signals
+from descargan_tf.data.prepared import StoredImages
 from descargan_tf.errors import UserError
 from descargan_tf.training import checkpoint
 from descargan_tf.training.loop import Interrupted
+from descargan_tf.types import Split
 
 
 def test_toy_training_resumed_twice_equals_one_in_one_go(tmp_path):
@@ -52,6 +57,28 @@ def test_a_shortened_schedule_is_the_same_after_a_resumption(tmp_path):
     assert_same_checkpoint(tmp_path / "a" / "checkpoints" / "5", tmp_path / "b" / "checkpoints" / "5")
     for folder, times in (("a", 1), ("b", 2)):  # in one line, each time that it begins
         assert (tmp_path / folder / "train.log").read_text().count(said) == times
+
+
+def test_without_the_clock_an_interrupted_training_logs_the_same_to_the_byte(tmp_path, monkeypatch):
+    """Stopped amid two windows: that of a line of the log, and that in which a critic is watched."""
+    scores = dict.fromkeys(("real", "fake", "generator"), 1.0)
+    monkeypatch.setattr(Toy, "critic_scores", lambda self, terms: scores)
+
+    def begun(folder):
+        terms = {"discriminator/gradient_penalty": 1.0}
+        often = {"log_every_steps": 7, "checkpoint_every_steps": 20, "validate_every_steps": 1000}
+        values = trainer(tmp_path / folder, scripted(1.0), max_steps=60, deterministic=True, **often)
+        return fake_rounds(values, lambda step: {"generator/match": 1 / (step + 2), **terms})
+
+    begun("a").run()
+    for rounds in (11, 33):  # the next is the one after the last saved
+        with pytest.raises(Interrupted):
+            on_round(begun("b"), rounds, send(signal.SIGINT)).run()
+    begun("b").run()
+    found = [(tmp_path / folder / "metrics.jsonl").read_bytes() for folder in "ab"]
+    assert found[0] == found[1]
+    assert [line["critics/dead"] for line in lines(tmp_path / "b", "train")] == [0.0] * 7 + [1.0] * 2
+    assert {line["seconds_per_round"] for line in lines(tmp_path / "b", "train")} == {None}
 
 
 def test_a_killed_training_goes_on_from_its_last_checkpoint_without_double_lines(tmp_path):
@@ -188,6 +215,54 @@ def test_a_disk_that_fills_up_ends_the_run_with_one_clear_line(tmp_path, monkeyp
     assert checkpoint.load(tmp_path / "checkpoints" / "best")[1]["step"] == 2
 
 
+def test_a_file_system_that_takes_no_more_leaves_the_last_checkpoint_and_the_next_start_goes_on(tmp_path):
+    """The system itself refuses: no file of this process may become larger than half a checkpoint."""
+    keras.utils.set_random_seed(1)
+    trainer(tmp_path / "a", checkpoint_every_steps=1).run()
+    keras.utils.set_random_seed(1)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    stopped = trainer(tmp_path / "b", checkpoint_every_steps=1, validate_every_steps=1000)
+
+    def fill():
+        size = (tmp_path / "b" / "checkpoints" / "2" / "state.npz").stat().st_size
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size // 2, before[1]))
+
+    try:
+        with pytest.raises(
+            UserError, match=r"b/checkpoints/3 could not be written: File too large\. .*free space and "
+        ):
+            on_round(stopped, 3, fill).run()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert names_in(tmp_path / "b" / "checkpoints") == ["1", "2"]
+    trainer(tmp_path / "b", checkpoint_every_steps=1).run()
+    assert_same_checkpoint(tmp_path / "a" / "checkpoints" / "5", tmp_path / "b" / "checkpoints" / "5")
+
+
+def test_data_that_vanish_are_named_and_when_they_are_back_the_run_goes_on(tmp_path):
+    (tmp_path / "data").mkdir()
+    size = SMALL.images.shape[1]
+    np.save(tmp_path / "data" / "a.npy", np.random.default_rng(0).integers(0, 65536, (11, size, size), np.uint16))
+    on_disk = StoredImages([(tmp_path / "data" / "a.npy", np.arange(11))], size, 2 / 65535, -1)
+    split = Split(on_disk, SMALL.labels, None, SMALL.names)
+    often = {"max_steps": 30, "checkpoint_every_steps": 3, "validate_every_steps": 30}
+    keras.utils.set_random_seed(1)
+    trainer(tmp_path / "a", split=split, **often).run()
+    keras.utils.set_random_seed(1)
+    gone = on_round(
+        trainer(tmp_path / "b", split=split, **often), 5, lambda: (tmp_path / "data").rename(tmp_path / "c")
+    )
+    with pytest.raises(UserError) as caught:
+        gone.run()
+    assert str(caught.value) == (
+        f"{tmp_path / 'data' / 'a.npy'}: cannot be read: No such file or directory: bring the data back and give the "
+        "same command, or prepare it again (--mode=prepare) into another folder."
+    )
+    (tmp_path / "c").rename(tmp_path / "data")
+    trainer(tmp_path / "b", split=split, **often).run()
+    assert_same_checkpoint(tmp_path / "a" / "checkpoints" / "30", tmp_path / "b" / "checkpoints" / "30")
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="/dev/full stands for a full disk")
 @pytest.mark.parametrize("name", ["train.log", "metrics.jsonl"])
 def test_a_log_that_cannot_be_written_is_the_users_error(tmp_path, name, monkeypatch):
@@ -199,13 +274,38 @@ def test_a_log_that_cannot_be_written_is_the_users_error(tmp_path, name, monkeyp
         stopped.run()
 
 
-def test_a_damaged_checkpoint_does_not_start_the_training_anew(tmp_path):
+def test_a_damaged_checkpoint_is_set_aside_for_the_one_before(tmp_path):
+    keras.utils.set_random_seed(1)
+    trainer(tmp_path / "a", max_steps=7, decay_steps=0).run()
+    keras.utils.set_random_seed(1)
+    trainer(tmp_path / "b", max_steps=6, decay_steps=0).run()
+    checkpoints = tmp_path / "b" / "checkpoints"
+    (checkpoints / "6" / "state.npz").write_bytes(b"half")
+    (checkpoints / "best" / "checkpoint.json").write_text("{}")
+    trainer(tmp_path / "b", max_steps=7, decay_steps=0).run()
+    log = (tmp_path / "b" / "train.log").read_text()
+    for name, then in (("6", "going on from step 4, the latest that is whole"), ("best", "the best of the next")):
+        assert f"WARNING: {checkpoints / name} is damaged (the sha256 of " in log
+        assert f") and set aside as {name}.damaged; {then}" in log
+        assert (checkpoints / f"{name}.damaged").is_dir()
+    assert "resuming at step 4" in log
+    straight, found = (checkpoint.load(folder / "checkpoints" / "7")[0] for folder in (tmp_path / "a", tmp_path / "b"))
+    assert {name: array.tobytes() for name, array in straight.items()} == {
+        name: array.tobytes() for name, array in found.items()
+    }
+    best = max(lines(tmp_path / "b", "validate")[2:], key=lambda line: line["selection"])  # of those since
+    assert checkpoint.load(checkpoints / "best")[1]["step"] == best["step"] == 6
+
+
+def test_where_no_checkpoint_is_whole_the_training_does_not_begin_anew(tmp_path):
     fake_rounds(trainer(tmp_path, scripted(1, 2, 3))).run()
     (tmp_path / "checkpoints" / "5" / "state.npz").write_bytes(b"half")
+    (tmp_path / "checkpoints" / "4" / "checkpoint.json").unlink()
     before = (tmp_path / "metrics.jsonl").read_text()
-    with pytest.raises(UserError, match="5 is not a readable checkpoint"):
+    with pytest.raises(UserError, match=f"none of the checkpoints in {tmp_path / 'checkpoints'} is whole: .*/5 is not"):
         trainer(tmp_path, scripted(), max_steps=9).run()
     assert (tmp_path / "metrics.jsonl").read_text() == before
+    assert names_in(tmp_path / "checkpoints") == ["4", "5", "best"]
 
 
 @pytest.mark.parametrize("batch_size", [2, 6, 9])

@@ -126,6 +126,21 @@ def test_rows_and_files_that_cannot_be_used_are_named(tmp_path):
     ]
 
 
+def test_links_out_of_the_collection_are_not_followed(tmp_path):
+    folder = chexpert(tmp_path / "in", ROWS)
+    (tmp_path / "secret.png").touch()
+    image = folder / "train/patient00001/study1/view1_frontal.jpg"
+    image.unlink()
+    image.symlink_to(tmp_path / "secret.png")
+    mask = folder / "ground_truth/train/patient00002/study1/view1_frontal.png"
+    mask.parent.mkdir(parents=True)
+    mask.symlink_to(tmp_path / "secret.png")
+    problems = listed("chexpert", folder).problems
+    assert [problem.partition(": ")[2].partition(": bring")[0] for problem in problems] == [
+        f"{path.relative_to(folder)}: a link leads out of {folder}, to {tmp_path}/secret.png" for path in (image, mask)
+    ]
+
+
 def test_the_papers_split_is_by_patient_with_its_numbers_beside(tmp_path):
     rows = [
         ("train", patient, study, "view1_frontal", *FRONTAL, *(("1.0", "", "") if patient % 2 else ("", "", "1.0")), "")

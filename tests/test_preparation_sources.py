@@ -222,12 +222,20 @@ def test_what_is_wrong_with_a_row_is_a_line_that_names_it(tmp_path):
             ("", "healthy", ""),
             ("a.png", "healthy", "testing"),
             ("a.png", "healthy"),
+            ("link.png", "healthy", ""),
+            ("folder/secret.png", "healthy", ""),
+            ("within/a.png", "healthy", ""),
         ],
         ("path", "label", "split"),
     )
+    (tmp_path / "secret.png").touch()
+    (tmp_path / "in/link.png").symlink_to(tmp_path / "secret.png")
+    (tmp_path / "in/folder").symlink_to(tmp_path)
+    (tmp_path / "in/within").symlink_to(".")
     listing = listed("csv", tmp_path / "in", labels_csv=str(labels))
     root = tmp_path / "in"
-    assert len(listing.images) == 1
+    assert [image.source for image in listing.images] == ["a.png", "within/a.png"]
+    led = f"a link leads out of {root}, to {tmp_path}/secret.png: bring the file in, or name the folder that it lies in"
     assert listing.problems == [
         "labels.csv, line 3: a.png: named in line 2 already",
         f"labels.csv, line 4: b.png: missing in {root}",
@@ -238,6 +246,8 @@ def test_what_is_wrong_with_a_row_is_a_line_that_names_it(tmp_path):
         "labels.csv, line 9: path is empty",
         "labels.csv, line 10: its split is none of train, validate, test, nor empty, where it is to be drawn",
         "labels.csv, line 11: 2 fields, but 3 columns",
+        f"labels.csv, line 12: link.png: {led}",
+        f"labels.csv, line 13: folder/secret.png: {led}",
     ]
 
 

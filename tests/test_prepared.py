@@ -245,6 +245,18 @@ def test_a_manifest_leads_nowhere_else(written, column, value, message):
         prepared.open_prepared(written[0])
 
 
+def test_a_link_out_of_the_data_set_is_refused(written, tmp_path):
+    shard = written[0] / SHARD
+    shard.rename(tmp_path / "elsewhere.npy")
+    shard.symlink_to(tmp_path / "elsewhere.npy")
+    with pytest.raises(UserError, match=f"{shard}: a link leads out of the data set, to {tmp_path}/elsewhere.npy"):
+        prepared.open_prepared(written[0])
+    (tmp_path / "link").symlink_to(written[0])  # to all of it
+    shard.unlink()
+    (tmp_path / "elsewhere.npy").rename(shard)
+    prepared.open_prepared(tmp_path / "link")
+
+
 def test_what_is_not_finished_is_not_taken(written, tmp_path):
     (written[0] / "dataset.json").unlink()
     assert not prepared.is_complete(written[0])

@@ -166,6 +166,36 @@ def test_a_users_error_is_one_line_and_status_two(capsys):
     assert program.run(lambda: 1) == 1
 
 
+class ResourceExhaustedError(Exception):
+    """TensorFlow's, by its name."""
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError("Unable to allocate 3 TiB"),
+        ResourceExhaustedError("OOM when allocating tensor"),
+        RuntimeError("can't start new thread"),
+    ],
+)
+def test_want_of_memory_is_one_line_and_status_two(capsys, error):
+    def want():
+        raise error
+
+    assert program.run(want) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: there is not enough memory (`ulimit -a` shows what this process may use). What has ")
+    assert line.endswith(f": {error}")
+
+
+def test_what_else_is_raised_keeps_its_traceback():
+    def fail():
+        raise RuntimeError("a defect")
+
+    with pytest.raises(RuntimeError, match="a defect"):
+        program.run(fail)
+
+
 @contextlib.contextmanager
 def without_reader(*names):
     """Standard streams into a pipe that nobody reads; `head` has seen enough. (pytest sets its own for each phase.)"""

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from descargan_tf import flags, program, run_folder, signals
 from descargan_tf.config import Config
+from descargan_tf.data import memory
 from descargan_tf.data.dataset import dataset_of
 from descargan_tf.errors import UserError
 from descargan_tf.evaluation import evaluator
@@ -39,6 +40,8 @@ def train(config: Config) -> int:
 
 def _train(config, workers):
     config = run_folder.check(config)
+    if limited := memory.limit_of_process():
+        print(limited)
     keep_freed_memory()
     make_engine = engine_maker(config, lambda own: run_folder.begun(own)[0])
     if config.dry_run:

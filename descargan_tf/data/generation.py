@@ -16,7 +16,7 @@ from descargan_tf.data.images import npy_bytes
 from descargan_tf.data.listing import GROUND_TRUTH_FOLDER
 from descargan_tf.data.synthetic import VERSION, SyntheticSettings, draw_example
 from descargan_tf.errors import UserError
-from descargan_tf.files import reason
+from descargan_tf.files import is_within, reason
 from descargan_tf.types import CLASS_NAMES, DISEASED, SPLITS
 
 MANIFEST = "manifest.json"
@@ -125,6 +125,9 @@ def check_settings(data_dir: str | os.PathLike, manifest: dict, settings: Synthe
             f"the data in --data_dir={data_dir} was generated with other settings: {'; '.join(differing)}. "
             "Give the same settings, or name another folder."
         )
+    outside = [name for name in manifest["sha256"] if not is_within(Path(data_dir) / name, data_dir)]
+    if outside:
+        raise UserError(f"{Path(data_dir) / MANIFEST} names {outside[0]!r}, which leads out of --data_dir={data_dir}.")
     missing = [name for name in manifest["sha256"] if not (Path(data_dir) / name).exists()]
     if missing:
         raise UserError(

@@ -77,13 +77,30 @@ def _of_container():
 def _of_limit():
     if resource is None:
         return None
-    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
-    if limit == resource.RLIM_INFINITY:
-        return None
-    with contextlib.suppress(OSError, ValueError):
-        pages = int(Path("/proc/self/statm").read_text().split()[0])
-        return max(limit - pages * os.sysconf("SC_PAGE_SIZE"), 0)
-    return limit
+    left = []
+    for kind, column in ((resource.RLIMIT_AS, 0), (resource.RLIMIT_DATA, 5)):
+        limit, _ = resource.getrlimit(kind)
+        if limit == resource.RLIM_INFINITY:
+            continue
+        pages = 0
+        with contextlib.suppress(OSError, ValueError):
+            pages = int(Path("/proc/self/statm").read_text().split()[column])
+        left.append(max(limit - pages * os.sysconf("SC_PAGE_SIZE"), 0))
+    return min(left, default=None)
+
+
+def limit_of_process() -> str:
+    """What is to be said where this process has a limit of its own; empty where it has none.
+
+    TensorFlow's kernels do not ask whether they were given memory: the system ends the process without a word.
+    """
+    free = _of_limit()
+    if free is None:
+        return ""
+    return (
+        f"this process may take {_spoken(free)} more memory (ulimit -v, ulimit -d): should it end without a word or by "
+        "a segmentation fault, that was not enough; what has been saved is whole, and the same command goes on"
+    )
 
 
 def _spoken(size):

@@ -63,12 +63,7 @@ def training_batches(
 
     shape = (None, len(CLASS_NAMES), half)
     signature = tf.TensorSpec(shape, tf.int32), tf.TensorSpec((*shape, 2), tf.bool)
-    return (
-        tf.data.Dataset.from_generator(plans, output_signature=signature)
-        .unbatch()
-        .map(gather, num_parallel_calls=1, deterministic=True)
-        .prefetch(4)
-    )
+    return tf.data.Dataset.from_generator(plans, output_signature=signature).unbatch().map(gather).prefetch(4)
 
 
 def _wanted(first, mine):
@@ -92,11 +87,7 @@ def _from_disk(split, half, seed, flips, start, mine):
                 yield tuple(_mirrored(parts[c][chosen[c]], mirrored[c]) for c in (HEALTHY, DISEASED))
 
     shape = tf.TensorSpec((half, *split.images.shape[1:]), tf.float32)
-    return (
-        tf.data.Dataset.from_generator(batches, output_signature=(shape, shape))
-        .map(Batch, num_parallel_calls=1, deterministic=True)
-        .prefetch(4)
-    )
+    return tf.data.Dataset.from_generator(batches, output_signature=(shape, shape)).map(Batch).prefetch(4)
 
 
 def _mirrored(images, coins):

@@ -21,7 +21,7 @@ import numpy as np
 
 from descargan_tf.data.images import Scaling, write_npy
 from descargan_tf.errors import UserError
-from descargan_tf.files import reading, reason, write_atomically
+from descargan_tf.files import is_within, reading, reason, write_atomically
 from descargan_tf.types import CLASS_NAMES, HEALTHY, MASK, SPLITS
 
 DATASET = "dataset.json"
@@ -106,6 +106,7 @@ def finish(folder: str | os.PathLike, decisions: Mapping) -> None:
             leftover.unlink()
         tables = sorted((folder / SHARDS).glob("*.csv"))
     rows = [row for table in tables for row in _read_table(table)]
+    _check_rows(folder, rows)
     write_atomically(folder / MANIFEST, _table(rows))
     sizes = {_load(folder / row["path"]).shape[1] for row in rows if row["row"] == "0"}
     about = {"version": _VERSION, "image_size": sizes.pop() if len(sizes) == 1 else None, **decisions}
@@ -289,6 +290,10 @@ def _check_shards(folder, rows, size):
     for name, last in largest.items():
         for ending, dtype in ((".npy", np.uint16), ("-masks.npy", np.uint8))[: 1 + (name in with_masks)]:
             path = folder / f"{name.removesuffix('.npy')}{ending}"
+            if not is_within(path, folder):
+                raise UserError(
+                    f"{path}: a link leads out of the data set, to {os.path.realpath(path)}: bring the file itself in."
+                )
             array = _load(path)
             if array.dtype != dtype or array.ndim != 3 or array.shape[1:] != (size, size) or len(array) <= last:
                 raise UserError(
@@ -302,9 +307,12 @@ def _load(path):
     try:
         dtype, shape, offset = _head(str(path), os.stat(path).st_mtime_ns)
         return np.memmap(path, dtype, "r", offset, shape)
-    except (OSError, ValueError, EOFError) as error:
-        words = reason(error) if isinstance(error, OSError) else str(error)
-        raise UserError(f"{path}: cannot be read: {words or type(error).__name__}: {_AGAIN}.") from error
+    except OSError as error:
+        raise UserError(
+            f"{path}: cannot be read: {reason(error)}: bring the data back and give the same command, or {_AGAIN}."
+        ) from error
+    except (ValueError, EOFError) as error:
+        raise UserError(f"{path}: cannot be read: {error or type(error).__name__}: {_AGAIN}.") from error
 
 
 @functools.lru_cache(maxsize=65536)

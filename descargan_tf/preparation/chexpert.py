@@ -23,7 +23,7 @@ from descargan_tf.data.listing import GROUND_TRUTH_FOLDER
 from descargan_tf.errors import UserError
 from descargan_tf.preparation.folder import read_mask, read_pixels
 from descargan_tf.preparation.sources import Listing, Options, Pixels, RawImage
-from descargan_tf.preparation.table import file_within
+from descargan_tf.preparation.table import file_within, refuse_links_out
 from descargan_tf.preparation.tables import read_table
 from descargan_tf.types import DISEASED, HEALTHY
 
@@ -118,6 +118,9 @@ def _image(folder, row, options):
     # What the table calls the folder may differ from what it is called: the tables of both are the same.
     name, path = file_within(folder, place[1])
     mask = (folder / GROUND_TRUTH_FOLDER / name).with_suffix(".png") if label == DISEASED else None
+    mask = mask if mask and mask.is_file() else None
+    if mask:
+        refuse_links_out(folder, mask.relative_to(folder))
     return RawImage(
         path=path,
         source=name,
@@ -125,7 +128,7 @@ def _image(folder, row, options):
         patient=place[2],  # a number that the collection has given; nothing of the person is in it
         study=place[3],
         view=" ".join(filter(None, (view, row[_PROJECTION]))),
-        ground_truth=mask if mask and mask.is_file() else None,
+        ground_truth=mask,
     ), ""
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from descargan_tf.data import dicom_files, nifti_files
 from descargan_tf.data.formats import IMAGE_SUFFIXES
 from descargan_tf.errors import UserError
+from descargan_tf.files import is_within
 from descargan_tf.preparation.folder import read_mask, read_pixels
 from descargan_tf.preparation.sources import Listing, Options, Pixels, RawImage, pseudonym
 from descargan_tf.preparation.tables import Row, read_table
@@ -85,7 +86,7 @@ def file_within(root: Path, name: str) -> tuple[str, Path]:
     r"""The file that a table names, with its name in one spelling; `\` is taken for `/` where that finds one.
 
     Raises:
-        UserError: the name is empty, leads out of the folder, or to nothing.
+        UserError: the name is empty, leads out of the folder, by a link or without, or to nothing.
     """
     for spelling in dict.fromkeys((name, name.replace("\\", "/"))):
         inner = os.path.normpath(spelling)
@@ -94,6 +95,7 @@ def file_within(root: Path, name: str) -> tuple[str, Path]:
         if not spelling or inner == os.curdir:
             raise UserError("path is empty")
         if os.path.lexists(root / inner):
+            refuse_links_out(root, inner)
             return Path(inner).as_posix(), root / inner
     raise UserError(f"{_quoted(name)}: missing in {root}")
 
@@ -101,3 +103,12 @@ def file_within(root: Path, name: str) -> tuple[str, Path]:
 def _quoted(name):
     """What stands where a path is expected; not what may be about somebody, in a column that was taken for another."""
     return name if name.lower().endswith(_SUFFIXES) else f"a path that does not end in {', '.join(_SUFFIXES)}"
+
+
+def refuse_links_out(root: Path, name: str | Path) -> None:
+    """UserError where what a table names lies behind a link out of the folder: tables may come from anybody."""
+    if not is_within(root / name, root):
+        raise UserError(
+            f"{name}: a link leads out of {root}, to {os.path.realpath(root / name)}: bring the file in, or name the "
+            "folder that it lies in"
+        )

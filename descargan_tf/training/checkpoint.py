@@ -1,18 +1,38 @@
-"""Checkpoints: all that a run is, in one folder of plain arrays, written whole or not at all."""
+"""Checkpoints: all that a run is, in one folder of plain arrays, written whole or not at all, read whole or not at all.
+
+state.npz         what is trained
+checkpoint.json   what is said of it
+SHA256SUMS        of both, as `sha256sum --check` reads it; checkpoints of earlier versions have none
+"""
 
 import contextlib
+import hashlib
 import json
-import os
 import shutil
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from descargan_tf.errors import UserError
-from descargan_tf.files import reason
+from descargan_tf.files import reason, sync
 
-_ARRAYS, _ABOUT = "state.npz", "checkpoint.json"
+_ARRAYS, _ABOUT, _SUMS = "state.npz", "checkpoint.json", "SHA256SUMS"
+_ASIDE = ".damaged"  # what the name of a damaged checkpoint ends with once the run has gone on without it
+
+
+class Damaged(UserError):
+    """A checkpoint is not what was written; the one before it may be whole."""
+
+
+class Found(NamedTuple):
+    """A checkpoint that was read whole."""
+
+    folder: Path
+    arrays: dict[str, np.ndarray]
+    about: dict
 
 
 def save(folder: Path, arrays: dict[str, np.ndarray], about: dict) -> None:
@@ -28,12 +48,15 @@ def save(folder: Path, arrays: dict[str, np.ndarray], about: dict) -> None:
         partial.mkdir(parents=True)
         with open(partial / _ARRAYS, "wb") as file:
             np.savez(file, **arrays)
-            file.flush()
-            os.fsync(file.fileno())
-        (partial / _ABOUT).write_text(json.dumps(about, indent=1) + "\n")
+        (partial / _ABOUT).write_text(_lines(about))
+        (partial / _SUMS).write_text("".join(f"{_digest(partial / name)}  {name}\n" for name in (_ARRAYS, _ABOUT)))
+        # On the disk before it has its name: a machine that loses power would else leave a name without content.
+        for path in (*partial.iterdir(), partial):
+            sync(path)
         if folder.exists():
             folder.rename(old)
         partial.rename(folder)
+        sync(folder.parent)
         shutil.rmtree(old, ignore_errors=True)
     except OSError as error:
         shutil.rmtree(partial, ignore_errors=True)
@@ -42,6 +65,16 @@ def save(folder: Path, arrays: dict[str, np.ndarray], about: dict) -> None:
             f"the checkpoint {folder} could not be written: {reason(error)}. "
             "Earlier checkpoints are untouched; free space and run the same command to go on from the latest."
         ) from error
+
+
+def _lines(about):
+    """JSON with a line for each thing that is said."""
+    return "{\n" + ",\n".join(f" {json.dumps(name)}: {json.dumps(value)}" for name, value in about.items()) + "\n}\n"
+
+
+def _digest(path):
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _recover(folder: Path) -> None:
@@ -56,39 +89,121 @@ def load(folder: Path) -> tuple[dict[str, np.ndarray], dict]:
     """Arrays and description of a checkpoint.
 
     Raises:
-        UserError: not a checkpoint, or damaged.
+        Damaged: it is none, or not what was written.
+        UserError: it may not be read.
     """
     about = describe(folder)
-    with _readable(folder), np.load(folder / _ARRAYS, allow_pickle=False) as file:
-        return {name: file[name] for name in file.files}, about
+    with _readable(folder):
+        _check(folder, _ARRAYS)
+        with np.load(folder / _ARRAYS, allow_pickle=False) as file:
+            return {name: file[name] for name in file.files}, about
 
 
 def describe(folder: Path) -> dict:
     """The description of a checkpoint alone.
 
     Raises:
-        UserError: not a checkpoint, or damaged.
+        Damaged: it is none, or not what was written.
+        UserError: it may not be read.
     """
     with _readable(folder):
-        return json.loads((folder / _ABOUT).read_text())
+        _check(folder, _ABOUT)
+        about = json.loads((folder / _ABOUT).read_text())
+        if not isinstance(about, dict):
+            raise ValueError(f"{_ABOUT} holds no object")
+        return about
+
+
+def _check(folder, name):
+    """ValueError where a file is not the one that was written; earlier versions wrote no sums."""
+    if not (folder / _SUMS).exists():
+        return
+    if f"{_digest(folder / name)}  {name}" not in (folder / _SUMS).read_text().splitlines():
+        raise ValueError(f"the sha256 of {name} is not that in {_SUMS}")
 
 
 @contextlib.contextmanager
 def _readable(folder):
     try:
         yield
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise UserError(
-            f"{folder} is not a readable checkpoint ({error}): name another with --checkpoint, or "
-            "remove it to resume from the one before."
+    except PermissionError as error:  # which says nothing of what is in it
+        raise UserError(f"{folder} cannot be read: {reason(error)}.") from error
+    except (OSError, ValueError, KeyError, EOFError, NotImplementedError, zipfile.BadZipFile) as error:
+        raise Damaged(
+            f"{folder} is not a readable checkpoint ({error}): name another with --checkpoint; training goes on from "
+            "the one before."
         ) from error
 
 
+def load_latest(checkpoints: Path, say: Callable[[str], None], *, sets_aside: bool = True) -> Found | None:
+    """The latest checkpoint that is whole, None where there is none at all; damaged ones after it are set aside.
+
+    Args:
+        checkpoints: of a run.
+        say: is told of each that is set aside.
+        sets_aside: False where another process of the same training does so; two must not.
+
+    Raises:
+        UserError: there are some, and none is whole: a training does not begin anew where there was one.
+    """
+    damaged = {}
+    for step in reversed(steps(checkpoints)):
+        folder = checkpoints / str(step)
+        try:
+            found = Found(folder, *load(folder))
+            if found.about.get("step") != step:
+                raise Damaged(f"{folder} is not a readable checkpoint (it says that it is of another step).")
+        except Damaged as error:
+            damaged[folder] = error
+            continue
+        for bad, error in damaged.items() if sets_aside else ():
+            say(f"WARNING: {_set_aside(bad, error)}; going on from step {step}, the latest that is whole")
+        return found
+    if damaged:
+        raise UserError(
+            f"none of the checkpoints in {checkpoints} is whole: {next(iter(damaged.values()))} Put back a copy of "
+            "one, or name another folder to begin anew."
+        )
+    return None
+
+
+def has_best(checkpoints: Path, best: str, say: Callable[[str], None]) -> bool:
+    """Whether there is a best checkpoint; one that is damaged is set aside."""
+    _recover(checkpoints / best)
+    if not (checkpoints / best).exists():
+        return False
+    try:
+        load(checkpoints / best)
+    except Damaged as error:
+        say(f"WARNING: {_set_aside(checkpoints / best, error)}; the best of the next validations takes its place")
+        return False
+    return True
+
+
+def _set_aside(folder, error):
+    """Keep it under another name; what is to be said of that."""
+    aside = folder.with_name(folder.name + _ASIDE)
+    shutil.rmtree(aside, ignore_errors=True)
+    folder.rename(aside)
+    return f"{folder} is damaged ({error.__cause__ or error}) and set aside as {aside.name}"
+
+
+def clear_partial(checkpoints: Path) -> None:
+    """Remove what a save that was killed has left, in a run in which nobody else writes."""
+    for partial in checkpoints.glob("*.partial"):
+        shutil.rmtree(partial)
+
+
 def steps(checkpoints: Path) -> list[int]:
-    """The steps of which a numbered checkpoint exists, ascending."""
+    """The steps of which there is a numbered checkpoint, or what is left of one, ascending."""
     if not checkpoints.is_dir():
         return []
-    return sorted(int(p.name) for p in checkpoints.iterdir() if p.name.isdigit() and (p / _ABOUT).exists())
+    return sorted(int(folder.name) for folder in checkpoints.iterdir() if folder.name.isdigit() and _is_there(folder))
+
+
+def _is_there(folder):
+    """Whether there is a checkpoint, or what is left of one."""
+    return any((folder / name).exists() for name in (_ARRAYS, _ABOUT, _SUMS))
 
 
 def find(run_dir: Path, which: str) -> Path:
@@ -100,13 +215,13 @@ def find(run_dir: Path, which: str) -> Path:
     checkpoints = run_dir / "checkpoints"
     _recover(checkpoints / "best")
     known = steps(checkpoints)
-    if which == "best" and (checkpoints / "best" / _ABOUT).exists():
+    if which == "best" and _is_there(checkpoints / "best"):
         return checkpoints / "best"
     if which in ("best", "latest") and known:
         return checkpoints / str(known[-1])
     if which.isdigit() and int(which) in known:
         return checkpoints / str(int(which))
-    if (Path(which) / _ABOUT).exists():
+    if _is_there(Path(which)):
         return Path(which)
     listed = ", ".join(map(str, known)) or "none"
     raise UserError(f"--checkpoint={which}: no such checkpoint in {checkpoints} (steps there: {listed}).")

@@ -31,12 +31,14 @@ class LoopSettings:
     """How long, how often; steps are rounds.
 
     Where `max_minutes` end a training before `max_steps`, all that changes over it (rates, fixed statistics) runs
-    faster in the same proportion, estimated from the pace.
+    faster in the same proportion, estimated from the pace. With `deterministic` nothing follows from the clock: no pace
+    in metrics.jsonl, and no recoveries, as the states that they go back to are taken by it.
     """
 
     batch_size: int
     seed: int
     max_steps: int
+    deterministic: bool = False
     max_minutes: float = 0.0
     warmup_steps: int = 0
     decay_steps: int = 0
@@ -84,6 +86,8 @@ class Trainer:
         self._fixed_at = None  # the round from which statistics are fixed
         self._recoveries = 0  # times that it went back, each at lower rates
         self._sound = []  # (step, fixed_at, arrays) at the ends of two windows that passed as sound, or at the start
+        self._sums, self._count = {}, 0  # of the terms of the rounds since the last line of the log, and how many
+        self._soundness = Soundness(engine.method.critic_scores)
         self._best = -math.inf
         self._is_chief = engine.workers.is_chief  # who alone reports and writes
         self._ending = signals.Ending()
@@ -104,23 +108,29 @@ class Trainer:
             "trained_seconds": self._seconds(),
             **self._facts,
             "written": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "since_log": {"rounds": self._count, "sums": self._sums},
+            "soundness": self._soundness.state(),
         }
         checkpoint.save(self.run_dir / "checkpoints" / name, self.engine.arrays(), about)
 
     def _restore(self) -> int:
-        folder = self.run_dir / "checkpoints"
-        known = checkpoint.steps(folder)
-        if not known:
+        checkpoints = self.run_dir / "checkpoints"
+        if self._is_chief:
+            checkpoint.clear_partial(checkpoints)
+        found = checkpoint.load_latest(checkpoints, self._say, sets_aside=self._is_chief)
+        if found is None:
             return 0
-        folder = folder / str(known[-1])
-        arrays, about = checkpoint.load(folder)
+        folder, arrays, about = found
         self.engine.assign(arrays, about["step"], folder)
         self._fixed_at, self._recoveries = about.get("fixed_statistics_at"), about.get("recoveries", 0)
         if self._fixed_at is not None:
             self.engine.fix_statistics()
-        if about["best_selection"] is not None:
+        if about["best_selection"] is not None and self._is_chief and checkpoint.has_best(checkpoints, BEST, self._say):
             self._best = about["best_selection"]
         self._trained_seconds = about.get("trained_seconds", 0.0)
+        if "since_log" in about:  # not in those of earlier versions
+            self._sums, self._count = about["since_log"]["sums"], about["since_log"]["rounds"]
+            self._soundness.restore(about["soundness"])
         return about["step"]
 
     def _seconds(self):
@@ -222,8 +232,8 @@ class Trainer:
 
     def _rounds(self, start, writer, bar):
         s = self.settings
-        soundness = Soundness(self.engine.method.critic_scores)
-        since, since_step, sums, count = time.perf_counter(), start, {}, 0
+        soundness = self._soundness
+        since, since_step = time.perf_counter(), start
         untold = True  # how long it will take
         self._expect_length(start, self._trained_seconds / start if start else None, bar)
         self._sound, snapped = [self._snapshot()], time.perf_counter()
@@ -239,8 +249,8 @@ class Trainer:
                 for warning in soundness.warnings():
                     self._say(f"step {step:>7}  WARNING: {warning}")
                 for name, value in logs.items():
-                    sums[name] = sums.get(name, 0.0) + value
-            count += len(factors)
+                    self._sums[name] = self._sums.get(name, 0.0) + value
+            self._count += len(factors)
             bar.update(len(factors))
             if compiles:  # which says nothing of the pace
                 since, since_step = time.perf_counter(), step
@@ -253,16 +263,18 @@ class Trainer:
             if step % s.log_every_steps == 0 or last:
                 measured = step - since_step
                 seconds = (time.perf_counter() - since) / measured if measured else None
-                means = {name: value / count for name, value in sums.items()}
+                means = {name: value / self._count for name, value in self._sums.items()}
                 self._log(step, means, soundness.scalars(), seconds, writer, bar)
                 self._expect_length(step, seconds, bar)
-                since, since_step, sums, count = time.perf_counter(), step, {}, 0
+                since, since_step = time.perf_counter(), step
+                self._sums, self._count = {}, 0
             paused = time.perf_counter()
-            if soundness.passed_a_window() and s.recoveries and snapshot_due:
+            if soundness.passed_a_window() and self._allowed_recoveries and snapshot_due:
                 self._sound, snapped = [self._sound[-1], self._snapshot()], paused
             if step % s.validate_every_steps == 0 or last:
                 self._validation(step, writer)
             if stopping or step % s.checkpoint_every_steps == 0 or last:
+                writer.sync()
                 self._save(str(step))
                 if self._is_chief:
                     checkpoint.prune(self.run_dir / "checkpoints", s.keep_checkpoints)
@@ -303,8 +315,12 @@ class Trainer:
 
     # --- when a training comes apart
 
+    @property
+    def _allowed_recoveries(self):
+        return 0 if self.settings.deterministic else self.settings.recoveries
+
     def _snapshot(self):
-        return self.engine.step, self._fixed_at, self.engine.arrays() if self.settings.recoveries else None
+        return self.engine.step, self._fixed_at, self.engine.arrays() if self._allowed_recoveries else None
 
     def _go_back(self, trouble):
         """To the last state known to be sound, at lower rates; the step of that state.
@@ -312,7 +328,7 @@ class Trainer:
         Raises:
             UserError: it was done as often as it may be.
         """
-        allowed = self.settings.recoveries
+        allowed = self._allowed_recoveries
         if self._recoveries >= allowed:
             raise UserError(
                 f"{trouble}: the training has come apart and is stopped"
@@ -325,6 +341,8 @@ class Trainer:
             self._fixed_at = step if fixed_at is None else fixed_at
         self._recoveries += 1
         self.engine.assign(arrays, step, "the last sound state")
+        self._sums, self._count = {}, 0
+        self._soundness = Soundness(self.engine.method.critic_scores)
         self._say(
             f"WARNING: {trouble}: the training has come apart. Back at step {step}, with rates "
             f"{_SLOWER**self._recoveries:.2f} times as large (recovery {self._recoveries} of {allowed})"
@@ -359,6 +377,8 @@ class Trainer:
         scores = {f"critics/{name}": value for name, value in method.critic_scores(means).items()}
         shares = {} if seconds is None else self.engine.shares(seconds)
         paces = {"seconds_per_round": seconds, "images_per_second": images, **shares}
+        if self.settings.deterministic:
+            paces = dict.fromkeys(paces)
         writer.scalars("train", step, {**means, **scores, **alarms, **paces})
         short = {phase.name: means[f"{phase.name}/total"] for phase in method.phases}
         totals = "  ".join(f"{name} {value:>10.4f}" for name, value in short.items())

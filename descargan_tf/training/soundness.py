@@ -37,6 +37,23 @@ class Soundness:
         self._rounds_dead: dict[str, int] = {}  # by penalty: for how many rounds its critic had no gradient, up to now
         self._untold: list[str] = []
 
+    def state(self) -> dict:
+        """All that it has seen and still needs, as JSON can hold it."""
+        return {
+            "above": self._above,
+            "margin": self._margin,
+            "penalty": self._penalty,
+            "standing": self._standing,
+            "rounds": self._rounds,
+            "rounds_dead": self._rounds_dead,
+        }
+
+    def restore(self, state: Mapping) -> None:
+        """Go on from what `state` gave."""
+        self._above, self._margin, self._penalty = (list(state[name]) for name in ("above", "margin", "penalty"))
+        self._standing, self._rounds = list(state["standing"]), state["rounds"]
+        self._rounds_dead = dict(state["rounds_dead"])
+
     def passed_a_window(self) -> bool:
         """Whether, since this was last asked, a window ended in which no sign stood: the state now is a sound one."""
         passed, self._passed = self._passed, False

@@ -7,6 +7,7 @@ graph. Every reduction over examples and replicas is here and nowhere else.
 import contextlib
 import functools
 import itertools
+import re
 
 import keras
 import numpy as np
@@ -224,6 +225,17 @@ def refuse_uneven_shares(batch_size: int, strategy: tf.distribute.Strategy) -> N
         )
 
 
+@contextlib.contextmanager
+def _in_our_words():
+    """Raise a UserError of where batches are read again: it arrives as the text of an error of tf.data's."""
+    try:
+        yield
+    except tf.errors.UnknownError as error:
+        if said := re.search(r"\bUserError: (.+)$", error.message, re.MULTILINE):
+            raise UserError(said[1]) from error
+        raise
+
+
 class TensorFlowEngine(Engine):
     """Rounds as TensorFlow graphs under a strategy.
 
@@ -293,7 +305,7 @@ class TensorFlowEngine(Engine):
                 return self._dataset(first, Share(context.input_pipeline_id * own, own, replicas))
 
             self._batches = iter(self.strategy.distribute_datasets_from_function(own_batches))
-        with self._others_there():
+        with self._others_there(), _in_our_words():
             found = [
                 self.train_step.round(tuple(next(self._batches) for _ in range(per_round)), tf.constant(f, tf.float32))
                 for f in factors

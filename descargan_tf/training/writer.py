@@ -37,7 +37,7 @@ class Writer:
         kept = []
         for line in self._path.read_text().splitlines(keepends=True):
             try:
-                if json.loads(line)["step"] <= step:
+                if line.endswith("\n") and json.loads(line)["step"] <= step:
                     kept.append(line)
             except (ValueError, KeyError):
                 break  # a line that a crash cut short; nothing after it counts
@@ -63,6 +63,10 @@ class Writer:
         ]
         self._boards["validate"].write(step, shown)
 
+    def sync(self) -> None:
+        """Have the lines on the disk, before the checkpoint from which a resumed run would not write them again."""
+        os.fsync(self._file.fileno())
+
     def close(self) -> None:
         """Flush and close everything."""
         self._file.close()
@@ -77,6 +81,9 @@ class SilentWriter:
         """Nothing."""
 
     def images(self, step: int, pictures: dict[str, np.ndarray]) -> None:
+        """Nothing."""
+
+    def sync(self) -> None:
         """Nothing."""
 
     def close(self) -> None:
