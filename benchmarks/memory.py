@@ -30,9 +30,9 @@ from descargan_tf.hardware import describe_machine
 from descargan_tf.run_folder import configure
 
 TINY = {
-    "descargan": ("--generator_filters=2", "--discriminator_filters=2", "--critic_updates=1"),
     "vae": ("--generator_filters=2", "--latent_units=4"),
-}
+    "dcls": ("--discriminator_filters=2",),
+}  # none with critics, which come apart at this size
 ALLOWED = 0.05  # of what is resident after the first tenth
 _PARTS = 10
 
@@ -82,7 +82,7 @@ class Work:
 def main() -> int:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--method", default="descargan", choices=TINY)
+    parser.add_argument("--method", default="vae", choices=TINY)
     parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--evaluations", type=int, default=50)
     parser.add_argument("--exports", type=int, default=20)

@@ -245,6 +245,25 @@ def test_find_best_latest_step_and_folder(tmp_path):
     assert checkpoint.find(tmp_path / "run", str(other)) == other
 
 
+def test_a_reader_leaves_alone_what_a_training_may_be_about_to_replace(tmp_path):
+    folder = make_checkpoints(tmp_path, 3, "best.old") / "checkpoints"
+    assert checkpoint.find(tmp_path, "best") == folder / "best.old"
+    assert names_in(folder) == ["3", "best.old"]
+
+
+def test_what_is_replaced_while_it_is_read_is_read_again(tmp_path, monkeypatch):
+    checkpoint.save(tmp_path / "best", ARRAYS, ABOUT)
+    load, new = np.load, {"b/000": np.ones(2)}
+
+    def replaced_meanwhile(path, **how):
+        monkeypatch.setattr(np, "load", load)
+        checkpoint.save(tmp_path / "best", new, {"step": 8})
+        return load(path, **how)
+
+    monkeypatch.setattr(np, "load", replaced_meanwhile)
+    assert is_whole(tmp_path / "best", new, {"step": 8})
+
+
 def test_without_a_validation_the_latest_is_the_best(tmp_path):
     folder = make_checkpoints(tmp_path, 3, 20) / "checkpoints"
     assert checkpoint.find(tmp_path, "best") == folder / "20"

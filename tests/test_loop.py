@@ -221,7 +221,7 @@ def test_a_file_system_that_takes_no_more_leaves_the_last_checkpoint_and_the_nex
     trainer(tmp_path / "a", checkpoint_every_steps=1).run()
     keras.utils.set_random_seed(1)
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    stopped = trainer(tmp_path / "b", checkpoint_every_steps=1, validate_every_steps=1000)
+    stopped = trainer(tmp_path / "b", checkpoint_every_steps=1)
 
     def fill():
         size = (tmp_path / "b" / "checkpoints" / "2" / "state.npz").stat().st_size
@@ -234,7 +234,7 @@ def test_a_file_system_that_takes_no_more_leaves_the_last_checkpoint_and_the_nex
             on_round(stopped, 3, fill).run()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    assert names_in(tmp_path / "b" / "checkpoints") == ["1", "2"]
+    assert names_in(tmp_path / "b" / "checkpoints") == ["1", "2", "best"]
     trainer(tmp_path / "b", checkpoint_every_steps=1).run()
     assert_same_checkpoint(tmp_path / "a" / "checkpoints" / "5", tmp_path / "b" / "checkpoints" / "5")
 

@@ -92,11 +92,15 @@ def load(folder: Path) -> tuple[dict[str, np.ndarray], dict]:
         Damaged: it is none, or not what was written.
         UserError: it may not be read.
     """
-    about = describe(folder)
-    with _readable(folder):
-        _check(folder, _ARRAYS)
-        with np.load(folder / _ARRAYS, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}, about
+    while True:
+        with _readable(folder):
+            told = (folder / _ABOUT).read_bytes()
+            about = describe(folder)
+            _check(folder, _ARRAYS)
+            with np.load(folder / _ARRAYS, allow_pickle=False) as file:
+                arrays = {name: file[name] for name in file.files}
+            if (folder / _ABOUT).read_bytes() == told:  # else a training has put another in its place meanwhile
+                return arrays, about
 
 
 def describe(folder: Path) -> dict:
@@ -213,10 +217,12 @@ def find(run_dir: Path, which: str) -> Path:
         UserError: there is none; lists what there is.
     """
     checkpoints = run_dir / "checkpoints"
-    _recover(checkpoints / "best")
     known = steps(checkpoints)
-    if which == "best" and _is_there(checkpoints / "best"):
-        return checkpoints / "best"
+    # The second is all there is after a kill between the renames of `save`. Only a training may put it back: one that
+    # is at work would find its place taken.
+    for folder in (checkpoints / "best", checkpoints / "best.old"):
+        if which == "best" and _is_there(folder):
+            return folder
     if which in ("best", "latest") and known:
         return checkpoints / str(known[-1])
     if which.isdigit() and int(which) in known:
