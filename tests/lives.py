@@ -1,16 +1,13 @@
-"""Lives of one training, each to be killed: python tests/lives.py <folder> loads TensorFlow once and forks for each.
-
-A line on standard input is a life: the folder of the run, then where it is to stand still until it is killed.
+"""A life of a training: `python -m lives <folder> <moment> <which>`, where it stands still until it is killed.
 
     round 5         before that round
     saving 6        when half of that checkpoint is written
     renaming best   when the old one has its other name, and the new one not yet its own
     nowhere 0
 
-It answers with the number of its process, then "standing" or "done", then "over".
+It says "standing" or "done".
 """
 
-import os
 import sys
 import time
 from pathlib import Path
@@ -59,18 +56,5 @@ def life(folder, moment, which):
     print("done", flush=True)
 
 
-def main():
-    for line in sys.stdin:
-        folder, moment, which = line.split()
-        child = os.fork()
-        if not child:
-            os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-            life(folder, moment, which)
-            os._exit(0)
-        print(child, flush=True)
-        os.waitpid(child, 0)
-        print("over", flush=True)
-
-
 if __name__ == "__main__":
-    main()
+    life(*sys.argv[1:])

@@ -27,6 +27,8 @@ from descargan_tf.methods.descargan import DeScarGAN, DeScarGANSettings
 from descargan_tf.training import checkpoint
 from descargan_tf.training.loop import Interrupted
 
+pytestmark = pytest.mark.usefixtures("graphs_as_traced")
+
 
 def descargan():
     settings = {"generator_filters": 2, "discriminator_filters": 2, "critic_updates": 1, "image_size": 64}

@@ -4,55 +4,34 @@ The trainings are of a toy; benchmarks/survival.py kills the program itself, at 
 """
 
 import os
-import signal
 import subprocess
-import sys
-from pathlib import Path
 
-import pytest
 from lives import STEPS
-
-HERE = Path(__file__).resolve().parent
-
-
-@pytest.fixture
-def lives():
-    environment = {**os.environ, "PYTHONPATH": str(HERE.parent), "CUDA_VISIBLE_DEVICES": ""}
-    command = [sys.executable, HERE / "lives.py"]
-    with subprocess.Popen(
-        command, env=environment, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-    ) as process:
-        yield process
-        process.stdin.close()
+from program_starts import ROOT, start
 
 
-def live(lives, folder, moment):
-    """A life, killed where it stands still."""
-    print(folder, moment, file=lives.stdin, flush=True)
-    child, seen = None, []
-    for line in lives.stdout:
-        word = line.strip()
-        if word.isdigit():
-            child = int(word)
-        elif word == "standing":
-            os.kill(child, signal.SIGKILL)
-        elif word == "over":
-            return seen
-        seen.append(word)
-    raise AssertionError(seen)
+def live(folder, moment):
+    """A life, killed where it stands still; its last word."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
+    process = start(ROOT, folder, *moment.split(), module="lives", env=environment, stderr=subprocess.DEVNULL)
+    with process:
+        for line in process.stdout:
+            if line == "standing\n":
+                process.kill()
+    return line.strip()
 
 
-def test_three_kills_change_nothing(lives, tmp_path):
+def test_three_kills_change_nothing(tmp_path):
     straight, killed = tmp_path / "straight", tmp_path / "killed"
-    assert "done" in live(lives, straight, "nowhere 0")
+    assert live(straight, "nowhere 0") == "done"
     for moment, left in (
         ("round 5", {"3", "best"}),
         ("saving 6", {"3", "best", "6.partial"}),
         ("renaming best", {"3", "best.old", "best.partial"}),
     ):
-        assert "standing" in live(lives, killed, moment), moment
+        assert live(killed, moment) == "standing", moment
         assert {path.name for path in (killed / "checkpoints").iterdir()} == left, moment
-    assert "done" in live(lives, killed, "nowhere 0")
+    assert live(killed, "nowhere 0") == "done"
     assert (killed / "train.log").read_text().count("resuming at step 3") == 3
     names = [path.relative_to(straight) for path in straight.glob("checkpoints/*/state.npz")]
     assert {name.parent.name for name in names} == {"9", str(STEPS), "best"}
