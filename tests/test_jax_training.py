@@ -221,7 +221,8 @@ def test_a_call_of_many_rounds_ends_where_something_is_to_be_done(tmp_path):
         validate_every_steps=64,
         checkpoint_every_steps=1000,
     )
-    training = Trainer(tmp_path, types.SimpleNamespace(chunk=35, workers=ALONE), settings, None)
+    engine = types.SimpleNamespace(chunk=35, workers=ALONE, method=types.SimpleNamespace(critic_scores=None))
+    training = Trainer(tmp_path, engine, settings, None)
     step, ends = 0, []
     while step < 100:
         if step == 30:

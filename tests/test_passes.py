@@ -261,7 +261,7 @@ class Constant:
 
 
 @pytest.fixture(scope="module")
-def fixed(tmp_path_factory):
+def fixed(tmp_path_factory, graphs_as_traced):
     settings = DeScarGANSettings(
         image_size=64,
         generator_filters=2,

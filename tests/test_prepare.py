@@ -309,7 +309,7 @@ def test_a_killed_preparation_goes_on_where_it_was(tmp_path):
     for name in ("healthy", "diseased"):
         (raw / name).mkdir(parents=True)
         first = raw / name / "00000.png"
-        picture(first, len(name), (700, 800))
+        picture(first, len(name), (300, 350))
         for number in range(1, 700):
             os.link(first, raw / name / f"{number:05d}.png")
     program = tmp_path / "program.py"
