@@ -9,7 +9,13 @@ os.environ["NO_PROXY"] = os.environ["no_proxy"] = "127.0.0.1,localhost"  # tests
 
 import pytest
 
+from hypothesis import HealthCheck, settings
+
 from descargan_tf import signals
+
+# How quick the machine is says nothing of the code: no example of a property fails by the clock.
+settings.register_profile("tests", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("tests")
 
 
 def pytest_sessionstart(session):
