@@ -8,7 +8,6 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ["NO_PROXY"] = os.environ["no_proxy"] = "127.0.0.1,localhost"  # tests' own servers, whatever lies outside
 
 import pytest
-
 from hypothesis import HealthCheck, settings
 
 from descargan_tf import signals
