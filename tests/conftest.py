@@ -220,6 +220,9 @@ LONGEST = (
     "ends",
     "notebook",
     "exporter",
+    "whole_way",  # else the last, with nothing beside it
+    "viewer",
+    "workers",
 )
 
 
