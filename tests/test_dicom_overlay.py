@@ -395,9 +395,7 @@ def test_where_nothing_is_dicom_it_is_refused_before_anything_is_loaded(tmp_path
     (tmp_path / "in").mkdir()
     write_png(tmp_path / "in/a.png", np.zeros((9, 9), np.uint8))
     message = refusal(tmp_path / "in", tmp_path)
-    assert message.startswith(
-        f"--dicom_overlay: --input={tmp_path}/in has no DICOM file by its name (.dcm .dicom .ima)"
-    )
+    assert message.startswith(f"--dicom_overlay: there is no DICOM file in --input={tmp_path}/in: ")
     source(tmp_path / "in/b.dcm")
     monkeypatch.setitem(sys.modules, "pydicom", None)
     message = refusal(tmp_path / "in", tmp_path)

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from descargan_tf import signals
+from descargan_tf.data import dicom_files
 from descargan_tf.data.images import Scaling, write_npy, write_png
 from descargan_tf.errors import UserError
 from descargan_tf.prediction import files as files_module
@@ -81,6 +82,15 @@ def test_a_folder_without_images_says_what_is_read(tmp_path):
     assert str(caught.value).startswith(f"--input={tmp_path} holds no image file (2 others): .npy, .png")
     (tmp_path / "c.DCM").touch()
     assert find_inputs(tmp_path) == [tmp_path / "c.DCM"]
+
+
+def test_dicom_files_without_a_suffix_are_known_by_how_they_begin(tmp_path):
+    for name in ("IM0001", "1.2.840.10008", "DICOMDIR", ".IM0002", "scan.png"):
+        (tmp_path / name).write_bytes(bytes(128) + b"DICM")
+    (tmp_path / "notes").write_text("no image")
+    (tmp_path / "deeper").mkdir()
+    assert find_inputs(tmp_path) == [tmp_path / name for name in ("1.2.840.10008", "IM0001", "scan.png")]
+    assert [dicom_files.is_taken_for_dicom(file) for file in find_inputs(tmp_path)] == [True, True, False]
 
 
 # ---- what is written

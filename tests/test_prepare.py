@@ -429,3 +429,10 @@ def test_predict_refuses_what_is_no_number_as_preparing_does(tmp_path, monkeypat
     with pytest.raises(UserError) as caught:
         read(tmp_path / "a.dcm")
     assert str(caught.value) == f"{tmp_path}/a.dcm: values that are NaN or infinite"
+
+
+def test_predict_reads_dicom_without_a_suffix(tmp_path, monkeypatch):
+    (tmp_path / "IM0001").write_bytes(bytes(128) + b"DICM")
+    values = np.full((8, 8), 0.5, np.float32)
+    monkeypatch.setattr(dicom_files, "read_dicom", lambda path: dicom_files.Shown(values, 0, 1))
+    assert raw_reader(64, {"preparation": {"fit": "pad"}})(tmp_path / "IM0001").shape == (64, 64)

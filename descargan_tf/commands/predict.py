@@ -96,7 +96,7 @@ def raw_reader(image_size: int, facts: dict) -> Callable[[Path], np.ndarray] | N
         return None
 
     def read(file):
-        if file.suffix.lower() in dicom_files.SUFFIXES:
+        if dicom_files.is_taken_for_dicom(file):
             values, low, high = dicom_files.read_dicom(file)
         else:
             values, low, high = read_pixels(file, made.get("value_range", "auto"))
@@ -111,10 +111,9 @@ def raw_reader(image_size: int, facts: dict) -> Callable[[Path], np.ndarray] | N
 
 
 def _require_dicom(config, files):
-    if not any(file.suffix.lower() in dicom_files.SUFFIXES for file in files):
+    if not any(map(dicom_files.is_taken_for_dicom, files)):
         raise UserError(
-            f"--dicom_overlay: --input={config.input} has no DICOM file by its name "
-            f"({' '.join(dicom_files.SUFFIXES)}): leave it out, or name such files."
+            f"--dicom_overlay: there is no DICOM file in --input={config.input}: leave it out, or name such files."
         )
     require_pydicom("--dicom_overlay")
 

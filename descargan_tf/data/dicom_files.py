@@ -18,17 +18,20 @@ import os
 import warnings
 import zlib
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from descargan_tf.data.codestreams import jpeg_2000_size, jpeg_size, without_boxes
+from descargan_tf.data.formats import IMAGE_SUFFIXES
 from descargan_tf.data.images import MAX_PIXELS
 from descargan_tf.errors import UserError
 from descargan_tf.files import reading
 
 SUFFIXES = (".dcm", ".dicom", ".ima")
 
+_INDEX = "DICOMDIR"  # of a medium; it begins as images do
 _META_BEGINS = 144  # a preamble, DICM, and the element that says how long the rest of the meta information is
 _MAX_BYTES = 2**29  # of a file, deflated or not: four times what 16-bit pixels of MAX_PIXELS take
 _NEEDED = ("Rows", "Columns", "BitsAllocated", "BitsStored", "PixelRepresentation", "PhotometricInterpretation")
@@ -70,6 +73,17 @@ def is_dicom(path: str | os.PathLike) -> bool:
         raise UserError(f"{path}: is no regular file; expected a DICOM file")
     with reading(path), open(path, "rb") as file:
         return file.read(132)[128:] == b"DICM"
+
+
+def is_taken_for_dicom(path: Path) -> bool:
+    """By its suffix; where that is none of an image's, as of an archive's files, by how the file begins."""
+    if path.suffix.lower() in SUFFIXES:
+        return True
+    if path.suffix.lower() in IMAGE_SUFFIXES or path.name.upper() == _INDEX:
+        return False
+    with contextlib.suppress(UserError):
+        return path.is_file() and is_dicom(path)
+    return False  # it cannot be read, which whoever reads it will say
 
 
 def read_tags(path: str | os.PathLike) -> Tags:

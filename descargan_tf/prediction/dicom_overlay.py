@@ -8,7 +8,7 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from descargan_tf.data.dicom_files import SUFFIXES, read_dicom
+from descargan_tf.data.dicom_files import is_taken_for_dicom, read_dicom
 from descargan_tf.data.secondary_capture import SecondaryCaptures
 from descargan_tf.errors import UserError
 from descargan_tf.prediction.overlay import SCALE, overlay
@@ -36,7 +36,7 @@ class DicomOverlays:
 
     def takes(self, file: Path) -> bool:
         """Whether predict reads a file as DICOM."""
-        return file.suffix.lower() in SUFFIXES
+        return is_taken_for_dicom(file)
 
     def of(self, file: Path, anomaly_map: np.ndarray) -> Callable[[BinaryIO], None]:
         """What writes the overlay of a file.

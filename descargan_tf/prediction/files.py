@@ -54,7 +54,7 @@ def find_inputs(path: str | os.PathLike, volumes: str = "*") -> list[Path]:
 
 def _files_in(path, volumes):
     images, ignored = list_images(path)
-    dicoms = [file for file in path.iterdir() if file.suffix.lower() in dicom_files.SUFFIXES and file.name[0] != "."]
+    dicoms = [file for file in path.iterdir() if file.name[0] != "." and dicom_files.is_taken_for_dicom(file)]
     files = sorted([*images, *dicoms, *volumes_in(path, volumes)], key=lambda file: file.name)
     if not files:
         raise UserError(
