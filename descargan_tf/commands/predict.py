@@ -37,6 +37,7 @@ def predict(config: Config) -> int:
     """Maps and a CSV for image files."""
     shard = shards.parse(config.shard)
     files = find_inputs(config.input, config.volumes)
+    mine = shard.of(files)
     ignored = _num_ignored(config.input, files)
     output_dir = Path(config.output_dir or Path(config.run_dir) / "predictions")
     refuse_folder_of_inputs(files, output_dir)
@@ -47,7 +48,7 @@ def predict(config: Config) -> int:
     dicom_overlays = overlays_of(config, method, facts) if config.dicom_overlay else None
     try:
         slicing = slicing_of(config, facts)
-        total = sum(num_slices(file, slicing) if is_volume(file) else 1 for file in shard.of(files))
+        total = sum(num_slices(file, slicing) if is_volume(file) else 1 for file in mine)
         with tqdm(total=total, unit="image", disable=None, desc="predict") as bar:
             failed = predict_files(
                 compiled_predict(config, method),
@@ -66,7 +67,6 @@ def predict(config: Config) -> int:
         others = shards.join(output_dir, files, shard) if shard.count > 1 else []
     except OSError as error:
         raise UserError(f"--output_dir={output_dir} cannot be written: {reason(error)}.") from error
-    mine = shard.of(files)
     print(f"{len(mine) - len(failed)} of {len(mine)} images done: {output_dir / shard.table}")
     if shard.count > 1 and not others:
         print(f"the tables of all {shard.count} shards in one: {output_dir / TABLE}")

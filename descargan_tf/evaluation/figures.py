@@ -315,10 +315,7 @@ def _panels_of_paper(path, predictions, split, num_samples=2):
         ]
         panels = [(index, *column) for index in samples for column in columns]
         for axis, (index, title, stack, kind) in zip(axes[number], panels, strict=True):
-            is_outlined, kind = kind == _OUTLINED, "image" if kind == _OUTLINED else kind
-            artist = _show(axis, _plane(stack, index), kind, None if number else title)
-            if is_outlined:
-                _outline(axis, _plane(split.ground_truth, index))
+            artist, _ = _show_column(axis, split, index, stack, kind, None if number else title)
         axes[number, 0].set_ylabel(name, fontsize=9)
     figure.colorbar(artist, ax=axes.ravel().tolist(), location="right", aspect=30, pad=0.01, ticks=[0, 0.5, 1])
     caption = (
@@ -400,16 +397,22 @@ def _saliency_grid(path, split, rows, saliency, title):
     return _sample_grid(path, split, rows, columns, title, caption, alt)
 
 
+def _show_column(axis, split, index, stack, kind, title):
+    """Draw one panel of a row; what was drawn, and by which scale."""
+    shown_as = "image" if kind == _OUTLINED else kind
+    artist = _show(axis, _plane(stack, index), shown_as, title)
+    if kind == _OUTLINED:
+        _outline(axis, _plane(split.ground_truth, index))
+    return artist, shown_as
+
+
 def _sample_grid(path, split, rows, columns, title, caption, alt):
     columns = [column for column in columns if column[1] is not None]
     figure, axes = _panels(len(rows), len(columns), panel_inches=1.7)
     artists, called = {}, row_names([split.names[index] for index in rows])
     for row, index in enumerate(rows):
         for column, (name, stack, kind) in enumerate(columns):
-            is_outlined, kind = kind == _OUTLINED, "image" if kind == _OUTLINED else kind
-            artist = _show(axes[row, column], _plane(stack, index), kind, name if row == 0 else None)
-            if is_outlined:
-                _outline(axes[row, column], _plane(split.ground_truth, index))
+            artist, kind = _show_column(axes[row, column], split, index, stack, kind, None if row else name)
             artists.setdefault(kind, (artist, []))[1].append(column)
         axes[row, 0].set_ylabel(called[row], fontsize=7)
     for kind, (artist, used) in artists.items():

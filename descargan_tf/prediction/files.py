@@ -158,19 +158,26 @@ def _predict_images(
             if prediction.anomaly_map is not None:
                 if prediction.healthy_image is not None:
                     write_npy(output_dir / f"{stem}_healthy.npy", prediction.healthy_image[i, ..., 0])
-                write_npy(output_dir / f"{stem}_map.npy", prediction.anomaly_map[i, ..., 0])
-                picture = overlay(images[i, ..., 0], prediction.anomaly_map[i, ..., 0], SCALE)
-                write_png(output_dir / f"{stem}_overlay.png", picture)
+                anomaly_map = prediction.anomaly_map[i, ..., 0]
+                write_npy(output_dir / f"{stem}_map.npy", anomaly_map)
+                write_png(output_dir / f"{stem}_overlay.png", overlay(images[i, ..., 0], anomaly_map, SCALE))
                 if dicom_overlays and dicom_overlays.takes(file):
-                    try:
-                        write = dicom_overlays.of(file, prediction.anomaly_map[i, ..., 0])
-                    except UserError as error:
-                        failed.append(f"{error}; its other results are written")
-                    else:
-                        write_atomically(output_dir / f"{stem}_overlay.dcm", write)
+                    failed += _write_dicom_overlay(
+                        output_dir / f"{stem}_overlay.dcm", dicom_overlays, file, anomaly_map
+                    )
             rows.append(_row(called[file], prediction, i))
             if progress:
                 progress(1)
+
+
+def _write_dicom_overlay(path, dicom_overlays, file, anomaly_map):
+    """A message where there can be none; what the disk refuses is raised."""
+    try:
+        write = dicom_overlays.of(file, anomaly_map)
+    except UserError as error:
+        return [f"{error}; its other results are written"]
+    write_atomically(path, write)
+    return []
 
 
 def _read(file, image_size, scaling, dtype):

@@ -22,11 +22,10 @@ from descargan_tf.data.listing import GROUND_TRUTH_FOLDER
 from descargan_tf.errors import UserError
 from descargan_tf.names import name_some
 from descargan_tf.preparation.folder import identity, read_mask, walk
-from descargan_tf.preparation.sources import Listing, Options, Pixels, RawImage, pseudonym
+from descargan_tf.preparation.sources import LABELS, Listing, Options, Pixels, RawImage, pseudonym
 from descargan_tf.preparation.tables import read_table
 from descargan_tf.types import CLASS_NAMES, DISEASED, SPLITS
 
-_LABELS = {**{name: label for label, name in enumerate(CLASS_NAMES)}, **{str(label): label for label in (0, 1)}}
 _LATERAL = re.compile(r"(LL|RL|LLD|RLD|LATERAL|LAT)")
 _VIEWS = re.compile(
     r"(\b(AP|PA|LL|RL|LLD|RLD|LLO|RLO|LPO|RPO|LAO|RAO|CC|MLO|LM|ML|LAT|LATERAL|FRONTAL|OBLIQUE|AXIAL|DECUBITUS|SUPINE"
@@ -100,13 +99,13 @@ def _labels(table, listing):
     labels: dict[str, int | None] = {}
     for row in read_table(Path(table), ("accession", "label")):
         where = f"{Path(table).name}, line {row.line}"
-        label = _LABELS.get(row["label"].lower())
+        label = LABELS.get(row["label"].lower())
         if row.problem:
             listing.problems.append(f"{where}: {row.problem}")
         elif not row["accession"]:
             listing.problems.append(f"{where}: no accession number")
         elif label is None:
-            listing.problems.append(f"{where}: its label is none of {', '.join(_LABELS)}")
+            listing.problems.append(f"{where}: its label is none of {', '.join(LABELS)}")
         elif labels.setdefault(row["accession"], label) != label:
             labels[row["accession"]] = None
             listing.problems.append(f"{where}: another label than a line before has for this accession number")

@@ -12,6 +12,10 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from descargan_tf.errors import UserError
+from descargan_tf.types import CLASS_NAMES
+
+# What a table may call a class, in lower case.
+LABELS = {**{name: label for label, name in enumerate(CLASS_NAMES)}, **{str(label): label for label in (0, 1)}}
 
 
 @dataclasses.dataclass(frozen=True)

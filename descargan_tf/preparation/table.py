@@ -16,11 +16,10 @@ from descargan_tf.data.formats import IMAGE_SUFFIXES
 from descargan_tf.errors import UserError
 from descargan_tf.files import is_within
 from descargan_tf.preparation.folder import read_mask, read_pixels
-from descargan_tf.preparation.sources import Listing, Options, Pixels, RawImage, pseudonym
+from descargan_tf.preparation.sources import LABELS, Listing, Options, Pixels, RawImage, pseudonym
 from descargan_tf.preparation.tables import Row, read_table
-from descargan_tf.types import CLASS_NAMES, DISEASED, SPLITS
+from descargan_tf.types import DISEASED, SPLITS
 
-_LABELS = {**{name: label for label, name in enumerate(CLASS_NAMES)}, **{str(label): label for label in (0, 1)}}
 _SUFFIXES = (*IMAGE_SUFFIXES, *dicom_files.SUFFIXES, *nifti_files.SUFFIXES)
 _KNOWN = ("path", "label", "patient", "study", "view", "split", "ground_truth")
 
@@ -61,9 +60,9 @@ def read_ground_truth(image: RawImage, options: Options) -> np.ndarray:
 def _image(root, row: Row, key):
     if row.problem:
         raise UserError(row.problem)
-    label = _LABELS.get(row["label"].lower())
+    label = LABELS.get(row["label"].lower())
     if label is None:
-        raise UserError(f"its label is none of {', '.join(_LABELS)}")
+        raise UserError(f"its label is none of {', '.join(LABELS)}")
     if row["split"] not in ("", *SPLITS):
         raise UserError(f"its split is none of {', '.join(SPLITS)}, nor empty, where it is to be drawn")
     name, path = file_within(root, row["path"])
