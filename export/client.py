@@ -21,13 +21,11 @@ import logging
 import os
 import queue
 import random
-import shlex
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
 from urllib.parse import quote
 
 import numpy as np
@@ -35,36 +33,21 @@ import urllib3
 from tqdm import tqdm
 
 from descargan_tf import program, signals
-from descargan_tf.data.formats import FORMATS, SERVED_MAGIC, SERVED_SUFFIXES, format_of
-from descargan_tf.data.images import write_npy
-from descargan_tf.data.listing import list_images
 from descargan_tf.errors import UserError
 from descargan_tf.files import reason, write_atomically
 from descargan_tf.names import one_line
-from descargan_tf.prediction.table import TABLE, labels, output_names, refuse_folder_of_inputs, table_row, write_table
+from descargan_tf.prediction.table import TABLE, labels, output_names, refuse_folder_of_inputs, write_table
 from descargan_tf.types import CLASS_NAMES
 
 from . import connection, refusals
+from .answers import SIGNATURE, Answer, check_content, find_inputs, other_images, read_image
 
-SIGNATURE = "serving_bytes"
 BUSY = (429, 503)  # "later", said by the server itself; every other refusal would be repeated
 
 _EXPORTED = "was the model exported by this program?"
 _LONGEST_WAIT_SECONDS = 60
 _URL_HELP = "the server's REST API, such as http://127.0.0.1:8501, or https://user:password@host/path"
 _END_SECONDS = 0.5  # that files which are being written have to be finished
-
-
-class Answer(NamedTuple):
-    """What the model says of one image, at the size of its training; None where its method has no such answer."""
-
-    anomaly_map: np.ndarray | None  # [H, W] float32, healthy image - input, signed
-    healthy_image: np.ndarray | None  # [H, W] float32 in [-1, 1]
-    disease_probability: float | None
-    anomaly_score: float | None  # larger is more diseased
-    predicted_class: str | None  # one of CLASS_NAMES
-    overlay_png: bytes | None  # the map in colour over the image
-    anomaly_map_png: bytes | None  # the map in colour
 
 
 class RequestError(UserError):
@@ -198,9 +181,11 @@ class Client:
             RequestError: no answer, or a refusal: what is wrong with the image or the model where that is known, else
                 the server's words.
         """
-        content = image if isinstance(image, bytes) else _read(Path(image))
-        if not content.startswith(SERVED_MAGIC):
-            raise UserError(_why_not_sent(content, image))
+        if isinstance(image, bytes):
+            content = image
+            check_content(content)
+        else:
+            content = read_image(Path(image))
         instance = {"image_bytes": {"b64": base64.b64encode(content).decode()}}
         body = json.dumps({"signature_name": SIGNATURE, "instances": [instance]})
         return _to_answer(self._request("POST", f"{self._model}{self._version}:predict", body))
@@ -236,27 +221,6 @@ class Client:
         return RequestError(f"{self.url} answered, but not as a model server does; is the URL right?", 200)
 
 
-def find_inputs(paths: Iterable[str | Path]) -> list[Path]:
-    """The files themselves, and of a folder the PNG and JPEG files directly in it, each once.
-
-    Raises:
-        UserError: a folder that holds none. A file that is not there is left to `predict_files`.
-    """
-    files = []
-    for path in map(Path, paths):
-        found = [path]
-        if path.is_dir():
-            found = [file for file in list_images(path)[0] if file.suffix.lower() in SERVED_SUFFIXES]
-            if not found:
-                others = _others(path)
-                raise UserError(
-                    f"{path} holds no image file that the server reads: {', '.join(SERVED_SUFFIXES)}"
-                    + (f"; it holds {others}" if others else "")
-                )
-        files += found
-    return list(dict.fromkeys(files))
-
-
 def predict_files(
     client: Client,
     files: list[Path],
@@ -288,12 +252,9 @@ def predict_files(
         answer = client.predict(file)
         if threads.is_ended:
             raise UserError("not written: the program ends")
-        for kind, array in (("healthy", answer.healthy_image), ("map", answer.anomaly_map)):
-            if array is not None:
-                write_npy(output_dir / f"{names[file]}_{kind}.npy", array)
-        if answer.overlay_png is not None:
-            write_atomically(output_dir / f"{names[file]}_overlay.png", answer.overlay_png)
-        return table_row(called[file], answer.disease_probability, answer.anomaly_score, answer.predicted_class)
+        for name, content in answer.files(names[file]).items():
+            write_atomically(output_dir / name, content)
+        return answer.row(called[file])
 
     rows, failed = {}, {}
 
@@ -380,7 +341,7 @@ def _run(argv):
     logging.getLogger("urllib3").setLevel(logging.ERROR)  # its notes on every retry would tear the progress bar
     files = find_inputs(arguments.files)
     for folder in filter(Path.is_dir, arguments.files):
-        others = _others(folder)
+        others = other_images(folder)
         if others:
             print(f"passed over in {folder}: {others}", file=sys.stderr)
     with Client(
@@ -461,36 +422,6 @@ def _natural(text):
     if value < 0:
         raise argparse.ArgumentTypeError(f"{text} is below 0")
     return value
-
-
-def _read(path):
-    try:
-        if path.exists() and not path.is_file():  # a pipe would be waited for
-            raise UserError("is no regular file; expected an image file")
-        return path.read_bytes()
-    except OSError as error:
-        raise UserError(f"cannot be read: {reason(error)}") from error
-
-
-def _others(folder):
-    """The image files that a server does not read, and what does; empty without any."""
-    names = [path.name.lower() for path in list_images(folder)[0]]
-    others = [format for format in FORMATS if not format.is_served]
-    counts = {format.name: sum(name.endswith(format.suffixes) for name in names) for format in others}
-    kinds = " and ".join(f"{count} {name}" for name, count in counts.items() if count)
-    return f"{kinds}; {_here(folder)}" if kinds else ""
-
-
-def _here(path):
-    return f"`python -m descargan_tf.main --mode=predict {shlex.quote(f'--input={path}')} ...` reads it by itself"
-
-
-def _why_not_sent(content, image):
-    found = format_of(content)
-    if found is None:
-        return "is neither PNG nor JPEG, which is what the server reads; convert it first"
-    path = "<file or folder>" if isinstance(image, bytes) else image
-    return f"is {found.name}, and the server reads PNG and JPEG; {_here(path)}, or convert it to PNG"
 
 
 def _to_answer(response):

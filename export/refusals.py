@@ -42,8 +42,8 @@ _IMAGE = (
         r"values \(lowest, highest\) (\S+) (\S+) leave the range (\S+),\s*(\S+) of the training images",
         r"holds values from \1 to \2, and the model was trained on \3 to \4; scale it as the training images were",
     ),
-    (r"Unknown image file format", "is neither PNG nor JPEG, which is what the server reads; convert it first"),
-    (r"Invalid PNG data|Invalid JPEG data|damaged JPEG|jpeg::Uncompress|PNG without its header", _DAMAGED),
+    (r"Unknown image file format", "is neither PNG nor JPEG, which is what an export reads; convert it first"),
+    (r"Invalid PNG|Invalid JPEG data|damaged JPEG|jpeg::Uncompress|PNG without its header", _DAMAGED),
 )
 
 # Of the model.
@@ -98,9 +98,9 @@ def why_refused(
     is_own = isinstance(answer, dict) and "error" in answer  # of a model server, and not of what is before it
     words = plain(str(answer["error"] if is_own else response.reason))
     if is_own and status in _REQUEST_REFUSED:
-        of_image = _find(_IMAGE, words)
-        if of_image:
-            return of_image
+        about_image = why_image_refused(words)
+        if about_image:
+            return about_image
         words = _find(_MODEL, words) or words
     elif proxy and status == 407:
         return _asks_for_credentials(proxy)
@@ -119,11 +119,17 @@ def why_refused(
     return f"the server answered {status}: {words}"
 
 
+def why_image_refused(words: str) -> str | None:
+    """What is wrong with an image, of which the graph says this; None where that is not known."""
+    return _find(_IMAGE, words)
+
+
 def plain(words: str) -> str:
     """A server's words on one line, without what TensorFlow puts around those of a graph.
 
     `assertion failed: [is too large] [7] [9] [[{{node Assert}}]]` is: is too large 7 9.
     """
+    words = words.rpartition("<stack traces unavailable>")[2]  # where a graph is called without a server
     text = " ".join(re.sub(r"\[\[\{\{.*", "", words, flags=re.DOTALL).split())
     if text.startswith("assertion failed:"):
         text = " ".join(re.findall(r"\[([^\]]*)\]", text)) or text.removeprefix("assertion failed:").strip()

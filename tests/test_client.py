@@ -118,7 +118,7 @@ def test_versions_are_numbers_and_states(client):
 
 def test_what_is_no_picture_is_not_sent(client, server, tmp_path):
     (tmp_path / "a.png").write_bytes(b"GIF89a")
-    with pytest.raises(UserError, match="is neither PNG nor JPEG, which is what the server reads; convert it first"):
+    with pytest.raises(UserError, match="is neither PNG nor JPEG, which is what an export reads; convert it first"):
         client.predict(tmp_path / "a.png")
     assert server.requests == []
 
@@ -309,8 +309,8 @@ def test_what_fails_is_listed_and_the_rest_is_done(inputs, tmp_path, server, cap
     printed = capsys.readouterr()
     assert printed.out == f"2 of 5 images done: {out / 'predictions.csv'}\n"
     assert printed.err.splitlines() == [
-        f"not done: {inputs / 'scan 0.png'}: is neither PNG nor JPEG, which is what the server reads; convert it first",
-        f"not done: {inputs / 'scan 1.png'}: is neither PNG nor JPEG, which is what the server reads; convert it first",
+        f"not done: {inputs / 'scan 0.png'}: is neither PNG nor JPEG, which is what an export reads; convert it first",
+        f"not done: {inputs / 'scan 1.png'}: is neither PNG nor JPEG, which is what an export reads; convert it first",
         f"not done: {inputs / 'gone.png'}: cannot be read: No such file or directory",
     ]
     assert [row[0] for row in rows_of(out)] == ["file", "scan 2.png", "scan 3.png"]
@@ -324,7 +324,7 @@ def test_a_defect_still_leaves_a_table_of_what_was_done(inputs, tmp_path, client
         if "scan 2" in path.name:
             raise ZeroDivisionError
 
-    monkeypatch.setattr(client_module, "write_npy", broken)
+    monkeypatch.setattr(client_module, "write_atomically", broken)
     with pytest.raises(ZeroDivisionError):
         predict_files(client, find_inputs([inputs]), tmp_path, concurrency=1)
     assert [row[0] for row in rows_of(tmp_path)] == ["file", "scan 0.png", "scan 1.png"]

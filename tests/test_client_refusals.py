@@ -188,7 +188,7 @@ def test_folders_of_tiff_are_sent_to_predict(tmp_path, capsys, server):
     assert run(server.url, folder) == 2
     there = f"`python -m descargan_tf.main --mode=predict '--input={folder}' ...` reads it by itself"
     assert capsys.readouterr().err == (
-        f"error: {folder} holds no image file that the server reads: .png, .jpg, .jpeg; it holds 1 npy and 2 TIFF; "
+        f"error: {folder} holds no image file that an export reads: .png, .jpg, .jpeg; it holds 1 npy and 2 TIFF; "
         f"{there}\n"
     )
     write_png(folder / "d.png", picture(1))
@@ -196,7 +196,7 @@ def test_folders_of_tiff_are_sent_to_predict(tmp_path, capsys, server):
     assert capsys.readouterr().err == f"passed over in {folder}: 1 npy and 2 TIFF; {there}\n"
     assert run(server.url, folder / "a.TIF", f"--output_dir={tmp_path / 'out'}") == 1
     assert capsys.readouterr().err == (
-        f"not done: {folder / 'a.TIF'}: is TIFF, and the server reads PNG and JPEG; "
+        f"not done: {folder / 'a.TIF'}: is TIFF, and an export reads PNG and JPEG; "
         f"{there.replace(str(folder), str(folder / 'a.TIF'))}, or convert it to PNG\n"
     )
     assert len(server.requests) == 1
