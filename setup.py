@@ -4,6 +4,7 @@ export/ becomes descargan_tf.export in a distribution. As a package of its own i
 site-packages, and theirs it. In a checkout descargan_tf/export/__init__.py points at the folder instead.
 """
 
+import itertools
 from pathlib import Path
 
 from setuptools import find_packages, setup
@@ -18,11 +19,12 @@ def requirements(name):
 
 
 EXTRAS = {
+    "beam": requirements("requirements-beam.txt"),
     "formats": requirements("requirements-formats.txt"),
     "jax": requirements("requirements-jax.txt"),
     "medical": requirements("requirements-medical.txt"),
 }
-EXTRAS["dev"] = [*requirements("requirements-dev.txt"), *EXTRAS["formats"], *EXTRAS["jax"], *EXTRAS["medical"]]
+EXTRAS["dev"] = [*requirements("requirements-dev.txt"), *itertools.chain.from_iterable(EXTRAS.values())]
 
 setup(
     packages=[

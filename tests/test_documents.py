@@ -21,7 +21,7 @@ FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 # Not of Config: absl's own, and those of programs that read their command lines themselves.
 OTHER_FLAGS = {"flagfile", "help"} | {
     name
-    for path in (*(ROOT / "benchmarks").glob("*.py"), ROOT / "export" / "client.py")
+    for path in (*(ROOT / "benchmarks").glob("*.py"), ROOT / "export" / "beam.py", ROOT / "export" / "client.py")
     for name in re.findall(r'"--([a-z_-]+)"', path.read_text())
 }
 FLAGS = {field.name: field.metadata["flag"] for field in dataclasses.fields(Config)}

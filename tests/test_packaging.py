@@ -76,9 +76,9 @@ def test_a_wheel_holds_every_file_of_both_folders_and_no_other_package(wheel):
 def test_a_wheel_says_what_it_needs(wheel):
     (found,) = metadata.distributions(path=[str(wheel)])
     assert found.version == descargan_tf.__version__
-    assert set(found.metadata.get_all("Provides-Extra")) == {"formats", "jax", "medical", "dev"}
+    assert set(found.metadata.get_all("Provides-Extra")) == {"beam", "formats", "jax", "medical", "dev"}
     needed = " ".join(found.requires)
-    for name in ("tensorflow==2.21.0", "onnxruntime", "jax", "pydicom", "nibabel", "pytest"):
+    for name in ("tensorflow==2.21.0", "apache-beam", "onnxruntime", "jax", "pydicom", "nibabel", "pytest"):
         assert name in needed
     assert "-r " not in needed
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]

@@ -65,11 +65,16 @@ def write_table(
     folder: str | os.PathLike, rows: Iterable[Sequence[str]], name: str = TABLE, columns: Sequence[str] = COLUMNS
 ) -> Path:
     """Write a table into a folder; UserError if the folder or disk refuses it."""
+    return write_atomically(Path(folder) / name, table_bytes(rows, columns))
+
+
+def table_bytes(rows: Iterable[Sequence[str]], columns: Sequence[str] = COLUMNS) -> bytes:
+    """The content of a table's file."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(columns)
     writer.writerows(rows)
-    return write_atomically(Path(folder) / name, text.getvalue().encode())
+    return text.getvalue().encode()
 
 
 def refuse_folder_of_inputs(files: Sequence[Path], output_dir: Path) -> None:
