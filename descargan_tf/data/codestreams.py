@@ -86,14 +86,20 @@ def unpacks_within(frame: bytes, num_bytes: int) -> bool:
     starts = [*starts[:count], len(frame)]
     for position, end in itertools.pairwise(starts):
         made = 0
-        if not 64 <= position <= end:
+        if not 64 <= position <= end <= len(frame):
             return False
         while position < end - 1:  # one byte may fill it up to an even length
             head = frame[position]
-            made += 257 - head if head > 128 else head + 1 if head < 128 else 0
-            position += 2 if head > 128 else head + 2 if head < 128 else 1
-            if made > num_bytes:
-                return False
+            if head < 128:
+                made += head + 1
+                position += head + 2
+            elif head > 128:
+                made += 257 - head
+                position += 2
+            else:
+                position += 1
+        if made > num_bytes:
+            return False
     return True
 
 
