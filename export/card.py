@@ -110,6 +110,13 @@ def _markdown(facts):
         f"are stretched to {size}x{size}; more than {facts['files']['max_pixels']:,} pixels are refused, undecoded.",
         "",
     ]
+    if made := facts.get("preparation"):
+        lines += [
+            f"Training images were prepared from raw files (`--source={made['source']} --fit={made['fit']}`), which "
+            "the export does not do: a whole radiograph or slice is to be read, windowed and fitted before it is sent, "
+            "as `--mode=prepare` does it. `--mode=predict` on the run takes raw files as they are.",
+            "",
+        ]
     lines += ["## Data and measures", "", *_measures(facts), ""]
     lines += ["## Limits", "", *(f"- {limit}" for limit in _LIMITS), ""]
     lines += ["## Origin", "", "| what | value |", "|---|---|"]

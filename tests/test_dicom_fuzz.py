@@ -140,11 +140,12 @@ def judged(path, content):
     """Whether a file is read; everything else than an image or one line fails."""
     path.write_bytes(content)
     try:
-        read_tags(path)
+        tags = read_tags(path)
         values, low, high = read_dicom(path)
     except UserError as error:
         text = str(error)
     else:
+        assert not tags.refusal  # a header refuses nothing that can be read
         header = dcmread(path, force=True, stop_before_pixels=True)
         assert values.shape == (header.Rows, header.Columns)
         assert values.dtype in (np.uint8, np.uint16, np.float32)

@@ -77,16 +77,41 @@ def test_what_a_jpeg_2000_stream_says_of_itself_is_the_headers(tmp_path, offset,
     assert refusal(tmp_path, holding(dataset, stream)) == said
 
 
-def test_precincts_of_a_pixel_are_refused(tmp_path):
-    pixels = np.zeros((512, 512), np.uint16)
-    dataset, stream = compressed(uid.JPEG2000Lossless, pixels)
-    start = stream.index(b"\xff\x52")
-    levels = stream[start + 9]
-    segment = bytearray(stream[start : start + 14]) + bytes([0]) + bytes([0x11]) * levels
-    segment[4] |= 1
-    segment[2:4] = struct.pack(">H", len(segment) - 2)
-    said = refusal(tmp_path, holding(dataset, stream[:start] + bytes(segment) + stream[start + 14 :]))
-    assert said == "its compressed pixels are cut into 87552 precincts, more than the 4096 allowed"
+def precincts_of_a_pixel(stream, place):
+    """The codestream with precincts of 2x2 pixels asked for in a main header or in that of the first tile."""
+    start, tile = stream.index(b"\xff\x52"), stream.index(b"\xff\x90")
+    asked = bytearray(stream[start : start + 14]) + bytes([0]) + bytes([0x11]) * stream[start + 9]
+    asked[4] |= 1
+    if place == "COC":  # which channel, and the fields of COD behind the first four
+        asked = bytearray(b"\xff\x53\0\0\0\x01") + asked[9:]
+    asked[2:4] = struct.pack(">H", len(asked) - 2)
+    if place == "COD":
+        return stream[:start] + bytes(asked) + stream[start + 14 :]
+    if place == "COC":
+        return stream[: start + 14] + bytes(asked) + stream[start + 14 :]
+    if place == "behind an unknown marker":  # whose length, to who believes in it, is that of all that follows
+        return stream[:tile] + b"\xff\x30" + bytes(asked) + stream[tile:]
+    length = struct.unpack_from(">L", stream, tile + 6)[0] + len(asked)
+    head = stream[tile : tile + 6] + struct.pack(">L", length) + stream[tile + 10 : tile + 12]
+    return stream[:tile] + head + bytes(asked) + stream[tile + 12 :]
+
+
+@pytest.mark.parametrize("place", ["COD", "COC", "tile", "behind an unknown marker"])
+def test_precincts_of_a_pixel_are_refused(tmp_path, place, monkeypatch):
+    monkeypatch.setattr("pydicom.pixels.pixel_array", lambda *args, **kwargs: pytest.fail("was decoded"))
+    dataset, stream = compressed(uid.JPEG2000Lossless, np.zeros((512, 512), np.uint16))
+    said = {
+        "behind an unknown marker": "the headers of its compressed pixels are damaged",
+        None: "its compressed pixels are cut into 87552 precincts, more than the 4096 allowed",
+    }
+    stream = precincts_of_a_pixel(stream, place)
+    assert refusal(tmp_path, holding(dataset, stream)) == said.get(place, said[None])
+
+
+def test_tile_parts_that_lead_back_end(tmp_path):
+    dataset, stream = compressed(uid.JPEG2000Lossless)
+    stream = changed(stream, b"\xff\x90", 6, ">L", 1)
+    assert refusal(tmp_path, holding(dataset, stream)) == "the headers of its compressed pixels are damaged"
 
 
 def boxes(stream, length=None, between=b""):
@@ -158,16 +183,29 @@ def test_offsets_far_beyond_the_file(tmp_path):
     np.testing.assert_array_equal(read_dicom(write(tmp_path / "a.dcm", dataset)).values, RAMP)
 
 
-def test_a_decoder_that_panics_is_a_line(tmp_path, capfd):
+def test_what_a_decoder_would_panic_on_is_a_line_alone(tmp_path, capfd):
     dataset, _ = compressed(uid.RLELossless)
     run = b"\x81\x00" * 4000
     frame = struct.pack("<16L", 2, 64, 64 + len(run), *[0] * 13) + run * 2
-    assert refusal(tmp_path, holding(dataset, frame)) == f"{DAMAGED} (PanicException)"
+    assert refusal(tmp_path, holding(dataset, frame)) == "its pixels are damaged (RLE Lossless)"
+    assert capfd.readouterr() == ("", "")  # it would say so in words of its own, past Python
+
+
+def test_a_panic_is_a_line(tmp_path, monkeypatch):
+    class PanicException(BaseException):
+        pass
+
+    def panic(*args, **kwargs):
+        raise PanicException
+
+    monkeypatch.setattr("pydicom.pixels.pixel_array", panic)
+    dataset, _ = compressed(uid.RLELossless)
+    assert refusal(tmp_path, dataset) == f"{DAMAGED} (PanicException)"
 
 
 def test_nothing_that_a_decoder_says_is_logged(tmp_path, caplog):
     dataset, stream = compressed(uid.JPEG2000Lossless)
-    holding(dataset, stream[:100] + b"\xff" * 60)
+    holding(dataset, stream[: stream.index(b"\xff\x5c")] + stream[stream.index(b"\xff\x90") :])  # no QCD
     assert refusal(tmp_path, dataset) == "its pixels are damaged (JPEG 2000 Image Compression (Lossless Only))"
     assert [record.name for record in caplog.records if record.name.startswith("pydicom")] == []
     logging.getLogger("pydicom").warning("is heard again")

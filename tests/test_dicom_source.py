@@ -2,11 +2,13 @@
 
 import numpy as np
 import pytest
-from dicom_writing import SENTINEL, radiograph, write
+from dicom_writing import SENTINEL, encoded, radiograph, write
 from PIL import Image
+from pydicom.uid import JPEGLosslessSV1
 
 from descargan_tf.errors import UserError
 from descargan_tf.preparation import dicom
+from descargan_tf.preparation.prepare import Settings, prepare
 from descargan_tf.preparation.sources import Options, pseudonym
 from descargan_tf.types import DISEASED, HEALTHY
 
@@ -93,6 +95,38 @@ def test_bad_files_are_problems_by_name(export):
     assert len(problems) == 3
     for name in ("healthy/none.dcm", "diseased/text.dcm", "healthy/gone.dcm"):
         assert any(str(export / name) in line for line in problems)
+
+
+def test_what_a_header_tells_makes_no_split_shorter(tmp_path):
+    """Patients whose files cannot be used are known before the draw, and others take their places."""
+    for number in range(8):
+        for name in ("healthy", "diseased"):
+            write(tmp_path / f"raw/{name}/{number}.dcm", radiograph(PIXELS, PatientID=f"{name}{number}"))
+    lossless = radiograph(PIXELS)
+    encoded(lossless, JPEGLosslessSV1)
+    bad = {
+        "healthy/0.dcm": (radiograph(PIXELS, NumberOfFrames=3), "holds 3 frames, expected one"),
+        "healthy/1.dcm": (radiograph(PIXELS, SamplesPerPixel=3), "is in colour (3 samples a pixel)"),
+        "healthy/2.dcm": (radiograph(PIXELS, BitsStored=None), "its pixels cannot be read without: BitsStored"),
+        "healthy/3.dcm": (radiograph(PIXELS), "ends too early: 1100 of the 1200 bytes of its pixels are there"),
+        "diseased/0.dcm": (radiograph(PIXELS), "holds no pixels (Pixel Data is missing)"),
+        "diseased/1.dcm": (lossless, "is compressed (JPEG Lossless, Non-Hierarchical, First-Order Prediction"),
+    }
+    for name, (dataset, _) in bad.items():
+        if name == "diseased/0.dcm":
+            del dataset.PixelData
+        path = write(tmp_path / "raw" / name, dataset)
+        if name == "healthy/3.dcm":
+            path.write_bytes(path.read_bytes()[:-100])
+    told = listing(tmp_path / "raw").problems
+    assert len(told) == len(bad)
+    for name, (_, problem) in bad.items():
+        assert any(line.startswith(f"{tmp_path / 'raw' / name}: ") and problem in line for line in told), problem
+    settings = Settings("dicom", "pad", num_validate=1, num_test=2, data_seed=0)
+    result = prepare(tmp_path / "raw", tmp_path / "d", Options(image_size=64), settings, num_workers=1)
+    assert not any(result.missing.values())
+    assert [result.counts["test", label] for label in (HEALTHY, DISEASED)] == [2, 2]
+    assert len(result.failures) == len(bad)
 
 
 def test_links_to_folders_are_followed_but_not_in_a_circle(export, tmp_path):

@@ -181,6 +181,19 @@ def test_without_an_evaluation_it_says_so(exported, tmp_path):
     written_facts = json.loads((tmp_path / JSON).read_text())
     assert (written_facts["metrics"], written_facts["thresholds"]) == (None, None)
     assert written_facts["not_evaluated"] == words
+    assert "raw files" not in (tmp_path / CARD).read_text()
+
+
+def test_what_was_prepared_is_to_be_prepared_before_it_is_sent(exported, tmp_path):
+    checked = json.loads((exported / JSON).read_text())["verification"]
+    made = {"source": "chexpert", "fit": "pad"}
+    facts = description("descargan", SIZE, UINT8, "float32", checked, None, "not evaluated", preparation=made)
+    write_card(tmp_path, facts)
+    assert (
+        "prepared from raw files (`--source=chexpert --fit=pad`), which the export does not"
+        in (tmp_path / CARD).read_text()
+    )
+    assert json.loads((tmp_path / JSON).read_text())["preparation"] == made
 
 
 def test_what_does_not_answer_as_the_live_model_is_not_published(forked, tmp_path):

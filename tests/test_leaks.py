@@ -113,6 +113,30 @@ def test_useless_numbers_are_no_leak_however_often_one_asks():
     assert leaks.score_values(rng.normal(size=39), diseased[:39]) is None  # 19 healthy ones
 
 
+@pytest.mark.parametrize(
+    ("hits", "per_class", "sampled", "is_undecided"),
+    [
+        (0.60, 300, ["train"], True),
+        (0.57, 300, ["train"], True),
+        (0.64, 300, ["train"], True),
+        (0.53, 300, ["train"], False),  # 60 % of all would be more than three standard errors away
+        (0.70, 300, ["train"], False),
+        (0.64, 5000, ["train"], False),  # of many, the same is certain
+        (0.60, 300, [], False),  # these are all
+        (0.55, 60, ["train"], False),  # luck
+    ],
+)
+def test_near_the_limit_a_sample_decides_nothing(hits, per_class, sampled, is_undecided):
+    labels = np.repeat([HEALTHY, DISEASED], per_class)
+    says = np.tile(np.arange(per_class) < hits * per_class, 2)
+    values = np.where(says, labels, 1 - labels).astype(float)
+    # The other numbers are of one value, and tell nothing.
+    whole = np.where(np.arange(7) == 6, values[:, None], 0.0)
+    found = leaks.Measured(np.full(2 * per_class, "train"), labels, whole, np.full((2, *whole.shape), np.nan))
+    assert leaks.statistics_scores(found)["noise"]["in train"].accuracy == pytest.approx(hits, abs=0.02)
+    assert leaks.is_undecided(found, sampled) == is_undecided
+
+
 def test_a_threshold_is_scored_on_other_images():
     diseased = np.arange(80) % 2 == 0
     shifted = leaks.score_values(diseased * 1.0, diseased, diseased * 1.0 + 5, diseased)

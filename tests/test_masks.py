@@ -270,6 +270,13 @@ def test_masks_are_drawn_as_outlines(run_dir, split, noisy, tmp_path, name):
     assert "signed, in" not in drawn["dataset.png"].alt
 
 
+def test_nothing_is_said_of_a_ground_truth_that_is_not_there(split, noisy, tmp_path):
+    drawn = figures.figure_samples(tmp_path / "a.png", answer(split, noisy), split._replace(ground_truth=None))
+    assert "|d| in [0, 1]" in drawn.caption
+    assert drawn.caption.endswith("No ground truth is known for this split.")
+    assert "ground truth" not in drawn.alt
+
+
 def test_the_histogram_is_of_the_mask_itself(run_dir):
     found = json.loads((run_dir / "report.json").read_text())["figures"]
     caption = next(figure["caption"] for figure in found if figure["file"].endswith("roc.png"))

@@ -141,6 +141,20 @@ def test_links_out_of_the_collection_are_not_followed(tmp_path):
     ]
 
 
+def test_a_folder_that_lies_elsewhere_is_one_line_with_what_to_do(tmp_path):
+    folder = chexpert(tmp_path / "in", ROWS)
+    (folder / "train").rename(tmp_path / "disk")
+    (folder / "train").symlink_to(tmp_path / "disk")
+    assert refusal(folder) == (
+        f"{folder}/train: a link leads out of {folder}, to {tmp_path}/disk: as --input, name a folder in which train "
+        "itself lies, with train.csv and valid.csv beside it."
+    )
+    (tmp_path / "disk").rename(folder / "train0")
+    (folder / "train").unlink()
+    (folder / "train").symlink_to("train0")
+    assert not listed("chexpert", folder).problems
+
+
 def test_the_papers_split_is_by_patient_with_its_numbers_beside(tmp_path):
     rows = [
         ("train", patient, study, "view1_frontal", *FRONTAL, *(("1.0", "", "") if patient % 2 else ("", "", "1.0")), "")

@@ -63,7 +63,7 @@ def typed(row):
     """A row of the manifest, its numbers as numbers."""
     numbers = {name: int(row[name]) for name in ("height", "width")}
     numbers |= {name: float(row[name]) for name in ("minimum", "maximum")}
-    return types.SimpleNamespace(**row | numbers | {"label": CLASS_NAMES.index(row["label"])})
+    return types.SimpleNamespace(**{**row} | numbers | {"label": CLASS_NAMES.index(row["label"])})
 
 
 def rows_by_source(data_dir):

@@ -125,6 +125,40 @@ def test_memory_does_not_grow_with_the_number_of_images(tmp_path):
     assert large < small + 512 * SIZE**2 * 4 / 8, (small, large)  # an eighth of what the further images would take
 
 
+def test_the_manifest_takes_little_memory(tmp_path):
+    count = 4000
+    rows = [
+        {**row, "patient": f"{number % 1000:016x}", "study": f"{number // 2:016x}"}
+        for number, row in enumerate(rows_for("train", HEALTHY, 0, count))
+    ]
+    prepared.write_shard(tmp_path / "d", "train", HEALTHY, 0, np.zeros((count, 1, 1), np.uint16), None, rows)
+    prepared.finish(tmp_path / "d", {})
+    prepared.open_prepared(tmp_path / "d")  # loads what is loaded once
+    tracemalloc.start()
+    try:
+        data = prepared.open_prepared(tmp_path / "d")
+        held, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert {**data.rows("train")[7]} == {
+        name: str(value) for name, value in {**rows[7], "path": "shards/train-healthy-00000.npy", "row": 7}.items()
+    }
+    assert held / count < 700  # dicts of strings of their own: 1700
+    assert peak < 1.5 * held  # the table is read a line at a time
+
+
+def test_a_shard_is_written_without_a_copy_of_it(tmp_path):
+    images = np.zeros((100, 512, 512), np.uint16)
+    tracemalloc.start()
+    try:
+        prepared.write_shard(tmp_path / "d", "train", HEALTHY, 0, images, None, rows_for("train", HEALTHY, 0, 100))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < images.nbytes / 2
+    np.testing.assert_array_equal(np.load(tmp_path / "d/shards/train-healthy-00000.npy"), images)
+
+
 def test_what_is_there_is_said(written, capsys):
     data = dataset_of(config_of(written[0]))
     summary = data.check()

@@ -43,6 +43,7 @@ def export(config: Config) -> int:
             "weights_sha256": about.get("sha256"),
             "batch_norm": config.batch_norm,
             "saliency": config.saliency,
+            "preparation": facts.get("preparation"),
             "versions": versions(),
             "git_commit": git_commit(),
         }

@@ -215,9 +215,9 @@ class PreparedDataset(Dataset):
                 f"holds 0 to {prepared.WHITE}: give the data of the run."
             )
         self._contents = {
-            f"{split}/{row['label']}/{row['source']}": self._content(row)
+            name: self._content(row)
             for split in splits
-            for row in self._prepared.rows(split)
+            for name, row in zip(self._prepared.names(split), self._prepared.rows(split), strict=True)
         }
         for split in splits:
             for label in (HEALTHY, DISEASED):
@@ -226,9 +226,12 @@ class PreparedDataset(Dataset):
                         f"--data_dir={self._folder}: no {CLASS_NAMES[label]} image in {split}; both are needed."
                     )
         measured = self._measure(splits, None if every_image else _SAMPLE)
+        sampled = [split for split in splits if not every_image and max(self.counts(split)) > _SAMPLE]
+        if sampled and leaks.is_undecided(measured, sampled):  # then it would be luck whether a leak is told
+            measured = self._measure(splits, None)
         classes = tuple(self._summarise(split, label, measured) for split in splits for label in (HEALTHY, DISEASED))
         rows = [row for split in splits for row in self._prepared.rows(split)]
-        names = [f"{row['split']}/{row['label']}/{row['source']}" for row in rows]
+        names = [name for split in splits for name in self._prepared.names(split)]
         findings = (
             *self._narrow_range_findings(measured),
             *(leaks.constant_findings(measured, names) if every_image else ()),
@@ -261,9 +264,9 @@ class PreparedDataset(Dataset):
         """Every image, one after another."""
         for split in summary.ground_truths:
             images = self._prepared.images(split)
-            for number, row in enumerate(self._prepared.rows(split)):
-                name = f"{split}/{row['label']}/{row['source']}"
-                yield Picture(name, split, CLASS_NAMES.index(row["label"]), images[number, ..., 0])
+            labels, names = self._prepared.labels(split).tolist(), self._prepared.names(split)
+            for number, (name, label) in enumerate(zip(names, labels, strict=True)):
+                yield Picture(name, split, label, images[number, ..., 0])
 
     def num_without_patient(self) -> int:
         """Images of which nobody has said whose they are."""
@@ -272,13 +275,12 @@ class PreparedDataset(Dataset):
     def load(self, split: str, scaling: Scaling) -> Split:
         """One split, its images on disk."""
         found = self._prepared
-        rows = found.rows(split)
         truth = found.ground_truth(split)
         return Split(
             images=found.images(split),
             labels=found.labels(split),
             ground_truth=truth,
-            names=tuple(f"{split}/{row['label']}/{row['source']}" for row in rows),
+            names=found.names(split),
             ground_truth_kind=MASK if truth is not None else DIFFERENCE,
             has_ground_truth=found.has_ground_truth(split),
         )

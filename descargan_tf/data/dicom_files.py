@@ -23,7 +23,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from descargan_tf.data.codestreams import jpeg_2000_size, jpeg_size, without_boxes
+from descargan_tf.data.codestreams import jpeg_2000_size, jpeg_size, unpacks_within, without_boxes
 from descargan_tf.data.formats import IMAGE_SUFFIXES
 from descargan_tf.data.images import MAX_PIXELS
 from descargan_tf.errors import UserError
@@ -42,6 +42,8 @@ _NO_DECODER = (
 _GRAY = ("MONOCHROME1", "MONOCHROME2")
 _SYNTAX = "TransferSyntaxUID"
 _TAGS = ("PatientID", "StudyInstanceUID", "AccessionNumber", "ViewPosition", "ManufacturerModelName")
+_OF_PIXELS = (*_NEEDED, "NumberOfFrames", "SamplesPerPixel", "HighBit")
+_PIXELS = {0x7FE00008: "FloatPixelData", 0x7FE00009: "DoubleFloatPixelData", 0x7FE00010: "PixelData"}
 
 
 class Shown(NamedTuple):
@@ -61,6 +63,7 @@ class Tags:
     accession: str = dataclasses.field(repr=False)
     view: str = dataclasses.field(repr=False)
     device: str = dataclasses.field(repr=False)
+    refusal: str = ""  # a line on why `read_dicom` will refuse it; "" where the header does not say that
 
 
 def is_dicom(path: str | os.PathLike) -> bool:
@@ -92,9 +95,10 @@ def read_tags(path: str | os.PathLike) -> Tags:
     Raises:
         UserError: names the file.
     """
-    dataset = _read(path, list(_TAGS))
+    found = _Pixels()
+    dataset = _read(path, [*_TAGS, *_OF_PIXELS], found)
     with _own_words(path):
-        return Tags(*(_text(dataset.get(name)) for name in _TAGS))
+        return Tags(*(_text(dataset.get(name)) for name in _TAGS), refusal=_refusal(path, dataset, found))
 
 
 def read_bytes(path: str | os.PathLike, names: Iterable[str]) -> dict[str, bytes]:
@@ -120,7 +124,7 @@ def read_dicom(path: str | os.PathLike) -> Shown:
     """
     dataset = _read(path)
     with _own_words(path):
-        _refuse_other_kinds(dataset)
+        _refuse_other_kinds(dataset, next((name for name in _PIXELS.values() if name in dataset), ""))
         values = _stored(dataset)
         is_padding = _is_padding(dataset, values)
         values = _without_overlays(dataset, values)
@@ -128,7 +132,21 @@ def read_dicom(path: str | os.PathLike) -> Shown:
         return _shown(dataset, values, is_padding)
 
 
-def _read(path, tags=None):
+class _Pixels:
+    """What kind of pixels stand behind a header, and how many bytes are left for them."""
+
+    kind, num_bytes, file = "", 0, None
+
+    def __call__(self, tag, _, __):
+        """Pydicom asks before it reads an element."""
+        if tag not in _PIXELS:
+            return False
+        self.kind, self.num_bytes = _PIXELS[tag], os.fstat(self.file.fileno()).st_size - self.file.tell()
+        return True
+
+
+def _read(path, tags=None, stop_when=None):
+    """Read all of a file, or some tags of what stands before its pixels."""
     import pydicom
 
     if not is_dicom(path):
@@ -140,7 +158,28 @@ def _read(path, tags=None):
                 f"is {size >> 20} MiB long, more than {_MAX_BYTES >> 20}: does it hold more than one image?"
             )
         _refuse_bomb(path)
-        return pydicom.dcmread(path, stop_before_pixels=tags is not None, specific_tags=tags)
+        if stop_when is None:
+            return pydicom.dcmread(path, stop_before_pixels=tags is not None, specific_tags=tags)
+        with open(path, "rb") as stop_when.file:
+            return pydicom.filereader.read_partial(
+                stop_when.file, stop_when, specific_tags=[pydicom.tag.Tag(name) for name in tags]
+            )
+
+
+def _refusal(path, dataset, found):
+    """As far as a header can tell, so that the file is known as failed before splits are drawn."""
+    from pydicom.uid import DeflatedExplicitVRLittleEndian
+
+    try:
+        with _own_words(path):
+            _refuse_other_kinds(dataset, found.kind)
+            syntax = dataset.file_meta.TransferSyntaxUID
+            is_as_stored = not (_decoder(syntax).is_encapsulated or syntax == DeflatedExplicitVRLittleEndian)
+            if is_as_stored and found.num_bytes < (needed := _bytes_of_frame(dataset)):
+                raise UserError(f"ends too early: {found.num_bytes} of the {needed} bytes of its pixels are there")
+    except UserError as error:
+        return str(error)
+    return ""
 
 
 def _refuse_bomb(path):
@@ -211,8 +250,12 @@ def _text(value):
     return str(value)
 
 
-def _refuse_other_kinds(dataset):
+def _refuse_other_kinds(dataset, pixels):
     """What is no single gray image of 8 to 16 bits.
+
+    Args:
+        dataset: at least its tags of `_OF_PIXELS`.
+        pixels: a value of `_PIXELS`, or "" where there are none.
 
     Raises:
         UserError: without the file's name.
@@ -220,9 +263,9 @@ def _refuse_other_kinds(dataset):
     frames = dataset.get("NumberOfFrames")
     if frames is not None and int(frames) != 1:
         raise UserError(f"holds {int(frames)} frames, expected one: export each as a file of its own")
-    if "FloatPixelData" in dataset or "DoubleFloatPixelData" in dataset:
+    if pixels not in ("PixelData", ""):
         raise UserError("holds floating-point pixels, expected 8 to 16 bits")
-    if "PixelData" not in dataset:
+    if not pixels:
         raise UserError("holds no pixels (Pixel Data is missing); is this a report or a presentation state?")
     missing = [name for name in _NEEDED if dataset.get(name) is None]
     if missing:
@@ -250,15 +293,13 @@ def _stored(dataset):
     Raises:
         UserError: without the file's name.
     """
-    from pydicom.pixels import get_decoder, pixel_array
+    from pydicom.pixels import pixel_array
     from pydicom.uid import JPEGExtended12Bit
 
     syntax = dataset.file_meta.TransferSyntaxUID
+    is_encapsulated = _decoder(syntax).is_encapsulated
     try:
-        decoder = get_decoder(syntax)
-        if not decoder.is_available:
-            raise NotImplementedError
-        bits = _bits_of_frame(dataset, syntax) if decoder.is_encapsulated else _bits_of_whole(dataset)
+        bits = _bits_of_frame(dataset, syntax) if is_encapsulated else _bits_of_whole(dataset)
         values = pixel_array(dataset, index=0, correct_unused_bits=False)
     except NotImplementedError:
         raise UserError(_NO_DECODER.format(_spoken(syntax))) from None
@@ -269,6 +310,23 @@ def _stored(dataset):
     if values.shape != (dataset.Rows, dataset.Columns):
         raise UserError(f"its pixels are {list(values.shape)}, and its header says {dataset.Rows}x{dataset.Columns}")
     return values
+
+
+def _decoder(syntax):
+    """What reads a transfer syntax.
+
+    Raises:
+        UserError: nothing that is installed; without the file's name.
+    """
+    from pydicom.pixels import get_decoder
+
+    try:
+        decoder = get_decoder(syntax)
+    except NotImplementedError:
+        decoder = None
+    if decoder is None or not decoder.is_available:
+        raise UserError(_NO_DECODER.format(_spoken(syntax))) from None
+    return decoder
 
 
 def _without_overlays(dataset, values):
@@ -300,10 +358,14 @@ def _bits_of_whole(dataset):
     Raises:
         UserError: without the file's name.
     """
-    frame = int(dataset.Rows) * int(dataset.Columns) * int(dataset.BitsAllocated) // 8
+    frame = _bytes_of_frame(dataset)
     if len(dataset.PixelData) >= 2 * frame:
         raise UserError(f"holds the pixels of {len(dataset.PixelData) // frame} frames, and its header says one")
     return int(dataset.BitsStored)
+
+
+def _bytes_of_frame(dataset):
+    return int(dataset.Rows) * int(dataset.Columns) * int(dataset.BitsAllocated) // 8
 
 
 def _bits_of_frame(dataset, syntax):
@@ -323,6 +385,8 @@ def _bits_of_frame(dataset, syntax):
         raise UserError("holds the compressed pixels of several frames, and its header says one")
     frame = frames[0]
     if syntax == RLELossless:  # says no size, and is decoded into the header's
+        if not unpacks_within(frame, int(dataset.Rows) * int(dataset.Columns)):
+            raise UserError(f"its pixels are damaged ({_spoken(syntax)})")
         return int(dataset.BitsStored)
     if syntax in JPEG2000TransferSyntaxes:
         if (stream := without_boxes(frame)) is not frame:

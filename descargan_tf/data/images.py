@@ -6,6 +6,7 @@ import os
 import struct
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import numpy as np
@@ -138,14 +139,20 @@ def read_image(path: str | os.PathLike, takes_colour: bool = False) -> DecodedIm
 
 def write_npy(path: str | os.PathLike, array: np.ndarray) -> None:
     """Write a .npy file that is either whole or not there; UserError if the folder or disk refuses it."""
-    write_atomically(path, lambda file: file.write(npy_bytes(array)))
+    write_atomically(path, lambda file: _save(file, array))
 
 
 def npy_bytes(array: np.ndarray) -> bytes:
-    """The content of a .npy file. numpy itself, writing to a full disk, does not say that the disk is full."""
+    """The content of a .npy file."""
     buffer = io.BytesIO()
     np.save(buffer, array, allow_pickle=False)
     return buffer.getvalue()
+
+
+def _save(file, array):
+    """In pieces, without a copy of the whole."""
+    # Not the file itself: numpy would go by its descriptor, and does not say that a disk is full.
+    np.save(SimpleNamespace(write=file.write), array, allow_pickle=False)
 
 
 def write_png(path: str | os.PathLike, array: np.ndarray) -> None:

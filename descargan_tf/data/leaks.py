@@ -6,7 +6,7 @@ useless threshold is right about 60 % just as often.
 """
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -19,6 +19,8 @@ from descargan_tf.types import CLASS_NAMES, DISEASED, SPLITS
 _MIN_IMAGES = 20  # per class; a threshold on fewer says nothing
 _ACCURACY = 0.6
 _LUCK = 1e-5  # largest p-value of a leak; a check asks some fifty questions, so that one in 2000 cries wolf
+_HINT = 1e-2  # largest p-value of a sample of some hundred whose whole may be right more often than `_ACCURACY`
+_SPREAD = 3  # standard errors that a sample's accuracy may be off
 _FOLDS = 5
 _BORDER = 1 / 32  # of the shorter side: where annotations, collimation, padding and traces of filters are
 # Pixels around a mask that hold some of the disease: one, as a resampled image is soft where its mask has an edge,
@@ -271,6 +273,19 @@ def _statistic_score(found, column, scope):
             result = score_values(*part(_members(found, scope)))
         scores.append(result)
     return min((result for result in scores if result), key=lambda result: result.accuracy, default=None)
+
+
+def is_undecided(found: Measured, sampled: Collection[str]) -> bool:
+    """Whether all the images of the splits `sampled`, of which some are here, may say something else than these."""
+    for scores in statistics_scores(found).values():
+        for scope, score in scores.items():
+            is_sampled = bool(sampled) if scope in (_FROM_TRAIN, _OVER_ALL) else scope.removeprefix("in ") in sampled
+            judged = found.labels[_members(found, "in validate" if scope == _FROM_TRAIN else scope)]
+            share = sum(1 / (judged == label).sum() for label in range(len(CLASS_NAMES)))
+            error = np.sqrt(score.accuracy * (1 - score.accuracy) * share) / 2
+            if is_sampled and score.luck < _HINT and abs(score.accuracy - _ACCURACY) < _SPREAD * error:
+                return True
+    return False
 
 
 def class_leak_findings(found: Measured) -> Iterator[str]:

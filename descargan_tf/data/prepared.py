@@ -14,8 +14,9 @@ import json
 import math
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -36,6 +37,8 @@ WHITE = 65535
 SCALING = Scaling(0.0, float(WHITE))
 _VERSION = 1
 _SHARD_IMAGES, _SHARD_BYTES = 256, 2**26  # at most; so that several processes can each hold one of large images
+_PLACES = {column: place for place, column in enumerate(COLUMNS)}
+_OWN = {"source", "sha256"}  # columns in which hardly any two rows say the same
 _NAME = re.compile(rf"({'|'.join(SPLITS)})-({'|'.join(CLASS_NAMES)})-\d{{5}}")
 _AGAIN = "prepare it again (--mode=prepare) into another folder"
 
@@ -91,7 +94,7 @@ def write_shard(
     # Last, as it is what says that the shard is there.
     place = {"path": path, "split": split, "label": CLASS_NAMES[label]}
     full = [{**row, **place, "row": index} for index, row in enumerate(rows)]
-    write_atomically(base / f"{name}.csv", _table(full))
+    write_atomically(base / f"{name}.csv", lambda file: _write_table(file, full))
 
 
 def finish(folder: str | os.PathLike, decisions: Mapping) -> None:
@@ -107,7 +110,7 @@ def finish(folder: str | os.PathLike, decisions: Mapping) -> None:
         tables = sorted((folder / SHARDS).glob("*.csv"))
     rows = [row for table in tables for row in _read_table(table)]
     _check_rows(folder, rows)
-    write_atomically(folder / MANIFEST, _table(rows))
+    write_atomically(folder / MANIFEST, lambda file: _write_table(file, rows))
     sizes = {_load(folder / row["path"]).shape[1] for row in rows if row["row"] == "0"}
     about = {"version": _VERSION, "image_size": sizes.pop() if len(sizes) == 1 else None, **decisions}
     write_atomically(folder / DATASET, (json.dumps(about, indent=1) + "\n").encode())
@@ -186,6 +189,24 @@ def select(images: np.ndarray | StoredImages, chosen: np.ndarray) -> np.ndarray 
     return images.where(chosen) if isinstance(images, StoredImages) else images[chosen]
 
 
+class Row(Mapping):
+    """A row of the manifest by column, a third of a dict's size: the rows of all images are in memory."""
+
+    __slots__ = ("_fields",)
+
+    def __init__(self, fields: tuple[str, ...]):
+        self._fields = fields  # in the order of COLUMNS
+
+    def __getitem__(self, column: str) -> str:
+        return self._fields[_PLACES[column]]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(COLUMNS)
+
+    def __len__(self) -> int:
+        return len(COLUMNS)
+
+
 class Prepared:
     """A prepared data set, checked as far as its tables and the heads of its files tell.
 
@@ -195,7 +216,7 @@ class Prepared:
         image_size: pixels a side.
     """
 
-    def __init__(self, folder: Path, decisions: dict, rows: list[dict]):
+    def __init__(self, folder: Path, decisions: dict, rows: list[Row]):
         self.folder, self.decisions = folder, decisions
         self.image_size: int = decisions["image_size"]
         # As everywhere: healthy first, each class in the manifest's order.
@@ -203,10 +224,17 @@ class Prepared:
             split: [row for name in CLASS_NAMES for row in rows if row["split"] == split and row["label"] == name]
             for split in SPLITS
         }
+        self._names: dict[str, tuple[str, ...]] = {}
 
-    def rows(self, split: str) -> list[dict]:
+    def rows(self, split: str) -> list[Row]:
         """The manifest's rows of a split, healthy first: what number n of `images` is."""
         return self._rows[split]
+
+    def names(self, split: str) -> tuple[str, ...]:
+        """What the images of a split are called, in the order of `rows`; made once, as all who ask keep them."""
+        if split not in self._names:
+            self._names[split] = tuple(f"{split}/{row['label']}/{row['source']}" for row in self.rows(split))
+        return self._names[split]
 
     def labels(self, split: str) -> np.ndarray:
         """[N] int32."""
@@ -321,25 +349,28 @@ def _head(path, _):
     return found.dtype, found.shape, found.offset
 
 
-def _table(rows):
-    text = io.StringIO(newline="")
+def _write_table(file: BinaryIO, rows):
+    text = io.TextIOWrapper(file, "utf-8", "surrogateescape", newline="")
     table = csv.DictWriter(text, COLUMNS, lineterminator="\n")
     table.writeheader()
     table.writerows(rows)
-    return text.getvalue().encode("utf-8", "surrogateescape")
+    text.detach()  # writes what is left; the file is closed by whom it belongs to
 
 
 def _read_table(path):
-    with reading(path):
-        text = path.read_bytes().decode("utf-8", "surrogateescape")
+    rows, shared = [], {}
     try:
-        table = csv.DictReader(io.StringIO(text, newline=""), strict=True)
-        if tuple(table.fieldnames or ()) != COLUMNS:
-            raise UserError(f"{path}: columns {table.fieldnames}, expected {', '.join(COLUMNS)}: {_AGAIN}.")
-        rows = list(table)
+        with reading(path), open(path, encoding="utf-8", errors="surrogateescape", newline="") as file:
+            table = csv.reader(file, strict=True)
+            header = next(table, None)
+            if tuple(header or ()) != COLUMNS:
+                raise UserError(f"{path}: columns {header}, expected {', '.join(COLUMNS)}: {_AGAIN}.")
+            for fields in filter(None, table):
+                if len(fields) != len(COLUMNS):
+                    raise UserError(f"{path}: line {len(rows) + 2} is damaged: {_AGAIN}.")
+                said = zip(COLUMNS, fields, strict=True)
+                # What many rows say is kept once.
+                rows.append(Row(tuple(text if name in _OWN else shared.setdefault(text, text) for name, text in said)))
     except csv.Error as error:
         raise UserError(f"{path}: is damaged ({error}): {_AGAIN}.") from error
-    for row in rows:
-        if None in row or None in row.values():
-            raise UserError(f"{path}: line {rows.index(row) + 2} is damaged: {_AGAIN}.")
     return rows

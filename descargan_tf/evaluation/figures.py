@@ -96,7 +96,7 @@ def figure_samples(path, prediction, split, num_samples=4):
         *([] if _is_mask(split) else [("$GT$, signed", split.ground_truth, "signed")]),
         ("$d$, signed", prediction.anomaly_map, "signed"),
     ]
-    shown = "|d|" if _is_mask(split) else "|d| and |GT|"
+    shown = "|d|" if split.ground_truth is None or _is_mask(split) else "|d| and |GT|"
     caption = (
         f"The first {len(rows)} diseased images of the split in its order, not picked. d = output - input; {shown} in "
         f"[0, {SCALE:g}], signed maps in [-{SCALE:g}, {SCALE:g}] (red: healthy is brighter), the same scale in every "
@@ -106,7 +106,8 @@ def figure_samples(path, prediction, split, num_samples=4):
         caption += " No ground truth is known for this split."
     elif _is_mask(split):
         caption += f" {_OF_OUTLINES}"
-    alt = f"{len(rows)} diseased images, one a row: input, healthy output, ground truth and difference maps"
+    truth = "" if split.ground_truth is None else ", ground truth"
+    alt = f"{len(rows)} diseased images, one a row: input, healthy output{truth} and difference maps"
     return _sample_grid(path, split, rows, columns, "Diseased images", caption, alt)
 
 

@@ -21,6 +21,7 @@ import numpy as np
 from descargan_tf.data.dicom_files import SUFFIXES, read_dicom
 from descargan_tf.data.listing import GROUND_TRUTH_FOLDER
 from descargan_tf.errors import UserError
+from descargan_tf.files import is_within
 from descargan_tf.preparation.folder import read_mask, read_pixels
 from descargan_tf.preparation.sources import Listing, Options, Pixels, RawImage
 from descargan_tf.preparation.table import file_within, refuse_links_out
@@ -47,6 +48,7 @@ def list(root: Path, options: Options) -> Listing:
     if options.finding == NO_FINDING:
         raise UserError(f"--finding={NO_FINDING} is what makes an image healthy: name a disease, as Pleural Effusion.")
     folder = _folder(root)
+    _refuse_folders_elsewhere(folder)
     listing = Listing([], [], [], {place: f"paper: {count:,}" for place, count in PAPER.items()})
     counts: Counter[str] = Counter()
     present = [folder / name for name in TABLES if (folder / name).is_file()]
@@ -89,6 +91,16 @@ def _folder(root):
         f"--input={root}: neither {' nor '.join(TABLES)} lies there, nor in {' or '.join(NAMES)} below it: name the "
         "folder that CheXpert was unpacked to."
     )
+
+
+def _refuse_folders_elsewhere(folder):
+    """A line in all, where each row of the tables would give one."""
+    for inner in (folder / Path(table).stem for table in TABLES):
+        if not is_within(inner, folder):
+            raise UserError(
+                f"{inner}: a link leads out of {folder}, to {inner.resolve()}: as --input, name a folder in which "
+                f"{inner.name} itself lies, with {' and '.join(TABLES)} beside it."
+            )
 
 
 def _rows(table, finding):

@@ -137,6 +137,9 @@ def _image(root, path, label, options, listing, counts, split, found=None):
     if options.view != "all" and is_lateral != (options.view == "lateral"):
         counts[f"files of another view, passed over (--view={options.view})"] += 1
         return None
+    if tags.refusal:  # known before splits are drawn, it makes none of them shorter
+        listing.problems.append(tags.refusal)
+        return None
     if not tags.patient:
         counts["files without Patient ID: each study counts as a patient, who may be in two splits"] += 1
     return RawImage(

@@ -388,14 +388,17 @@ def _prepare_in_worker(shard):
 def _prepare_shard(work: _Work, shard: _Shard, one_more: Callable[[], None]) -> _Done:
     """Read, fit and write."""
     source = sources.load(work.settings.source)
-    images, masks, rows, done = [], [], [], _Done([], [])
+    rows, done, shape = [], _Done([], []), (len(shard.images), *[work.options.image_size] * 2)
+    images, masks = np.empty(shape, np.uint16), None  # written into, as a stack of them all would be a second copy
     for image in shard.images:
         try:
             with warnings.catch_warnings(action="ignore"):  # decoders' of damaged files, which fail or not
                 pixels, mask, row, is_lost = _prepare_image(source, image, work.options, work.settings)
             done.lost_masks.extend([image.source] * is_lost)
-            images.append(pixels)
-            masks.append(mask)
+            images[len(rows)] = pixels
+            if mask is not None:
+                masks = np.zeros(shape, np.uint8) if masks is None else masks
+                masks[len(rows)] = mask
             rows.append(row)
         except UserError as error:
             is_named = str(image.path) in str(error) or image.source in str(error)
@@ -404,11 +407,8 @@ def _prepare_shard(work: _Work, shard: _Shard, one_more: Callable[[], None]) -> 
             done.failed.append(one_line(f"{image.source}: cannot be read: {error or type(error).__name__}"))
         one_more()
     if rows:
-        size = work.options.image_size
-        has_masks = any(mask is not None for mask in masks)
-        nothing = np.zeros((size, size), np.uint8)
-        stacked = np.stack([nothing if mask is None else mask for mask in masks]) if has_masks else None
-        prepared.write_shard(work.data_dir, shard.split, shard.label, shard.number, np.stack(images), stacked, rows)
+        masks = None if masks is None else masks[: len(rows)]
+        prepared.write_shard(work.data_dir, *shard[:3], images[: len(rows)], masks, rows)
     # Behind the shard, as it says that the shard is there.
     write_atomically(_done_file(work.data_dir / WORK, shard), json.dumps(done._asdict()).encode())
     return done
