@@ -1,5 +1,6 @@
 """One kind of pass: what DeScarGAN's normalisation sees does not say what is to be made of an image."""
 
+import itertools
 import math
 import shutil
 
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from keras import ops
+from toy_training import Normalising, scripted, trainer
 
 from descargan_tf import losses
 from descargan_tf.evaluation import metrics
@@ -224,6 +226,9 @@ def test_averages_are_what_inference_would_measure(kind, fits):
 # ---- fixed statistics
 
 
+FEW_PASSES = 5  # that statistics are estimated from: quicker, and nothing else about them differs
+
+
 class Constant:
     """Data and settings of a training whose last rounds are under fixed statistics."""
 
@@ -231,6 +236,7 @@ class Constant:
 
     @staticmethod
     def trainer(run_dir, settings, strategy=None, average_decay=0.5):
+        """Its rounds are run line by line: six are quicker so than traced twice."""
         keras.utils.set_random_seed(0)
         split = Split(np.concatenate(batch(8)), np.repeat([HEALTHY, DISEASED], 4), None, list("abcdefgh"))
         engine = TensorFlowEngine(
@@ -250,6 +256,8 @@ class Constant:
             checkpoint_every_steps=1,
             keep_checkpoints=100,
         )
+        engine.train_step.round = engine.train_step._round
+        engine.train_step.trace_anew = lambda: None
         return Trainer(run_dir, engine, rules, lambda *_: Validation({}, 0.0, {}, ()))
 
     @staticmethod
@@ -261,7 +269,7 @@ class Constant:
 
 
 @pytest.fixture(scope="module")
-def fixed(tmp_path_factory, graphs_as_traced):
+def fixed(tmp_path_factory):
     settings = DeScarGANSettings(
         image_size=64,
         generator_filters=2,
@@ -272,7 +280,9 @@ def fixed(tmp_path_factory, graphs_as_traced):
     )
     run_dir = tmp_path_factory.mktemp("fixed")
     trainer = Constant.trainer(run_dir, settings)
-    assert trainer.run() == Constant.rounds
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(step_module, "STATISTICS_PASSES", FEW_PASSES)
+        assert trainer.run() == Constant.rounds
     return run_dir, settings, trainer
 
 
@@ -292,11 +302,27 @@ def test_from_their_share_of_the_training_statistics_stay_as_they_are(fixed):
         np.testing.assert_allclose(last, live, rtol=1e-5)
 
 
+def test_rounds_are_traced_anew_where_statistics_are_fixed(tmp_path):
+    """In a graph from before, moving averages would go on and batches' own statistics be used."""
+    settings = {"fixed_statistics_from": 0.5, "checkpoint_every_steps": 1, "keep_checkpoints": 6, "max_steps": 6}
+    training = trainer(tmp_path, scripted(*range(9)), method=Normalising, **settings)
+    first = training.engine.train_step.round
+    training.run()
+    step = training.engine.train_step
+    assert step.round is not first
+    assert [graph.experimental_get_tracing_count() for graph in (first, step.round)] == [1, 1]
+    (layer,) = normalisations(step.method.networks["generator"])
+    places = [i for i, w in enumerate(step.method.networks["generator"].weights) if w is layer.moving_mean]
+    means = [
+        checkpoint.load(tmp_path / "checkpoints" / str(number))[0][f"networks/generator/{places[0]:03d}"]
+        for number in range(1, 7)
+    ]
+    assert [np.array_equal(*pair) for pair in itertools.pairwise(means)] == [False, False, False, True, True]
+
+
 @pytest.fixture
 def few_passes(monkeypatch):
-    """Statistics are estimated from so many batches: quicker, and nothing else about them differs."""
-    monkeypatch.setattr(step_module, "STATISTICS_PASSES", 5)
-    return 5
+    monkeypatch.setattr(step_module, "STATISTICS_PASSES", FEW_PASSES)
 
 
 def test_it_goes_on_from_the_averaged_weights_with_statistics_estimated_from_training_images(
@@ -318,7 +344,7 @@ def test_it_goes_on_from_the_averaged_weights_with_statistics_estimated_from_tra
     )
     estimate_statistics(
         twin.networks["generator"],
-        lambda: [twin.statistics_pass(b) for b in engine._dataset(0).take(few_passes)],
+        lambda: [twin.statistics_pass(b) for b in engine._dataset(0).take(FEW_PASSES)],
     )
     for a, b in zip(
         twin.networks["generator"].get_weights(), engine.method.networks["generator"].get_weights(), strict=True
