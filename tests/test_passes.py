@@ -165,7 +165,7 @@ class Leaking(DeScarGAN):
         self._branch(HEALTHY, features, images, True)
 
 
-def trained_on_blobs(kind, rounds=250, half=8):
+def trained_on_blobs(kind, rounds=150, half=8):
     """A method after a short training whose rates fall to zero, and its images."""
     keras.utils.set_random_seed(0)
     method = kind(
@@ -184,14 +184,14 @@ def trained_on_blobs(kind, rounds=250, half=8):
             lambda_adv_d=4,
             lambda_cls_d=4,
             classifier_dropout=0,
-            generator_learning_rate=2e-3,
-            discriminator_learning_rate=1e-3,
+            generator_learning_rate=4e-3,
+            discriminator_learning_rate=2e-3,
         )
     )
-    for layer in normalisations(method.networks["generator"]):
-        layer.momentum = 0.97  # of 250 rounds the usual 0.99 would remember too many
-    unused = kind(method.settings).networks["generator"]
-    step = TrainStep(method, unused, tf.distribute.get_strategy(), seed=0, clip_norm=10.0)
+    generator = method.networks["generator"]
+    for layer in normalisations(generator):
+        layer.momentum = 0.95  # of 150 rounds the usual 0.99 would remember too many
+    step = TrainStep(method, generator, tf.distribute.get_strategy(), seed=0, clip_norm=10.0)  # averages nothing
     images, rng = blobs(400, seed=1), np.random.default_rng(0)
     # Permutations, as in a training: which images chance leaves out moved a mean square by up to a seventh.
     order = np.concatenate([rng.permutation(400) for _ in range(math.ceil(rounds * half / 400))])
@@ -213,12 +213,12 @@ def test_averages_are_what_inference_would_measure(kind, fits):
         return np.mean(metrics.dice(d, truth, 0.2)), np.mean((d - truth) ** 2), np.mean(d_healthy**2)
 
     def passes():
-        for i in range(0, 400, half):
+        for i in range(0, 240, half):
             method.statistics_pass(Batch(*(tf.constant(x[i : i + half]) for x in real)))
 
     (dice, *squares), _ = measure(), estimate_statistics(method.networks["generator"], passes)
     again, *squares_again = measure()
-    assert dice > 0.3  # it does translate
+    assert dice > (0.3 if fits else 0.2)  # it does translate
     kept = abs(again - dice) < 0.02 and np.allclose(squares_again, squares, rtol=0.1)
     assert kept == fits, (dice, again, squares, squares_again)
 
