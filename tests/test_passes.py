@@ -202,6 +202,7 @@ def trained_on_blobs(kind, rounds=150, half=8):
     return method, Batch(*images[:2]), half
 
 
+@pytest.mark.usefixtures("graphs_as_traced")
 @pytest.mark.parametrize(("kind", "fits"), [(DeScarGAN, True), (Leaking, False)])
 def test_averages_are_what_inference_would_measure(kind, fits):
     """Statistics estimated anew from passes of inference's kind change next to nothing; with leaking passes, all."""
