@@ -14,10 +14,11 @@ from descargan_tf import losses
 from descargan_tf.methods import METHODS
 from descargan_tf.types import Batch, Split
 
-# For JAX's processes: of code that is compiled quickly, to run slowly.
+# For processes of JAX: of code that is compiled quickly, to run slowly; and in one piece, not in many at a time.
 COMPILED_QUICKLY = {
     "JAX_PLATFORMS": "cpu",
-    "XLA_FLAGS": "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false",
+    "XLA_FLAGS": "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false "
+    "--xla_cpu_parallel_codegen_split_count=1",
 }
 SEED, STEP, CLIP_NORM, AVERAGE_DECAY, FACTOR = 7, 3, 5.0, 0.5, 0.25
 SMALL = {"image_size": 64, "discriminator_filters": 2, "discriminator_learning_rate": 0.1}
