@@ -1,5 +1,6 @@
 """Two logical CPUs for every test: what is distributed is tested as such. And no network but this machine's own."""
 
+import functools
 import os
 import signal
 import socket
@@ -27,6 +28,9 @@ def pytest_sessionstart(session):
     if not hands_out_tests:  # to other processes; it needs no TensorFlow, whose messages would end what it prints
         import tensorflow as tf
 
+        from descargan_tf.hardware import keep_freed_memory
+
+        keep_freed_memory()  # as training does
         # A process of tests has a core: threads that wait for work would take the time of the other process.
         tf.config.threading.set_intra_op_parallelism_threads(1)
         tf.config.threading.set_inter_op_parallelism_threads(1)
@@ -104,21 +108,28 @@ def eager():
 
 @pytest.fixture(scope="module")
 def eager_rounds():
-    """Rounds of training are run line by line, as above; what networks answer is traced."""
+    """Rounds of training are run line by line, here and in forked programs; what networks answer is traced."""
+    import program_starts
+
     with pytest.MonkeyPatch.context() as patch:
-        untraced = property(lambda step: step._round, lambda step, traced: None)
-        patch.setattr("descargan_tf.training.step.TrainStep.round", untraced, raising=False)
+        program_starts.leave_rounds_untraced(functools.partial(patch.setattr, raising=False))
+        patch.setenv(program_starts.EAGER_ROUNDS, "1")
         yield
 
 
 @pytest.fixture(scope="module")
 def graphs_as_traced():
-    """TensorFlow runs graphs without rewriting them first, which takes a third of the time of a round's first call."""
-    import tensorflow as tf
+    """TensorFlow runs graphs without rewriting them first, which takes a third of the time of a round's first call.
 
-    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
-    yield
-    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": False})
+    Here and in forked programs.
+    """
+    import program_starts
+
+    with pytest.MonkeyPatch.context() as patch:
+        program_starts.leave_graphs_as_traced()
+        patch.setenv(program_starts.GRAPHS_AS_TRACED, "1")
+        yield
+    program_starts.leave_graphs_as_traced(False)
 
 
 @pytest.fixture

@@ -22,6 +22,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 LARGEST_REQUEST = 2**17
 PR_SET_CHILD_SUBREAPER = 36
+# In the environment of a start: what tests/conftest.py's fixtures of these names do here, done in what is forked.
+EAGER_ROUNDS, GRAPHS_AS_TRACED = "EAGER_ROUNDS_IN_FORKS", "GRAPHS_AS_TRACED_IN_FORKS"
 
 
 def start(folder, *arguments, module="descargan_tf.main", anew=False, **options):
@@ -124,7 +126,25 @@ def _settle_in(arguments, folder, environment, new_session, streams):
     os.environ.update(environment)
     os.chdir(folder)
     sys.path[:1] = [folder, *filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))]
+    if EAGER_ROUNDS in os.environ:
+        leave_rounds_untraced()
+    if GRAPHS_AS_TRACED in os.environ:
+        leave_graphs_as_traced()
     return arguments
+
+
+def leave_rounds_untraced(replace=setattr):
+    """A round of training is the function itself, not its graph."""
+    from descargan_tf.training.step import TrainStep
+
+    replace(TrainStep, "round", property(lambda step: step._round, lambda step, traced: None))
+
+
+def leave_graphs_as_traced(leave=True):
+    """TensorFlow does not rewrite graphs before it runs them."""
+    import tensorflow as tf
+
+    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": leave})
 
 
 if __name__ == "__main__":

@@ -54,7 +54,7 @@ FLAGS = f"""# A VAE of a few weights
 """
 EVERY = pytest.mark.parametrize("number", signals.ENDINGS, ids=signals.name_of)
 
-pytestmark = pytest.mark.usefixtures("one_replica")
+pytestmark = pytest.mark.usefixtures("one_replica", "eager_rounds", "graphs_as_traced")
 
 
 def wait_for(condition, process):

@@ -8,6 +8,7 @@ import sys
 import types
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 import pytest
 from PIL import Image
@@ -52,6 +53,7 @@ def in_jax(folder, *commands):
     """Commands of the program, one after the other, in a process without TensorFlow; what they print."""
     arguments = [flag for command in commands for flag in (*command.split(), "--backend=jax", "--")][:-1]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "HOME": str(folder), **COMPILED_QUICKLY}
+    environment["MPLCONFIGDIR"] = matplotlib.get_cachedir()  # else it looks at every font of the machine for each HOME
     environment.pop("JAX_COMPILATION_CACHE_DIR", None)  # compiled code is kept below HOME
     done = subprocess.run(
         [sys.executable, ROOT / "tests" / "without_tensorflow.py", *arguments],

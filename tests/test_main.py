@@ -121,7 +121,7 @@ def trained(workplace, stopped):
 
 @pytest.fixture(scope="module")
 def evaluated(workplace, trained):
-    status, out, err = end(start(workplace, "--mode=evaluate", "--run_dir=runs/tiny", anew=True))
+    status, out, err = end(start(workplace, "--mode=evaluate", "--run_dir=runs/tiny"))
     assert status == 0, err
     return trained[0], out
 
@@ -210,7 +210,7 @@ def test_prediction_lists_the_broken_file_and_does_the_others(trained, workplace
     (scans / "b.png").write_bytes(b"broken")
     (scans / "d.doc").touch()
     status, out, err = end(
-        start(workplace, "--mode=predict", "--run_dir=runs/tiny", "--input=scans", "--output_dir=out", anew=True)
+        start(workplace, "--mode=predict", "--run_dir=runs/tiny", "--input=scans", "--output_dir=out")
     )
     assert status == 1
     assert "2 of 3 images done: out/predictions.csv" in out

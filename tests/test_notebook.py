@@ -6,8 +6,11 @@ from pathlib import Path
 
 import nbformat
 import numpy as np
+import pytest
 from nbclient import NotebookClient
 from PIL import Image
+
+pytestmark = pytest.mark.usefixtures("eager_rounds", "graphs_as_traced")
 
 ROOT = Path(__file__).resolve().parent.parent
 SETTINGS = """

@@ -1,5 +1,6 @@
 """One kind of pass: what DeScarGAN's normalisation sees does not say what is to be made of an image."""
 
+import itertools
 import math
 import shutil
 
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from keras import ops
+from toy_training import Normalising, scripted, trainer
 
 from descargan_tf import losses
 from descargan_tf.evaluation import metrics
@@ -163,7 +165,7 @@ class Leaking(DeScarGAN):
         self._branch(HEALTHY, features, images, True)
 
 
-def trained_on_blobs(kind, rounds=250, half=8):
+def trained_on_blobs(kind, rounds=150, half=8):
     """A method after a short training whose rates fall to zero, and its images."""
     keras.utils.set_random_seed(0)
     method = kind(
@@ -182,14 +184,14 @@ def trained_on_blobs(kind, rounds=250, half=8):
             lambda_adv_d=4,
             lambda_cls_d=4,
             classifier_dropout=0,
-            generator_learning_rate=2e-3,
-            discriminator_learning_rate=1e-3,
+            generator_learning_rate=4e-3,
+            discriminator_learning_rate=2e-3,
         )
     )
-    for layer in normalisations(method.networks["generator"]):
-        layer.momentum = 0.97  # of 250 rounds the usual 0.99 would remember too many
-    unused = kind(method.settings).networks["generator"]
-    step = TrainStep(method, unused, tf.distribute.get_strategy(), seed=0, clip_norm=10.0)
+    generator = method.networks["generator"]
+    for layer in normalisations(generator):
+        layer.momentum = 0.95  # of 150 rounds the usual 0.99 would remember too many
+    step = TrainStep(method, generator, tf.distribute.get_strategy(), seed=0, clip_norm=10.0)  # averages nothing
     images, rng = blobs(400, seed=1), np.random.default_rng(0)
     # Permutations, as in a training: which images chance leaves out moved a mean square by up to a seventh.
     order = np.concatenate([rng.permutation(400) for _ in range(math.ceil(rounds * half / 400))])
@@ -200,6 +202,7 @@ def trained_on_blobs(kind, rounds=250, half=8):
     return method, Batch(*images[:2]), half
 
 
+@pytest.mark.usefixtures("graphs_as_traced")
 @pytest.mark.parametrize(("kind", "fits"), [(DeScarGAN, True), (Leaking, False)])
 def test_averages_are_what_inference_would_measure(kind, fits):
     """Statistics estimated anew from passes of inference's kind change next to nothing; with leaking passes, all."""
@@ -211,17 +214,20 @@ def test_averages_are_what_inference_would_measure(kind, fits):
         return np.mean(metrics.dice(d, truth, 0.2)), np.mean((d - truth) ** 2), np.mean(d_healthy**2)
 
     def passes():
-        for i in range(0, 400, half):
+        for i in range(0, 240, half):
             method.statistics_pass(Batch(*(tf.constant(x[i : i + half]) for x in real)))
 
     (dice, *squares), _ = measure(), estimate_statistics(method.networks["generator"], passes)
     again, *squares_again = measure()
-    assert dice > 0.3  # it does translate
+    assert dice > (0.3 if fits else 0.2)  # it does translate
     kept = abs(again - dice) < 0.02 and np.allclose(squares_again, squares, rtol=0.1)
     assert kept == fits, (dice, again, squares, squares_again)
 
 
 # ---- fixed statistics
+
+
+FEW_PASSES = 5  # that statistics are estimated from: quicker, and nothing else about them differs
 
 
 class Constant:
@@ -231,6 +237,7 @@ class Constant:
 
     @staticmethod
     def trainer(run_dir, settings, strategy=None, average_decay=0.5):
+        """Its rounds are run line by line: six are quicker so than traced twice."""
         keras.utils.set_random_seed(0)
         split = Split(np.concatenate(batch(8)), np.repeat([HEALTHY, DISEASED], 4), None, list("abcdefgh"))
         engine = TensorFlowEngine(
@@ -250,6 +257,8 @@ class Constant:
             checkpoint_every_steps=1,
             keep_checkpoints=100,
         )
+        engine.train_step.round = engine.train_step._round
+        engine.train_step.trace_anew = lambda: None
         return Trainer(run_dir, engine, rules, lambda *_: Validation({}, 0.0, {}, ()))
 
     @staticmethod
@@ -261,7 +270,7 @@ class Constant:
 
 
 @pytest.fixture(scope="module")
-def fixed(tmp_path_factory, graphs_as_traced):
+def fixed(tmp_path_factory):
     settings = DeScarGANSettings(
         image_size=64,
         generator_filters=2,
@@ -272,7 +281,9 @@ def fixed(tmp_path_factory, graphs_as_traced):
     )
     run_dir = tmp_path_factory.mktemp("fixed")
     trainer = Constant.trainer(run_dir, settings)
-    assert trainer.run() == Constant.rounds
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(step_module, "STATISTICS_PASSES", FEW_PASSES)
+        assert trainer.run() == Constant.rounds
     return run_dir, settings, trainer
 
 
@@ -292,11 +303,27 @@ def test_from_their_share_of_the_training_statistics_stay_as_they_are(fixed):
         np.testing.assert_allclose(last, live, rtol=1e-5)
 
 
+def test_rounds_are_traced_anew_where_statistics_are_fixed(tmp_path):
+    """In a graph from before, moving averages would go on and batches' own statistics be used."""
+    settings = {"fixed_statistics_from": 0.5, "checkpoint_every_steps": 1, "keep_checkpoints": 6, "max_steps": 6}
+    training = trainer(tmp_path, scripted(*range(9)), method=Normalising, **settings)
+    first = training.engine.train_step.round
+    training.run()
+    step = training.engine.train_step
+    assert step.round is not first
+    assert [graph.experimental_get_tracing_count() for graph in (first, step.round)] == [1, 1]
+    (layer,) = normalisations(step.method.networks["generator"])
+    places = [i for i, w in enumerate(step.method.networks["generator"].weights) if w is layer.moving_mean]
+    means = [
+        checkpoint.load(tmp_path / "checkpoints" / str(number))[0][f"networks/generator/{places[0]:03d}"]
+        for number in range(1, 7)
+    ]
+    assert [np.array_equal(*pair) for pair in itertools.pairwise(means)] == [False, False, False, True, True]
+
+
 @pytest.fixture
 def few_passes(monkeypatch):
-    """Statistics are estimated from so many batches: quicker, and nothing else about them differs."""
-    monkeypatch.setattr(step_module, "STATISTICS_PASSES", 5)
-    return 5
+    monkeypatch.setattr(step_module, "STATISTICS_PASSES", FEW_PASSES)
 
 
 def test_it_goes_on_from_the_averaged_weights_with_statistics_estimated_from_training_images(
@@ -318,7 +345,7 @@ def test_it_goes_on_from_the_averaged_weights_with_statistics_estimated_from_tra
     )
     estimate_statistics(
         twin.networks["generator"],
-        lambda: [twin.statistics_pass(b) for b in engine._dataset(0).take(few_passes)],
+        lambda: [twin.statistics_pass(b) for b in engine._dataset(0).take(FEW_PASSES)],
     )
     for a, b in zip(
         twin.networks["generator"].get_weights(), engine.method.networks["generator"].get_weights(), strict=True

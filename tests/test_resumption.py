@@ -11,6 +11,7 @@ import tensorflow as tf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from toy_training import (
     SCORES,
+    SETTINGS,
     TERMS,
     TIMINGS,
     assert_same_checkpoint,
@@ -21,11 +22,12 @@ from toy_training import (
     on_round,
     send,
     trainer,
+    watch,
 )
 
 from descargan_tf.methods.descargan import DeScarGAN, DeScarGANSettings
 from descargan_tf.training import checkpoint
-from descargan_tf.training.loop import Interrupted
+from descargan_tf.training.loop import Interrupted, Trainer
 
 pytestmark = pytest.mark.usefixtures("graphs_as_traced")
 
@@ -42,21 +44,32 @@ def images():
 
 
 @pytest.fixture(scope="module")
-def straight(tmp_path_factory, images):
-    run_dir = tmp_path_factory.mktemp("straight")
+def uninterrupted(tmp_path_factory, images):
+    """A training after its five rounds, and the arrays that it began with."""
     keras.utils.set_random_seed(0)
-    assert trainer(run_dir, method=descargan, split=images).run() == 5
-    return run_dir
+    training = trainer(tmp_path_factory.mktemp("straight"), method=descargan, split=images)
+    start = training.engine.arrays()
+    assert training.run() == 5
+    return training, start
 
 
 @pytest.fixture(scope="module")
-def interrupted(tmp_path_factory, images):
-    """Stopped by SIGTERM in round 3, of which the folder is copied; then trained to the end."""
+def straight(uninterrupted):
+    return uninterrupted[0].run_dir
+
+
+@pytest.fixture(scope="module")
+def interrupted(tmp_path_factory, images, uninterrupted):
+    """Stopped by SIGTERM in round 3; then trained to the end by another engine.
+
+    The first rounds are the uninterrupted training's own graph, begun again: to trace it takes most of the time.
+    """
     run_dir = tmp_path_factory.mktemp("interrupted")
-    keras.utils.set_random_seed(0)
-    first = on_round(trainer(run_dir, method=descargan, split=images), 3, send(signal.SIGTERM))
+    whole, start = uninterrupted
+    whole.engine.assign(start, 0, "the start")
+    first = Trainer(run_dir, whole.engine, SETTINGS, watch(images))
     with pytest.raises(Interrupted) as caught:
-        first.run()
+        on_round(first, 3, send(signal.SIGTERM)).run()
     found = caught.value, names_in(run_dir / "checkpoints")
     keras.utils.set_random_seed(99)  # all that matters is in the checkpoint
     assert trainer(run_dir, method=descargan, split=images).run() == 5

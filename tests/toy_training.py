@@ -10,6 +10,7 @@ import pytest
 import tensorflow as tf
 
 from descargan_tf.methods.base import Method
+from descargan_tf.models.blocks import BatchNormalization
 from descargan_tf.training import checkpoint
 from descargan_tf.training.loop import LoopSettings, Trainer
 from descargan_tf.training.step import TensorFlowEngine
@@ -66,6 +67,25 @@ class Toy(Method):
         healthy = self.networks["generator"](images)
         d = healthy - images
         return Prediction(d, healthy, tf.reduce_mean(tf.abs(d), (1, 2, 3)), None)
+
+
+class Normalising(Toy):
+    """A Toy with statistics of batches, and with gradients within gradients; smooth, so that rounding stays small."""
+
+    def __init__(self):
+        super().__init__()
+        layers = keras.layers.Conv2D(3, 1, activation="tanh"), BatchNormalization(), keras.layers.Conv2D(1, 1)
+        self.networks["generator"] = keras.Sequential([keras.Input((None, None, 1)), *layers])
+
+    def losses(self, phase, batch, draws, input_gradient):
+        x = tf.concat([batch.healthy, batch.diseased], 0) + draws["noise"]
+        x = x if phase.trains == "discriminator" else self.networks["generator"](x, training=True)
+        gradient = input_gradient(lambda y: self.networks["discriminator"](y) ** 3, x)
+        score = self.networks["discriminator"](x)
+        return {"match": tf.reduce_mean((score - 1) ** 2, (1, 2, 3)), "size": tf.reduce_mean(gradient**2, (1, 2, 3))}
+
+    def statistics_pass(self, batch):
+        self.networks["generator"](tf.concat([batch.healthy, batch.diseased], 0), training=True)
 
 
 def make_split(size, num_healthy=6, num_diseased=5):

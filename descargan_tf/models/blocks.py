@@ -58,6 +58,10 @@ class BatchNormalization(keras.layers.Layer):
             return self._normalise(inputs, mean, variance)
         return self._normalise(inputs, self.moving_mean, self.moving_variance)
 
+    def compute_output_shape(self, input_shape):
+        """The same; said, so that Keras need not trace `call` for it each time that a network is built."""
+        return input_shape
+
     def _normalise(self, inputs, mean, variance):
         scale = self.gamma * ops.rsqrt(variance + self.epsilon)
         outputs = ops.cast(inputs, "float32") * scale + (self.beta - mean * scale)
