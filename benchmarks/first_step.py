@@ -1,7 +1,7 @@
 """How long until a training trains: python benchmarks/first_step.py
 
 Starts --mode=train on drawn images in a process of its own, and prints the seconds since its start by part: imports,
-the check and loading of the images, networks, and the tracing and optimising of the graph, up to the moment at which the
+the check and loading of the images, networks, and tracing and optimising of the graph, up to the moment at which the
 first update begins to compute. configs/synthetic.flags (256x256, 64 and 32 filters), whose first round takes minutes on
 a processor, is ended there; configs/quickstart.flags computes its round. Exit status 1 where the former takes longer
 than the bound.

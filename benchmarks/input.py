@@ -50,7 +50,7 @@ def make_data(folder, size, count):
     settings = preparation.Settings(source="folder", fit="pad", num_validate=1, num_test=1, data_seed=0)
     options = Options(image_size=size)
     started = time.perf_counter()
-    preparation.prepare(folder / "raw", folder / "prepared", options, settings)
+    preparation.prepare(folder / "raw", folder / "prepared", options, settings, said=lambda line: None)
     prepared = len(files) / (time.perf_counter() - started)
     return {"generated (.npy, with ground truth)": drawn, "prepared (PNG of 16 bits)": prepared}
 

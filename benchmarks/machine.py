@@ -17,10 +17,8 @@ def about(*packages: str) -> str:
     having = [f"{'' if flag in said['flags'].split() else 'no '}{name}" for flag, name in _FLAGS.items()]
     gibibytes = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
     machine = f"{said['model name']}, {len(os.sched_getaffinity(0))} cores ({', '.join(having)}), {gibibytes:.0f} GiB"
-    versions = [
-        f"Python {sys.version.split()[0]}",
-        *(f"{name} {importlib.metadata.version(name)}" for name in packages),
-    ]
+    versions = [f"Python {sys.version.split()[0]}"]
+    versions += [f"{name} {importlib.metadata.version(name)}" for name in packages]
     program = Path(sys.argv[0])
     command = shlex.join(["python", f"{program.parent.name}/{program.name}", *sys.argv[1:]])
-    return f"{machine}\n\n`{command}`; {', '.join([f'Python {sys.version.split()[0]}', *versions])}\n"
+    return f"{machine}\n\n`{command}`; {', '.join(versions)}\n"
