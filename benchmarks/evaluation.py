@@ -54,7 +54,11 @@ class Clock:
 
 def make_run(arguments, folder):
     """A run folder as a training leaves it, in a process of its own: its memory is not the evaluation's."""
-    from descargan_tf import flags, run_folder
+    from descargan_tf import surroundings
+
+    surroundings.settle()
+    with surroundings.loading():
+        from descargan_tf import flags, run_folder
     from descargan_tf.hardware import fast_precision
     from descargan_tf.training import checkpoint
     from descargan_tf.training.engine import state_arrays
@@ -82,7 +86,7 @@ def make_run(arguments, folder):
 def data_flags(arguments, folder):
     """The synthetic images of both splits."""
     validate = 0 if arguments.checkpoint else arguments.validate
-    counts = ["--num_train=0", f"--num_validate={validate}", f"--num_test={arguments.test}"]
+    counts = ["--num_train=1", f"--num_validate={validate}", f"--num_test={arguments.test}"]
     return ["--dataset=synthetic", f"--data_dir={folder}/data", f"--image_size={arguments.size}", *counts]
 
 
