@@ -71,7 +71,8 @@ def rates(folder, size, seconds):
     tf.config.threading.set_intra_op_parallelism_threads(len(os.sched_getaffinity(0)))
     found = {}
     for kind, scaling in (("synthetic", Scaling(-1, 1)), ("prepared", SCALING)):
-        config = configure(["input", f"--dataset={kind}", f"--data_dir={folder}/{kind}", f"--image_size={size}"])
+        places = [f"--data_dir={folder}/{kind}", f"--run_dir={folder}/run"]
+        config = configure(["input", f"--dataset={kind}", f"--image_size={size}", *places])
         split = dataset_of(config).load("train", scaling)
         where = "in memory" if kind == "synthetic" else "prepared, on disk"
         for batch in (4, 16):
