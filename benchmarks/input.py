@@ -24,7 +24,7 @@ sys.path[:0] = [str(ROOT)]
 from descargan_tf.types import CLASS_NAMES
 
 REQUIRED = 20  # times what training consumes
-H100_IMAGES_A_SECOND = 5 * 8 / 0.24  # a round of five batches of eight, 40 ms for each of its six updates
+H200_IMAGES_A_SECOND = 8 / 0.040  # of one H200, 256x256, batch 8, one critic update (docs/recipe_log.md)
 CORES = sorted(os.sched_getaffinity(0))
 
 
@@ -112,11 +112,11 @@ def main() -> int:
     print(
         f"{arguments.size}x{arguments.size}; a training of configs/synthetic.flags consumes {consumed:.2f} images/s\n"
     )
-    print("| input alone | cores | images/s | times what this machine consumes | share of an H100's |")
+    print("| input alone | cores | images/s | times what this machine consumes | times what an H200 consumes |")
     print("|---|---:|---:|---:|---:|")
     for cores, found in by_cores.items():
         for where, rate in found.items():
-            print(f"| {where} | {cores} | {rate:,.0f} | {rate / consumed:,.0f} | {rate / H100_IMAGES_A_SECOND:.1f} |")
+            print(f"| {where} | {cores} | {rate:,.0f} | {rate / consumed:,.0f} | {rate / H200_IMAGES_A_SECOND:.1f} |")
     print("\n| files | a second |\n|---|---:|")
     print("\n".join(f"| {what} | {rate:.0f} |" for what, rate in files.items()))
     lowest = min(rate for found in by_cores.values() for rate in found.values())
