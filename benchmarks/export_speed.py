@@ -311,6 +311,7 @@ def parse_arguments():
     parser.add_argument("--sizes", type=numbers, default=[64, 128, 256], help="pixels a side")
     parser.add_argument("--batches", type=numbers, default=[1, 4], help="images a call")
     parser.add_argument("--filters", type=int, default=64, help="of the generator's first layer; half in the critic's")
+    parser.add_argument("--works", type=lambda text: text.split(","), default=[WHOLE, HEALTHY], help="of these two")
     parser.add_argument("--turns", type=int, default=7, help="of which the median is shown")
     parser.add_argument("--seconds", type=float, default=0.5, help="of an engine's turn, at least one call")
     parser.add_argument(
@@ -337,7 +338,7 @@ def main():
     if missing:
         print(f"NOT MEASURED: {'; '.join(missing)}")
     columns = [(size, batch) for size in arguments.sizes for batch in arguments.batches]
-    for work in (WHOLE, HEALTHY):
+    for work in arguments.works:
         times, worst = {}, {}
         for size in arguments.sizes:
             with tempfile.TemporaryDirectory() as folder:

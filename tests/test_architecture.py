@@ -37,7 +37,7 @@ ALLOWED = {
     "preparation": {"types", "errors", "names", "files", "locks", "signals", "processes", "data"},
     "training": {"types", "errors", "files", "signals", "config", "hardware", "data", "models", "methods"},
     "prediction": {"types", "errors", "names", "files", "signals", "data", "preparation.fitting"},
-    "evaluation": {"types", "measures", "errors", "names", "files", "data", "prediction"},
+    "evaluation": {"types", "measures", "errors", "names", "files", "processes", "data", "prediction"},
     "pretrained": {"config", "errors", "files", "evaluation", "measures", "methods", "prediction", "types"},
     "run_folder": {
         *("config", "flags", "errors", "files", "locks", "hardware"),

@@ -30,7 +30,7 @@ def evaluate(config: Config) -> int:
         splits = ("test",) if _takes_published_thresholds(config) else ("validate", "test")
         data, summary = run_folder.prepare(config, splits, copies=3)  # images, maps, healthy images
         answer = compiled_predict(config, method)
-        thresholds, points = _chosen(config, answer, data, summary.scaling)
+        thresholds, points = _chosen(config, method, answer, data, summary.scaling)
         test = data.load("test", summary.scaling)
         prediction = _predicted(answer, test.images, "test", min(BATCH_SIZE, len(test.images)))
         result = evaluator.evaluate_split(prediction, test, thresholds, config.seed, operating_points=points)
@@ -79,7 +79,7 @@ def _takes_published_thresholds(config):
     return config.published is not None and not dataset_of(config).has_split("validate")
 
 
-def _chosen(config, answer, data, scaling):
+def _chosen(config, method, answer, data, scaling):
     """Thresholds of maps, of the validation split or as published, and operating points of the validation split."""
     if _takes_published_thresholds(config):
         found = json.loads((config.published / run_folder.REPORT).read_text())
@@ -95,7 +95,9 @@ def _chosen(config, answer, data, scaling):
         return thresholds, decisions.unchosen(decisions.NO_VALIDATION)
     split, checksum = data.load("validate", scaling), data.digest("validate")
     needs_maps = config.saliency != "none" or split.ground_truth_kind == MASK
-    prediction = _predicted(answer if needs_maps else _without_maps(answer), split.images, "validate")
+    if not needs_maps:
+        answer = compiled_predict(config, method, without_maps=True)
+    prediction = _predicted(answer, split.images, "validate")
     thresholds = evaluator.calibrate(split, data_checksum=checksum, prediction=prediction if needs_maps else None)
     return thresholds, decisions.choose(prediction, split.labels, data_checksum=checksum)
 
@@ -103,11 +105,6 @@ def _chosen(config, answer, data, scaling):
 def _predicted(answer, images, name, batch_size=BATCH_SIZE):
     with tqdm(total=len(images), unit="image", disable=None, desc=f"predict, {name}") as bar:
         return predict_split(answer, images, batch_size, lambda done, _: bar.update(done - bar.n))
-
-
-def _without_maps(answer):
-    """What is said of images as wholes, so that a split's maps are not held in memory."""
-    return lambda images: answer(images)._replace(anomaly_map=None, healthy_image=None)
 
 
 def _command(config):

@@ -14,7 +14,7 @@ from descargan_tf.data.examination import Picture
 from descargan_tf.data.ground_truth import AUTO
 from descargan_tf.data.images import Scaling, scale_pixels
 from descargan_tf.data.listing import GROUND_TRUTH_FOLDER, list_data_set, list_images
-from descargan_tf.data.reading import read_all
+from descargan_tf.data.reading import NUM_THREADS, read_all
 from descargan_tf.data.synthetic import SyntheticSettings
 from descargan_tf.errors import UserError
 from descargan_tf.types import CLASS_NAMES, DIFFERENCE, DISEASED, HEALTHY, MASK, SPLITS, Split
@@ -105,7 +105,7 @@ class Dataset:
     def pictures(self, summary: folders.DataSummary) -> Iterator[Picture]:
         """Every image of a data set that was checked, one after another."""
         files = list_data_set(Path(self._folder), tuple(summary.ground_truths)).files
-        for facts, pixels, _ in read_all(files, num_threads=8, progress=None):
+        for facts, pixels, _ in read_all(files, NUM_THREADS, progress=None):
             if pixels is None:
                 raise UserError(f"--data_dir={self._folder} has changed while it was checked: {facts.unreadable[0]}")
             file = facts.file

@@ -11,7 +11,7 @@ from descargan_tf.data.digest import contents_of
 from descargan_tf.data.images import Scaling, is_outside, parse_value_range, scale_pixels
 from descargan_tf.data.listing import Listing, list_data_set
 from descargan_tf.data.memory import refuse_too_large
-from descargan_tf.data.reading import Facts, Progress, read_all
+from descargan_tf.data.reading import NUM_THREADS, Facts, Progress, read_all
 from descargan_tf.types import CLASS_NAMES, DIFFERENCE, DISEASED, HEALTHY, MASK, SPLITS, Split
 
 
@@ -83,7 +83,7 @@ def check_data(
     image_size: int,
     value_range: str = "auto",
     splits: Sequence[str] = SPLITS,
-    num_threads: int = 8,
+    num_threads: int = NUM_THREADS,
     progress: Progress | None = None,
     in_memory: Mapping[str, float] | None = None,
     asked_ground_truth: str = ground_truth.AUTO,
@@ -156,7 +156,7 @@ def load_split(
     split: str,
     image_size: int,
     scaling: tuple[float, float],
-    num_threads: int = 8,
+    num_threads: int = NUM_THREADS,
     progress: Progress | None = None,
     asked_ground_truth: str = ground_truth.AUTO,
 ) -> Split:
@@ -176,7 +176,7 @@ def load_split(
     images = np.zeros((len(files), image_size, image_size, 1), np.float32)
     differences = np.zeros(images.shape, np.float32)  # unlike zeros_like, costs no memory until written to
     facts = []
-    for index, (file_facts, pixels, difference) in enumerate(read_all(files, num_threads, progress)):
+    for index, (file_facts, pixels, difference) in enumerate(read_all(files, num_threads, progress, measured=False)):
         facts.append(file_facts)
         has_size = file_facts.shape == (image_size, image_size)
         if has_size and not is_outside(file_facts.minimum, file_facts.maximum, scaling):

@@ -3,6 +3,7 @@
 Ground truth is given as it is in its file, and what it is decided over a whole split: see `ground_truth`.
 """
 
+import functools
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -50,20 +51,28 @@ class Facts(NamedTuple):
     without_disease: tuple[leaks.Statistics, ...] = ()  # where ground truth says what they would be
 
 
+# One reads while the other looks at pixels; more wait for Python's lock: eight took twice as long, on two cores.
+NUM_THREADS = 2
+
+
 def read_all(
-    files: Sequence[File], num_threads: int, progress: Progress | None
+    files: Sequence[File], num_threads: int, progress: Progress | None, measured: bool = True
 ) -> Iterator[tuple[Facts, np.ndarray | None, np.ndarray | None]]:
-    """Yield facts, pixels and raw ground truth of each file, in order, a chunk at a time so as not to hold them all."""
+    """Yield facts, pixels and raw ground truth of each file, in order, a chunk at a time so as not to hold them all.
+
+    Where they are not to be `measured`, facts are without statistics and digest, which take most of the time.
+    """
+    read = functools.partial(_read, measured=measured)
     chunk = 16 * num_threads
     with ThreadPoolExecutor(num_threads) as pool:
         for start in range(0, len(files), chunk):
-            for offset, result in enumerate(pool.map(_read, files[start : start + chunk])):
+            for offset, result in enumerate(pool.map(read, files[start : start + chunk])):
                 if progress:
                     progress(start + offset + 1, len(files))
                 yield result
 
 
-def _read(file: File) -> tuple[Facts, np.ndarray | None, np.ndarray | None]:
+def _read(file: File, measured: bool) -> tuple[Facts, np.ndarray | None, np.ndarray | None]:
     unreadable = []
     pixels = difference = truth_facts = truth_problem = None
     try:
@@ -86,7 +95,7 @@ def _read(file: File) -> tuple[Facts, np.ndarray | None, np.ndarray | None]:
             truth_problem, truth_facts, difference = _relative(error, file.ground_truth, name), None, None
     if pixels is None:
         return Facts(file, tuple(unreadable), ground_truth=truth_facts), None, difference
-    is_known = difference is not None and difference.shape == pixels.shape
+    is_known = measured and difference is not None and difference.shape == pixels.shape
     facts = Facts(
         file=file,
         unreadable=tuple(unreadable),
@@ -94,10 +103,10 @@ def _read(file: File) -> tuple[Facts, np.ndarray | None, np.ndarray | None]:
         shape=pixels.shape,
         minimum=float(pixels.min()),
         maximum=float(pixels.max()),
-        digest=_digest(pixels),
+        digest=_digest(pixels) if measured else None,
         ground_truth=truth_facts,
         ground_truth_problem=truth_problem,
-        statistics=leaks.statistics_of(pixels),
+        statistics=leaks.statistics_of(pixels) if measured else None,
         without_disease=tuple(leaks.without_disease(pixels, difference)) if is_known else (),
     )
     return facts, pixels, difference

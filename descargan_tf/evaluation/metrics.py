@@ -15,6 +15,8 @@ images only (D7.7). Two protocols say in which units d and GT are compared; a ma
 takes it after a third normalisation. D7.n numbers the rules of the authors' evaluation program.
 """
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 from scipy.stats import binomtest
 from skimage.filters import threshold_otsu
@@ -22,6 +24,7 @@ from skimage.metrics import structural_similarity
 
 from descargan_tf.errors import UserError
 from descargan_tf.measures import HEADLINE, OF_PROBABILITIES, PROTOCOLS
+from descargan_tf.processes import num_cores
 from descargan_tf.types import DECISION, DISEASED, HEALTHY
 
 SSIM_WINDOW = 11
@@ -30,12 +33,16 @@ _CHUNK_DRAWS = 1_000_000  # keeps a bootstrap of a large split in a few megabyte
 
 def minmax(images, low=-1.0, high=1.0):
     """Scale each image to [low, high] by its own extremes; a constant image becomes the middle of the range."""
-    images = np.asarray(images, np.float64)
-    axes = tuple(range(1, images.ndim))
-    smallest = images.min(axis=axes, keepdims=True)
-    width = images.max(axis=axes, keepdims=True) - smallest
-    unit = np.where(width > 0, (images - smallest) / np.where(width > 0, width, 1.0), 0.5)
-    return (low + (high - low) * unit).astype(np.float32)
+    scaled = np.empty(np.shape(images), np.float32)
+
+    def scale(index):
+        image = np.asarray(images[index], np.float64)
+        smallest = image.min()
+        width = image.max() - smallest
+        scaled[index] = low + (high - low) * ((image - smallest) / width) if width > 0 else (low + high) / 2
+
+    _for_each(scale, range(len(scaled)))
+    return scaled
 
 
 def difference(protocol, images, healthy_images, anomaly_map):
@@ -71,12 +78,15 @@ def otsu_thresholds(maps):
 
     Their mean is the paper's threshold (sect. 4.1; D7.1: never a literal).
     """
-    magnitudes = [np.abs(np.asarray(each, np.float64)) for each in maps]
-    return np.array([_otsu(magnitude) for magnitude in magnitudes if np.ptp(magnitude) > 0])
+    found = _for_each(_otsu, maps)
+    return np.array([threshold for threshold in found if threshold is not None])
 
 
-def _otsu(values):
+def _otsu(each):
+    values = np.abs(np.asarray(each, np.float64))
     low, high = values.min(), values.max()
+    if not low < high:
+        return None
     # Of two values every threshold between them is as good; the library gives the lowest, which is next to nothing.
     if np.all((values == low) | (values == high)):
         return (low + high) / 2
@@ -105,14 +115,16 @@ def best_dice_threshold(anomaly_map, ground_truth, threshold, candidates):
     For maps that are not in the units of GT, so that its threshold says nothing of them. Candidates rise.
     """
     _check_same_shape(anomaly_map, ground_truth)
-    total = np.zeros(len(candidates))
-    for d, gt in zip(anomaly_map, ground_truth, strict=True):
+
+    def overlaps(d, gt):
         # One pass for all candidates: how many of them lie below each pixel.
         below = np.searchsorted(candidates, np.abs(np.asarray(d, np.float64)).ravel(), side="left")
         wanted = (np.abs(gt) > threshold).ravel()
         found, both = (_more_than(below[chosen], len(candidates)) for chosen in (slice(None), wanted))
         sizes = found + wanted.sum()
-        total += np.where(sizes > 0, 2 * both / np.maximum(sizes, 1), 1.0)
+        return np.where(sizes > 0, 2 * both / np.maximum(sizes, 1), 1.0)
+
+    total = np.sum(_for_each(overlaps, anomaly_map, ground_truth), axis=0)
     return float(candidates[int(np.argmax(total))])
 
 
@@ -317,18 +329,25 @@ def _check_same_shape(a, b):
 
 def _per_image(function, a, b):
     _check_same_shape(a, b)
-    pairs = zip(a, b, strict=True)
-    return np.array([function(np.asarray(x, np.float64), np.asarray(y, np.float64)) for x, y in pairs], np.float64)
+    values = _for_each(lambda x, y: function(np.asarray(x, np.float64), np.asarray(y, np.float64)), a, b)
+    return np.array(values, np.float64)
+
+
+def _for_each(function, *stacks):
+    """What it says of each image, a list; in a thread for each core, as numpy computes outside Python's lock."""
+    with ThreadPoolExecutor(num_cores()) as pool:
+        return list(pool.map(function, *stacks))
 
 
 def _overlap(anomaly_map, ground_truth, threshold, map_threshold):
     _check_same_shape(anomaly_map, ground_truth)
     map_threshold = threshold if map_threshold is None else map_threshold
-    counts = []
-    for d, gt in zip(anomaly_map, ground_truth, strict=True):
+
+    def count(d, gt):
         found, wanted = np.abs(d) > map_threshold, np.abs(gt) > threshold
-        counts.append((found.sum(), wanted.sum(), (found & wanted).sum()))
-    return np.array(counts, np.int64).reshape(-1, 3).T
+        return found.sum(), wanted.sum(), (found & wanted).sum()
+
+    return np.array(_for_each(count, anomaly_map, ground_truth), np.int64).reshape(-1, 3).T
 
 
 def _more_than(values, count):
@@ -337,8 +356,14 @@ def _more_than(values, count):
 
 
 def _auroc(score, positive):
-    distinct, rank = np.unique(score, return_inverse=True)
-    return _auroc_of_counts(*(np.bincount(rank[chosen], minlength=len(distinct)) for chosen in (positive, ~positive)))
+    """AUROC of scores [U]: P(positive > negative) + P(equal) / 2; NaN without a pair."""
+    inside, outside = score[positive], np.sort(score[~positive])
+    if not inside.size or not outside.size:
+        return np.nan
+    # Whole numbers, whose sum is exact. Rising scores, as each search then begins where the last one ended.
+    inside.sort()
+    below, not_above = (int(np.searchsorted(outside, inside, side).sum()) for side in ("left", "right"))
+    return (below + not_above) / 2 / (inside.size * outside.size)
 
 
 def _image_level(score, labels):

@@ -49,13 +49,15 @@ class BatchNormalization(keras.layers.Layer):
         """[B, H, W, C] to the same."""
         if training and not self.fixed:
             if keras.backend.backend() == "tensorflow" and _num_replicas() == 1:
-                return self._fused(inputs)
+                return self._fused_in_training(inputs)
             mean, variance, count = self._global_moments(inputs)
             self._update_moving_averages(mean, variance * (count / ops.maximum(count - 1, 1)))
             return self._normalise(inputs, mean, variance)
         if self.inference_statistics == "per_image":
             mean, variance = ops.moments(ops.cast(inputs, "float32"), axes=(1, 2), keepdims=True)
             return self._normalise(inputs, mean, variance)
+        if keras.backend.backend() == "tensorflow":  # the same numbers in one pass over the maps instead of four
+            return self._fused(inputs, self.moving_mean.value, self.moving_variance.value, is_training=False)[0]
         return self._normalise(inputs, self.moving_mean, self.moving_variance)
 
     def compute_output_shape(self, input_shape):
@@ -77,20 +79,23 @@ class BatchNormalization(keras.layers.Layer):
         for moving, value in ((self.moving_mean, mean), (self.moving_variance, variance)):
             moving.assign(moving * momentum + value * (1.0 - momentum))
 
-    def _fused(self, inputs):
+    def _fused_in_training(self, inputs):
+        outputs, mean, variance, *_ = self._fused(inputs, np.zeros(0, "float32"), np.zeros(0, "float32"))
+        self._update_moving_averages(mean, variance)
+        return outputs
+
+    def _fused(self, inputs, mean, variance, is_training=True):
         import tensorflow as tf
 
-        outputs, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
+        return tf.raw_ops.FusedBatchNormV3(
             x=inputs,
             scale=self.gamma.value,
             offset=self.beta.value,
-            mean=tf.zeros([0]),
-            variance=tf.zeros([0]),
+            mean=mean,
+            variance=variance,
             epsilon=self.epsilon,
-            is_training=True,
+            is_training=is_training,
         )
-        self._update_moving_averages(mean, variance)
-        return outputs
 
     def _global_moments(self, inputs):
         """Moments over all replicas together, so that two with half the batch compute what one does with the whole."""

@@ -16,7 +16,7 @@ from descargan_tf.hardware import has_accelerator, leave_activations_unfused
 from descargan_tf.methods.base import Method
 from descargan_tf.training.engine import Engine
 from descargan_tf.training.workers import workers_of
-from descargan_tf.types import DISEASED, HEALTHY, Split
+from descargan_tf.types import DISEASED, HEALTHY, Prediction, Split
 
 _COMPILED_CODE = Path(".cache") / "descargan_tf" / "jax"  # in the home folder
 _TIMED_ROUNDS, _TIMED_SECONDS = 3, 2.0  # whichever is reached first
@@ -80,15 +80,30 @@ def seed_initial_weights(config: Config) -> None:
         random.seed(config.seed)
 
 
-def compiled_predict(config: Config, method: Method) -> Callable:
-    """`Method.predict`, compiled."""
+def compiled_predict(config: Config, method: Method, without_maps: bool = False) -> Callable:
+    """`Method.predict`, compiled.
+
+    Args:
+        config: names the backend.
+        method: whose weights it takes.
+        without_maps: give class probabilities alone, or anomaly scores where there are none. What only the other
+            answers need is not computed.
+    """
+
+    def predict(images):
+        answer = method.predict(images)
+        if not without_maps:
+            return answer
+        score = answer.anomaly_score if answer.class_probabilities is None else None
+        return Prediction(None, None, score, answer.class_probabilities)
+
     if config.backend == "jax":
         from descargan_tf.training.jax_step import predictor
 
-        return predictor(method)
+        return predictor(method, predict)
     from descargan_tf.training.step import graph
 
-    return graph(method.predict)
+    return graph(predict)
 
 
 def input_gradient(config: Config) -> Callable:

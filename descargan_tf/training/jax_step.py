@@ -225,11 +225,11 @@ def compiled(method: Method, fn: Callable) -> Callable:
     return jax.jit(under)
 
 
-def predictor(method: Method) -> Callable:
-    """`Method.predict` with the weights that the networks have now, compiled."""
+def predictor(method: Method, predict: Callable) -> Callable:
+    """A function of images that asks the method's networks, with the weights that they have now, compiled."""
     networks = {name: [variable.value for variable in network.weights] for name, network in method.networks.items()}
-    predict = compiled(method, method.predict)
-    return lambda images: predict(networks, images)
+    run = compiled(method, predict)
+    return lambda images: run(networks, images)
 
 
 def input_gradient(fn, x):
