@@ -96,6 +96,7 @@ def rounds(work):
     rules = "synthetic_reference" if work.rules == "program" else "synthetic"
     config = configure(
         [
+            "training",
             f"--flagfile={ROOT}/configs/{rules}.flags",
             f"--image_size={work.size}",
             f"--batch_size={work.batch}",
@@ -124,14 +125,24 @@ def rounds(work):
     return {"seconds": statistics.median(times), "first": first, "flops": operations(engine)}
 
 
+_CHANGING_VARIABLES = ("ResourceApplyAdam", "AssignVariableOp", "AssignAddVariableOp", "AssignSubVariableOp")
+
+
 def operations(engine):
     """Floating-point operations of the convolutions and matrix products of a round, by type: {"float32": n, ...}."""
     import tensorflow as tf
 
     batches = tuple(next(engine._batches) for _ in range(engine.method.batches_per_round))
     graph = engine.train_step.round.get_concrete_function(batches, tf.constant(1.0)).graph
-    counted = {}
-    for operation in graph.get_operations():
+    counted, done = {}, set()
+    left = [operation for operation in graph.get_operations() if operation.type in _CHANGING_VARIABLES]
+    left += [tensor.op for tensor in graph.outputs]
+    while left:  # what is traced and then not asked for is not computed
+        operation = left.pop()
+        if operation in done:
+            continue
+        done.add(operation)
+        left += [tensor.op for tensor in operation.inputs] + list(operation.control_inputs)
         if operation.type in ("Conv2D", "Conv2DBackpropInput"):
             kernel = operation.inputs[1].shape
             images = operation.outputs[0] if operation.type == "Conv2D" else operation.inputs[2]
@@ -187,8 +198,8 @@ def profile_table(folder):
         names = {key: value.name for key, value in plane.event_metadata.items()}
         for line in plane.lines:
             for event in line.events:
-                name, _, kind = names[event.metadata_id].partition(":")  # "<name in the graph>:<operation>"
-                if kind and not name.startswith(("$", "/")):
+                name, _, kind = names[event.metadata_id].rpartition(":")  # "<name in the graph>:<operation>"
+                if name and not name.startswith(("$", "/", ":")) and kind.strip("_").isidentifier():
                     seconds, calls = spent.get(kind, (0.0, 0))
                     spent[kind] = seconds + event.duration_ps / 1e12, calls + 1
     return sorted(((kind, *value) for kind, value in spent.items()), key=lambda row: -row[1])
