@@ -149,8 +149,8 @@ def operations(engine):
         elif operation.type == "Conv2DBackpropFilter":
             kernel, images = operation.outputs[0].shape, operation.inputs[2]
         elif operation.type == "MatMul":
-            left = operation.inputs[0].shape
-            kernel, images = [left[0] if operation.get_attr("transpose_a") else left[1]], operation.outputs[0]
+            factor = operation.inputs[0].shape
+            kernel, images = [factor[0] if operation.get_attr("transpose_a") else factor[1]], operation.outputs[0]
         else:
             continue
         products = math.prod(images.shape) * math.prod(kernel[:3])
@@ -195,11 +195,10 @@ def profile_table(folder):
     for plane in space.planes:
         if plane.name != "/host:CPU":
             continue
-        names = {key: value.name for key, value in plane.event_metadata.items()}
+        kinds = {key: value.display_name for key, value in plane.event_metadata.items()}  # of operations alone
         for line in plane.lines:
             for event in line.events:
-                name, _, kind = names[event.metadata_id].rpartition(":")  # "<name in the graph>:<operation>"
-                if name and not name.startswith(("$", "/", ":")) and kind.strip("_").isidentifier():
+                if kind := kinds[event.metadata_id]:
                     seconds, calls = spent.get(kind, (0.0, 0))
                     spent[kind] = seconds + event.duration_ps / 1e12, calls + 1
     return sorted(((kind, *value) for kind, value in spent.items()), key=lambda row: -row[1])
