@@ -207,6 +207,12 @@ class Config(ServerFlags):
         low=0.01,
         high=1,
     )
+    jit_compile: bool = _flag(
+        False,
+        "train: compile rounds by XLA, which pays on a GPU and makes them several times slower on a processor; "
+        "TensorFlow on one device (--backend=jax always does)",
+        of_run=False,
+    )
     deterministic: bool = _flag(
         False,
         "train: weights and metrics.jsonl are the same to the byte each time on a machine, however often the training "
@@ -353,6 +359,10 @@ class Config(ServerFlags):
                 raise UserError(
                     f"--deterministic: what --max_minutes={self.max_minutes:g} leaves time for differs each time: add "
                     "--max_minutes=0, and --max_steps=<rounds>."
+                )
+            if self.jit_compile:
+                raise UserError(
+                    "--deterministic: what --jit_compile makes of a round is not held to it: leave one out."
                 )
             if self.backend != "tensorflow":
                 raise UserError(f"--deterministic needs TensorFlow: leave out --backend={self.backend}.")

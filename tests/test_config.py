@@ -166,6 +166,7 @@ def test_a_value_that_cannot_be_dies_with_its_name_and_value(argument, parts):
 
 def test_what_is_deterministic_has_no_clock_and_one_backend():
     assert "add --max_minutes=0" in refusal(*SYNTHETIC, "--run_dir=r", "--deterministic", "--max_minutes=5")
+    assert "leave one out" in refusal(*SYNTHETIC, "--run_dir=r", "--deterministic", "--jit_compile")
     assert "leave out --backend=jax" in refusal(*SYNTHETIC, "--run_dir=r", "--deterministic", "--backend=jax")
     parsed(*SYNTHETIC, "--run_dir=r", "--deterministic", "--max_minutes=0")
 

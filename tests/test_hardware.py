@@ -38,8 +38,14 @@ def test_freed_memory_is_kept_where_glibc_is():
     assert hardware.keep_freed_memory() == (platform.libc_ver()[0] == "glibc")
 
 
-def test_the_machine_is_described():
-    assert re.search(r".+, [1-9]\d* cores, [1-9]\d* GiB, (no GPU|\w.*)", hardware.describe_machine())
+@pytest.mark.parametrize(
+    ("flags", "expected"), [({"avx2"}, "no bfloat16"), ({"avx2", "avx512_bf16", "amx_bf16"}, "amx_bf16, avx512_bf16")]
+)
+def test_the_machine_is_described(monkeypatch, flags, expected):
+    monkeypatch.setattr(hardware, "_processor_flags", lambda: flags)
+    described = hardware.describe_machine()
+    assert re.search(r".+, [1-9]\d* cores, [1-9]\d* GiB, (no GPU|\w.*)", described)
+    assert f" ({expected}), " in described
 
 
 def devices(*described):

@@ -8,9 +8,10 @@ import tensorflow as tf
 from toy_training import Normalising
 
 from descargan_tf import losses, methods
+from descargan_tf.errors import UserError
 from descargan_tf.training.engine import assign_state, state_arrays
-from descargan_tf.training.step import Adam, TrainStep
-from descargan_tf.types import Batch
+from descargan_tf.training.step import Adam, TensorFlowEngine, TrainStep
+from descargan_tf.types import Batch, Split
 
 pytestmark = pytest.mark.usefixtures("graphs_as_traced")
 
@@ -268,3 +269,28 @@ def test_clipping_bounds_what_is_applied(tiny_settings):
     # Adam's momentum holds what was applied: (1 - beta_1) times it, at most.
     momentum = clipped.optimizers["generator"]._momentums
     assert np.sqrt(sum(np.sum(np.square(m)) for m in map(np.asarray, momentum))) <= 0.5e-3 * 1.001
+
+
+def compiled_or_not(jit_compile, strategy):
+    """An engine whose rounds draw nothing: XLA would draw something else."""
+    settings = {"image_size": 64, "discriminator_filters": 2, "classifier_dropout": 0.0}
+    given = methods.entry("dcls").defaults | settings
+    keras.utils.set_random_seed(0)
+    split = Split(np.concatenate(batch(8)), np.repeat([0, 1], 4), None, list("abcdefgh"))
+    return TensorFlowEngine(
+        lambda: methods.build("dcls", given), strategy, split, batch_size=4, seed=0, jit_compile=jit_compile
+    )
+
+
+def test_a_round_that_xla_compiles_is_the_same():
+    plain, compiled = (compiled_or_not(jit, tf.distribute.get_strategy()) for jit in (False, True))
+    assert {k: v.tolist() for k, v in compiled.rounds([1.0, 1.0]).items()} == {
+        k: pytest.approx(v, rel=1e-5) for k, v in plain.rounds([1.0, 1.0]).items()
+    }
+    weights = plain.arrays()
+    assert max(np.abs(weights[name] - value).max() for name, value in compiled.arrays().items()) < 1e-5
+
+
+def test_xla_compiles_for_one_device(two_replicas):
+    with pytest.raises(UserError, match=r"--jit_compile .* there are 2: add --strategy=one_device"):
+        compiled_or_not(True, two_replicas)

@@ -1,6 +1,7 @@
 """Layers that the networks share, on any Keras backend; what is faster on one of them where the result is the same."""
 
 import contextlib
+import functools
 import threading
 
 import keras
@@ -234,6 +235,8 @@ class MaxPooling2D(keras.layers.MaxPooling2D):
 
     def call(self, inputs):
         """[B, H, W, C] to [B, H/2, W/2, C]."""
+        if _in_penalty():
+            return _max_pool_in_penalty(inputs)
         height, width, channels = inputs.shape[1:]
         if keras.backend.backend() != "jax" or self.pool_size != (2, 2) or height % 2 or width % 2:
             return super().call(inputs)
@@ -245,6 +248,76 @@ class MaxPooling2D(keras.layers.MaxPooling2D):
 def _larger(a, b):
     """The larger one, `a` if they are equal; NaN if either is."""
     return ops.where(ops.logical_or(a >= b, ops.isnan(a)), a, b)
+
+
+def rectifier(name, slope=0.2):
+    """The activation "relu", or "leaky_relu" with that slope, of a critic; see `_piecewise_linear`."""
+    plain = ops.relu if name == "relu" else functools.partial(ops.leaky_relu, negative_slope=slope)
+
+    def activate(x):
+        return _rectify_in_penalty(x, name, slope) if _in_penalty() else plain(x)
+
+    activate.__name__ = name
+    return activate
+
+
+def _in_penalty():
+    return getattr(_thread, "in_penalty", False)
+
+
+def _piecewise_linear(x, function, derivative, again):
+    """A function of TensorFlow's whose derivative is the same all over a piece: what is differentiated twice.
+
+    TensorFlow's second derivatives of such functions are zeros, not nothing: it carries them back through the whole
+    network, a third of a gradient penalty's convolutions. JAX knows better.
+
+    Args:
+        x: the input.
+        function: of x.
+        derivative: (g, x, y) -> the gradient with respect to x where g is that of y = function(x).
+        again: (h, x, y) -> the gradient with respect to g where h is that of the derivative, which is linear in g.
+    """
+    import tensorflow as tf
+
+    @tf.custom_gradient
+    def made(x):
+        y = function(x)
+
+        @tf.custom_gradient
+        def differentiated(g):
+            return derivative(g, x, y), lambda h: again(h, x, y)
+
+        return y, differentiated
+
+    return made(x)
+
+
+def _rectify_in_penalty(x, name, slope):
+    import tensorflow as tf
+
+    if name == "relu":
+
+        def derivative(g, x, y):
+            return tf.raw_ops.ReluGrad(gradients=g, features=y)
+
+        return _piecewise_linear(x, tf.nn.relu, derivative, derivative)
+
+    def derivative(g, x, y):
+        return tf.raw_ops.LeakyReluGrad(gradients=g, features=x, alpha=slope)
+
+    return _piecewise_linear(x, lambda x: tf.nn.leaky_relu(x, slope), derivative, derivative)
+
+
+def _max_pool_in_penalty(x):
+    import tensorflow as tf
+
+    windows = {"ksize": [1, 2, 2, 1], "strides": [1, 2, 2, 1], "padding": "VALID"}
+    return _piecewise_linear(
+        x,
+        lambda x: tf.raw_ops.MaxPool(input=x, **windows),
+        lambda g, x, y: tf.raw_ops.MaxPoolGrad(orig_input=x, orig_output=y, grad=g, **windows),
+        lambda h, x, y: tf.raw_ops.MaxPoolGradGrad(orig_input=x, orig_output=y, grad=h, **windows),
+    )
 
 
 def policy(precision, last=False):
@@ -271,9 +344,13 @@ class InFloat32:
     def __call__(self, inputs, part=None):
         """What the part of that name makes of the inputs, or the whole network; at inference, like a critic."""
         source, twin = (n.get_layer(part) if part else n for n in (self._network, self._twin))
-        if twin is source:
-            return source(inputs)
-        return twin.stateless_call(source.trainable_variables, source.non_trainable_variables, inputs)[0]
+        _thread.in_penalty = keras.backend.backend() == "tensorflow"
+        try:
+            if twin is source:
+                return source(inputs)
+            return twin.stateless_call(source.trainable_variables, source.non_trainable_variables, inputs)[0]
+        finally:
+            _thread.in_penalty = False
 
 
 def new_initializer(name):

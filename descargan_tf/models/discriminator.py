@@ -2,7 +2,7 @@
 
 import keras
 
-from descargan_tf.models.blocks import MaxPooling2D, new_initializer, policy
+from descargan_tf.models.blocks import MaxPooling2D, new_initializer, policy, rectifier
 from descargan_tf.types import CLASS_NAMES
 
 CLASSIFIER_UNITS = 64
@@ -53,7 +53,7 @@ def build_discriminator(
                 min(width, max_filters or width),
                 3,
                 padding="same",
-                activation=activation,
+                activation=rectifier(activation),
                 kernel_initializer=new_initializer(initializer),
                 dtype=dtype,
             )(x)

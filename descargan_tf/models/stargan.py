@@ -4,11 +4,12 @@ import functools
 
 import keras
 
-from descargan_tf.models.blocks import new_initializer, policy
+from descargan_tf.models.blocks import new_initializer, policy, rectifier
 from descargan_tf.models.generator import LabelPlanes
 
 _NUM_RESIDUAL_BLOCKS = 6
 _NUM_HALVINGS = 6
+_SLOPE = 0.01  # of the leaky rectifiers
 
 
 def build_generator(*, image_size, filters=64, precision="float32", label_planes=2, additive=False):
@@ -86,7 +87,7 @@ def build_discriminator(*, image_size, filters=64, precision="float32", num_logi
     for halving in range(_NUM_HALVINGS):
         n = filters * 2**halving
         x = keras.layers.Conv2D(n, 4, strides=2, padding="same", kernel_initializer=kernel(), dtype=dtype)(x)
-        x = keras.layers.LeakyReLU(0.01, dtype=dtype)(x)
+        x = keras.layers.Activation(rectifier("leaky_relu", _SLOPE), dtype=dtype)(x)
     trunk = keras.Model(image, x, name="trunk")
     features = trunk(image)
 

@@ -2,7 +2,7 @@
 
 import keras
 
-from descargan_tf.models.blocks import BatchNormalization, MaxPooling2D, policy
+from descargan_tf.models.blocks import BatchNormalization, MaxPooling2D, policy, rectifier
 
 
 def build_generator(*, image_size, filters=16, precision="float32", inference_statistics="moving"):
@@ -69,7 +69,7 @@ def build_critic(*, image_size, filters=16, precision="float32"):
     def conv(x, *widths):
         for n in widths:
             x = keras.layers.Conv2D(
-                n, 3, padding="same", activation="relu", kernel_initializer="he_normal", dtype=dtype
+                n, 3, padding="same", activation=rectifier("relu"), kernel_initializer="he_normal", dtype=dtype
             )(x)
         return x
 

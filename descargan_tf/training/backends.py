@@ -52,7 +52,12 @@ def engine_maker(config: Config, make_method: Callable[[Config], Method]) -> Cal
     strategy = step.strategy_of(config.strategy, workers)
     step.refuse_uneven_shares(config.batch_size, strategy)
     return lambda own, split: step.TensorFlowEngine(
-        lambda: make_method(own), strategy, split, workers=workers, **_engine_settings(own)
+        lambda: make_method(own),
+        strategy,
+        split,
+        jit_compile=own.jit_compile,
+        workers=workers,
+        **_engine_settings(own),
     )
 
 

@@ -97,12 +97,15 @@ class TrainStep:
     Must be built under `strategy.scope()`. A round is a function of its variables, of the batches and of the seed.
     """
 
-    def __init__(self, method: Method, averaged_network, strategy, seed, *, average_decay=0.0, clip_norm=0.0):
+    def __init__(
+        self, method: Method, averaged_network, strategy, seed, *, average_decay=0.0, clip_norm=0.0, jit_compile=False
+    ):
         self.method = method
         self.strategy = strategy
         self.seed = seed
         self.average_decay = average_decay
         self.clip_norm = clip_norm
+        self.jit_compile = jit_compile
         self.averaged_network = averaged_network  # a copy of method.networks[method.averaged]
         self.averaged_network.set_weights(method.networks[method.averaged].get_weights())
         self.step = tf.Variable(0, dtype=tf.int64, trainable=False, name="step")  # rounds done
@@ -116,7 +119,7 @@ class TrainStep:
 
     def trace_anew(self):
         """The next round is traced again: the method's networks compute otherwise than before."""
-        self.round = graph(self._round)
+        self.round = graph(self._round, jit_compile=self.jit_compile)
 
     def _round(self, batches: tuple[Batch, ...], rate_factor=1.0):
         """Every phase once; `round` is its graph.
@@ -248,10 +251,11 @@ class TensorFlowEngine(Engine):
         average_decay: of the averaged weights, a round; 0: none.
         clip_norm: largest global norm of a gradient; 0: any.
         flips: mirror the images at random.
+        jit_compile: rounds by XLA's compiler, on one device alone; it draws other random numbers from a seed.
         workers: the processes that train together; the strategy is over the devices of all of them.
 
     Raises:
-        UserError: the batch does not divide over the replicas.
+        UserError: the batch does not divide over the replicas; several are to be compiled for.
     """
 
     def __init__(
@@ -265,9 +269,15 @@ class TensorFlowEngine(Engine):
         average_decay=0.0,
         clip_norm=0.0,
         flips=True,
+        jit_compile=False,
         workers: Workers = ALONE,
     ):
         refuse_uneven_shares(batch_size, strategy)
+        if jit_compile and strategy.num_replicas_in_sync > 1:
+            raise UserError(
+                f"--jit_compile compiles rounds for one device, and there are {strategy.num_replicas_in_sync}: add "
+                "--strategy=one_device, or leave it out."
+            )
         self.strategy, self.average_decay, self.workers = strategy, average_decay, workers
         replicas = strategy.num_replicas_in_sync
 
@@ -280,7 +290,13 @@ class TensorFlowEngine(Engine):
             self.predictor = build_method()
             averaged = self.predictor.networks[self.method.averaged]
             self.train_step = TrainStep(
-                self.method, averaged, strategy, seed, average_decay=average_decay, clip_norm=clip_norm
+                self.method,
+                averaged,
+                strategy,
+                seed,
+                average_decay=average_decay,
+                clip_norm=clip_norm,
+                jit_compile=jit_compile,
             )
         self._batches = None
         self._sum = graph(self._sum_of_replicas)
