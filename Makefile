@@ -2,6 +2,7 @@
 # make quickstart   install, generate, train, evaluate: a DeScarGAN in minutes
 # make test         lint and every test
 # make test-fast    lint, and the tests that build no graph and train nothing
+# make benchmark    how fast this machine trains, beside PyTorch where that is installed, reads, starts and evaluates
 # make test-card    the last environment with tensorflow-addons and tensorflow-io judges this one (Python 3.9 to 3.11)
 # Another Python: make PYTHON=python3.12 ...
 
@@ -14,10 +15,10 @@ CARD_PYTHON ?= $(firstword $(foreach p,python3.11 python3.10 python3.9,$(if $(sh
 RUN := $(VENV)/bin/python -m descargan_tf.main
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: help check-python install install-dev demo quickstart lint format test test-fast test-card judge clean
+.PHONY: help check-python install install-dev demo quickstart lint format test test-fast benchmark test-card judge clean
 
 help:
-	@sed -n '1,6s/^# //p' Makefile
+	@sed -n '1,7s/^# //p' Makefile
 
 check-python:
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null || { \
@@ -72,6 +73,11 @@ test-fast: lint
 # about 2.5 GB of memory each.
 test: lint
 	$(VENV)/bin/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
+
+# One after the other, each with the machine to itself: leave it alone meanwhile.
+benchmark: install
+	@status=0; for name in training input first_step evaluation; do \
+	  printf '\n## %s\n\n' $$name; $(VENV)/bin/python benchmarks/$$name.py || status=1; done; exit $$status
 
 test-card:
 	@$(if $(CARD_PYTHON),$(MAKE) --no-print-directory judge,echo "test-card: skipped, no Python 3.9 to 3.11 is at hand (CARD_PYTHON=<path> names one)")

@@ -13,7 +13,6 @@ PyTorch (`pip install torch`, a CPU build) is named and left out where it is mis
 
 import argparse
 import dataclasses
-import importlib.metadata
 import importlib.util
 import json
 import math
@@ -25,6 +24,8 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+
+import machine
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT)]
@@ -327,12 +328,11 @@ def main(arguments=None):
 
     surroundings.settle()
     with surroundings.loading():
-        from descargan_tf.hardware import describe_machine, fast_precision
+        from descargan_tf.hardware import fast_precision
 
     given.bfloat16 = fast_precision() == "bfloat16"
     packages = [name for name in ("tensorflow", "torch") if importlib.util.find_spec(name)]
-    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in packages)
-    print(f"{describe_machine()}; {versions}", flush=True)
+    print(machine.about(*packages), flush=True)
     (profile if given.profile else cost if given.cost else beside_pytorch)(given)
     return 0
 
