@@ -215,7 +215,8 @@ def beside_pytorch(given):
     print("| size, batch, filters | engine | s a round | images/s | times the better PyTorch | of the ceiling | MB |")
     print("|---|---|---:|---:|---:|---:|---:|")
     for size, batch, filters in given.sizes:
-        shape = {"size": size, "batch": batch, "filters": filters, "repeats": given.repeats}
+        shape = {"size": size, "batch": batch, "filters": filters}
+        shape["repeats"] = given.repeats or (3 if size <= 64 else 1)
         best = None
         works = [Work("pytorch", p, **shape) for p in ("float32", "bfloat16")] if with_pytorch else []
         works += [Work("tensorflow", p, **shape) for p in precisions]
@@ -304,7 +305,9 @@ def parse(arguments):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", help=argparse.SUPPRESS)
     parser.add_argument("--sizes", nargs="+", type=_shape, default=[(64, 10, 64), (256, 4, 64), (64, 10, 16)])
-    parser.add_argument("--repeats", type=int, default=3, help="rounds (or updates) of which the median is taken")
+    parser.add_argument(
+        "--repeats", type=int, help="rounds of which the median is taken (default: 3 at 64 pixels, else 1)"
+    )
     parser.add_argument("--cost", action="store_true")
     parser.add_argument("--plot", help="file of --cost's plot")
     parser.add_argument("--profile", action="store_true")
