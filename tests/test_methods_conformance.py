@@ -400,5 +400,10 @@ def test_the_exported_signature_answers_as_the_live_model(method, tmp_path):
             expected |= {"disease_probability": probability, "predicted_class": probability > DECISION}
         found = signature(image=tf.constant(images))
         assert found.keys() == expected.keys()
+        found = {key: np.asarray(value) for key, value in found.items()}
+        if "predicted_class" in found:  # after three rounds a probability may be a half, but for rounding
+            told = np.abs(found["disease_probability"] - DECISION) > 1e-3
+            found["predicted_class"] = np.where(told, found["predicted_class"], expected["predicted_class"])
+            assert np.all((found["disease_probability"] > DECISION) == found["predicted_class"], where=told)
         for key, value in expected.items():
-            np.testing.assert_allclose(np.asarray(found[key]), np.asarray(value), atol=5e-4, err_msg=key)
+            np.testing.assert_allclose(found[key], np.asarray(value), atol=5e-4, err_msg=key)
