@@ -31,7 +31,7 @@ $(VENV)/installed: requirements.txt | check-python
 	$(VENV)/bin/python -m pip install --quiet -r requirements.txt
 	@touch $@
 
-$(VENV)/installed-dev: requirements-dev.txt requirements-beam.txt requirements-jax.txt requirements-medical.txt $(VENV)/installed
+$(VENV)/installed-dev: requirements-dev.txt requirements-beam.txt requirements-formats.txt requirements-jax.txt requirements-medical.txt $(VENV)/installed
 	$(VENV)/bin/python -m pip install --quiet -r requirements-dev.txt
 	@touch $@
 
