@@ -185,8 +185,7 @@ def pytorch_network(method, classifies):
             self.u1 = up(2 * n, n)
 
         def forward(self, x):
-            label = torch.zeros(len(x), 2, *x.shape[2:], dtype=x.dtype)
-            label[:, 0] = 1
+            label = torch.zeros(len(x), 2, *x.shape[2:], dtype=x.dtype)  # see DeScarGAN._planes
             x0 = self.d0(torch.cat([x, label], 1).contiguous(memory_format=torch.channels_last))
             x1 = self.d1(x0)
             x2 = self.d2(x1)
