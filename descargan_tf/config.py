@@ -209,8 +209,8 @@ class Config(ServerFlags):
     )
     jit_compile: bool = _flag(
         False,
-        "train: compile rounds by XLA, which pays on a GPU and makes them several times slower on a processor; "
-        "TensorFlow on one device (--backend=jax always does)",
+        "train: compile rounds by XLA, for one GPU; on a processor they are several times slower "
+        "(--backend=jax always compiles)",
         of_run=False,
     )
     deterministic: bool = _flag(

@@ -62,11 +62,11 @@ def _is_new(gpu):
 
 
 def describe_machine(backend: str = "tensorflow") -> str:
-    """Processor, its instructions for bfloat16, cores that this process may use, memory and GPUs, as far as known."""
+    """Processor, its instructions for bfloat16, cores that this process may use, memory, GPUs, as far as known."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     processor = _processor("model name") or platform.processor() or platform.machine()
-    instructions = sorted(_BFLOAT16_INSTRUCTIONS & _processor_flags())
-    processor += f" ({', '.join(instructions) or 'no bfloat16'})"
+    if flags := _processor_flags():  # which not every system tells
+        processor += f" ({', '.join(sorted(_BFLOAT16_INSTRUCTIONS & flags)) or 'no bfloat16'})"
     parts = [processor, f"{cores} core{'s' if cores != 1 else ''}"]
     if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
         parts.append(f"{os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') / 2**30:.0f} GiB")

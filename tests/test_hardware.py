@@ -48,6 +48,11 @@ def test_the_machine_is_described(monkeypatch, flags, expected):
     assert f" ({expected}), " in described
 
 
+def test_nothing_is_said_of_instructions_that_the_system_does_not_tell(monkeypatch):
+    monkeypatch.setattr(hardware, "_processor_flags", set)
+    assert "bfloat16" not in hardware.describe_machine()
+
+
 def devices(*described):
     """JAX devices of a platform, kind and compute capability each."""
     return [

@@ -133,13 +133,17 @@ _thread = threading.local()  # TensorFlow traces replicas in threads that take t
 
 
 @contextlib.contextmanager
-def left_out_of_averages():
-    """Passes in training that are none of inference's kind, as over translated images: no moving average sees them."""
-    _thread.leaves_out = True
+def _marked(name):
+    setattr(_thread, name, True)
     try:
         yield
     finally:
-        _thread.leaves_out = False
+        setattr(_thread, name, False)
+
+
+def left_out_of_averages():
+    """Passes in training that are none of inference's kind, as over translated images: no moving average sees them."""
+    return _marked("leaves_out")
 
 
 def estimate_statistics(network, run_passes):
@@ -236,13 +240,24 @@ class MaxPooling2D(keras.layers.MaxPooling2D):
     def call(self, inputs):
         """[B, H, W, C] to [B, H/2, W/2, C]."""
         if _in_penalty():
-            return _max_pool_in_penalty(inputs)
+            return self._pool_in_penalty(inputs)
         height, width, channels = inputs.shape[1:]
         if keras.backend.backend() != "jax" or self.pool_size != (2, 2) or height % 2 or width % 2:
             return super().call(inputs)
         pixels = ops.reshape(inputs, (-1, height // 2, 2, width // 2, 2, channels))
         top, bottom = (_larger(pixels[:, :, row, :, 0], pixels[:, :, row, :, 1]) for row in (0, 1))
         return _larger(top, bottom)
+
+    def _pool_in_penalty(self, inputs):
+        import tensorflow as tf
+
+        windows = {"ksize": [1, *self.pool_size, 1], "strides": [1, *self.strides, 1], "padding": self.padding.upper()}
+        return _piecewise_linear(
+            inputs,
+            lambda x: tf.raw_ops.MaxPool(input=x, **windows),
+            lambda g, x, y: tf.raw_ops.MaxPoolGrad(orig_input=x, orig_output=y, grad=g, **windows),
+            lambda h, x, y: tf.raw_ops.MaxPoolGradGrad(orig_input=x, orig_output=y, grad=h, **windows),
+        )
 
 
 def _larger(a, b):
@@ -262,7 +277,7 @@ def rectifier(name, slope=0.2):
 
 
 def _in_penalty():
-    return getattr(_thread, "in_penalty", False)
+    return getattr(_thread, "in_penalty", False) and keras.backend.backend() == "tensorflow"
 
 
 def _piecewise_linear(x, function, derivative, again):
@@ -308,18 +323,6 @@ def _rectify_in_penalty(x, name, slope):
     return _piecewise_linear(x, lambda x: tf.nn.leaky_relu(x, slope), derivative, derivative)
 
 
-def _max_pool_in_penalty(x):
-    import tensorflow as tf
-
-    windows = {"ksize": [1, 2, 2, 1], "strides": [1, 2, 2, 1], "padding": "VALID"}
-    return _piecewise_linear(
-        x,
-        lambda x: tf.raw_ops.MaxPool(input=x, **windows),
-        lambda g, x, y: tf.raw_ops.MaxPoolGrad(orig_input=x, orig_output=y, grad=g, **windows),
-        lambda h, x, y: tf.raw_ops.MaxPoolGradGrad(orig_input=x, orig_output=y, grad=h, **windows),
-    )
-
-
 def policy(precision, last=False):
     """The Keras dtype policy of a layer: last layers are float32 whatever the precision."""
     return "mixed_bfloat16" if precision == "bfloat16" and not last else "float32"
@@ -344,13 +347,10 @@ class InFloat32:
     def __call__(self, inputs, part=None):
         """What the part of that name makes of the inputs, or the whole network; at inference, like a critic."""
         source, twin = (n.get_layer(part) if part else n for n in (self._network, self._twin))
-        _thread.in_penalty = keras.backend.backend() == "tensorflow"
-        try:
+        with _marked("in_penalty"):
             if twin is source:
                 return source(inputs)
             return twin.stateless_call(source.trainable_variables, source.non_trainable_variables, inputs)[0]
-        finally:
-            _thread.in_penalty = False
 
 
 def new_initializer(name):
