@@ -4,6 +4,7 @@ The tables and names of `--mode=predict` are in `prediction.table`. It needs nei
 """
 
 import shlex
+import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -56,7 +57,7 @@ def find_inputs(paths: Iterable[str | Path]) -> list[Path]:
         if path.is_dir():
             found = [file for file in list_images(path)[0] if file.suffix.lower() in SERVED_SUFFIXES]
             if not found:
-                others = other_images(path)
+                others = _other_images(path)
                 raise UserError(
                     f"{path} holds no image file that an export reads: {', '.join(SERVED_SUFFIXES)}"
                     + (f"; it holds {others}" if others else "")
@@ -65,7 +66,13 @@ def find_inputs(paths: Iterable[str | Path]) -> list[Path]:
     return list(dict.fromkeys(files))
 
 
-def other_images(folder: Path) -> str:
+def tell_what_is_passed_over(folder: Path) -> None:
+    """A line about the image files of a folder that an export does not read."""
+    if others := _other_images(folder):
+        print(f"passed over in {folder}: {others}", file=sys.stderr)
+
+
+def _other_images(folder: Path) -> str:
     """The image files that an export does not read, and what does; empty without any."""
     names = [path.name.lower() for path in list_images(folder)[0]]
     others = [format for format in FORMATS if not format.is_served]

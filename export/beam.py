@@ -18,7 +18,7 @@ from descargan_tf.files import reason
 from descargan_tf.names import one_line
 from descargan_tf.prediction.table import TABLE, refuse_folder_of_inputs
 
-from .answers import other_images
+from .answers import tell_what_is_passed_over
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -59,9 +59,8 @@ def _run(argv):
             Path(output_dir).mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(f"--output_dir={output_dir} cannot be written: {reason(error)}") from error
-    others = other_images(Path(source)) if os.path.isdir(source) else ""
-    if others:
-        print(f"passed over in {source}: {others}", file=sys.stderr)
+    if os.path.isdir(source):
+        tell_what_is_passed_over(Path(source))
     try:
         pipeline = apache_beam.Pipeline(options=options)
     except (ValueError, ImportError) as error:

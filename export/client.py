@@ -40,7 +40,7 @@ from descargan_tf.prediction.table import TABLE, labels, output_names, refuse_fo
 from descargan_tf.types import CLASS_NAMES
 
 from . import connection, refusals
-from .answers import SIGNATURE, Answer, check_content, find_inputs, other_images, read_image
+from .answers import SIGNATURE, Answer, check_content, find_inputs, read_image, tell_what_is_passed_over
 
 BUSY = (429, 503)  # "later", said by the server itself; every other refusal would be repeated
 
@@ -341,9 +341,7 @@ def _run(argv):
     logging.getLogger("urllib3").setLevel(logging.ERROR)  # its notes on every retry would tear the progress bar
     files = find_inputs(arguments.files)
     for folder in filter(Path.is_dir, arguments.files):
-        others = other_images(folder)
-        if others:
-            print(f"passed over in {folder}: {others}", file=sys.stderr)
+        tell_what_is_passed_over(folder)
     with Client(
         arguments.url,
         arguments.model_name,
