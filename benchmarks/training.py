@@ -47,7 +47,7 @@ class Work:
     profile: str = ""  # folder
 
     def measured(self):
-        """The answer of a process of its own: {"seconds", "megabytes", ...}, or None where the engine is missing."""
+        """The answer of a process of its own: {"seconds", "megabytes", ...}."""
         command = [sys.executable, __file__, "--work", json.dumps(dataclasses.asdict(self))]
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
         return json.loads(done.stdout.splitlines()[-1])
@@ -73,7 +73,7 @@ def compute(work: Work) -> dict:
         found = {"flops": convolution_rate(work.precision)}
     else:
         found = rounds(work)
-    return {**found, "megabytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3}
+    return {**found, "megabytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6}
 
 
 def rounds(work):
@@ -83,17 +83,14 @@ def rounds(work):
     surroundings.settle()
     with surroundings.loading():
         import tensorflow as tf
-    import keras
     import numpy as np
 
-    from descargan_tf.hardware import keep_freed_memory, leave_activations_unfused
+    from descargan_tf.hardware import keep_freed_memory
     from descargan_tf.run_folder import build_method, configure
-    from descargan_tf.training.step import TensorFlowEngine, all_devices
+    from descargan_tf.training.backends import engine_maker, seed_initial_weights
     from descargan_tf.types import Split
 
     keep_freed_memory()
-    leave_activations_unfused()
-    keras.utils.set_random_seed(0)
     rules = "synthetic_reference" if work.rules == "program" else "synthetic"
     config = configure(
         [
@@ -109,9 +106,9 @@ def rounds(work):
     )
     images = np.random.default_rng(0).uniform(-1, 1, (4 * work.batch, work.size, work.size, 1)).astype("float32")
     split = Split(images, np.repeat([0, 1], 2 * work.batch), None, [str(i) for i in range(len(images))])
-    engine = TensorFlowEngine(
-        lambda: build_method(config), all_devices(), split, batch_size=work.batch, seed=0, clip_norm=config.clip_norm
-    )
+    make_engine = engine_maker(config, build_method)
+    seed_initial_weights(config)
+    engine = make_engine(config, split)
     started = time.perf_counter()
     engine.rounds([1.0])
     first = time.perf_counter() - started
@@ -208,7 +205,7 @@ def profile_table(folder):
 def beside_pytorch(given):
     """The first table."""
     with_pytorch = importlib.util.find_spec("torch") is not None
-    precisions = ["float32", "bfloat16"] if given.bfloat16 else ["float32"]
+    precisions = list(dict.fromkeys(["float32", given.precision]))
     ceiling = {p: Work("ceiling", p).measured()["flops"] for p in precisions}
     rates = ", ".join(f"{rate / 1e12:.2f} TFLOP/s in {precision}" for precision, rate in ceiling.items())
     print(f"fastest convolution: {rates}\n")
@@ -248,14 +245,13 @@ _COSTS = {"size": (64, 128, 256, 512), "batch": (2, 4, 10, 16, 32, 64), "filters
 
 
 def cost(given):
-    """Seconds a round and memory over size, batch and filters, against the arithmetic; a plot into a folder."""
-    precision = "bfloat16" if given.bfloat16 else "float32"
+    """Seconds a round and memory over size, batch and filters, against the arithmetic; a plot into a file."""
     rows = []
     print("| size, batch, filters | GFLOP a round | s a round | GFLOP/s | MB |\n|---|---:|---:|---:|---:|")
     for name, values in _COSTS.items():
         for value in values:
             middle = {**_MIDDLE, "batch": 4} if name == "size" else _MIDDLE
-            work = Work(precision=precision, rules="paper", critic_updates=1, **{**middle, name: value})
+            work = Work(precision=given.precision, rules="paper", critic_updates=1, **{**middle, name: value})
             found = work.measured()
             flops = sum(found["flops"].values())
             rows.append((name, value, flops, found["seconds"], found["megabytes"]))
@@ -286,15 +282,14 @@ def plot(rows, file):
 
 def profile(given):
     """The second table: a round's operations."""
-    precision = "bfloat16" if given.bfloat16 else "float32"
     size, batch, filters = given.sizes[0]
     with tempfile.TemporaryDirectory() as folder:
         folder = given.profile_dir or folder
-        work = Work(precision=precision, size=size, batch=batch, filters=filters, repeats=1, profile=folder)
+        work = Work(precision=given.precision, size=size, batch=batch, filters=filters, repeats=1, profile=folder)
         seconds = work.measured()["seconds"]
         table = profile_table(folder)
     whole = sum(row[1] for row in table)
-    print(f"{size}, {batch}, {filters}, {precision}: {seconds:.2f} s a round, {whole:.2f} s in operations\n")
+    print(f"{size}, {batch}, {filters}, {given.precision}: {seconds:.2f} s a round, {whole:.2f} s in operations\n")
     print("| operation | s | share | calls |\n|---|---:|---:|---:|")
     for kind, spent, calls in table[:15]:
         print(f"| {kind} | {spent:.3f} | {spent / whole:.1%} | {calls} |")
@@ -333,7 +328,7 @@ def main(arguments=None):
     with surroundings.loading():
         from descargan_tf.hardware import fast_precision
 
-    given.bfloat16 = fast_precision() == "bfloat16"
+    given.precision = fast_precision()
     packages = [name for name in ("tensorflow", "torch") if importlib.util.find_spec(name)]
     print(machine.about(*packages), flush=True)
     (profile if given.profile else cost if given.cost else beside_pytorch)(given)
