@@ -181,6 +181,7 @@ def parts():
 
     shapes = (2, 8, 8, 3), (3, 3, 3, 5), (80, 7)
     poolings()
+    convolutions()
     found["flops"] = _flops(jax.make_jaxpr(program)(*map(jnp.zeros, shapes)).jaxpr)
     return found
 
@@ -203,6 +204,36 @@ def poolings():
     np.testing.assert_array_equal(ours, theirs)
     assert np.isnan(MaxPooling2D(2)(x.at[0, 0, 1, 0].set(jnp.nan))[0, 0, 0, 0])
     assert np.isnan(MaxPooling2D(2)(x.at[0, 0, 0, 0].set(jnp.nan))[0, 0, 0, 0])
+
+
+def convolutions():
+    """Those that are computed otherwise for a GPU's sake, and Keras' own: values and both gradients."""
+    import jax
+    import jax.numpy as jnp
+
+    from descargan_tf.models.blocks import OneChannelConv2D, UpsampleConv2D
+
+    random = np.random.default_rng(0)
+    x = jnp.asarray(random.normal(size=(2, 6, 4, 3)), jnp.float32)
+    upsampled = keras.Sequential([keras.layers.UpSampling2D(2), keras.layers.Conv2D(5, 3, padding="same")])
+    for ours, theirs in (
+        (UpsampleConv2D(5), upsampled),
+        (OneChannelConv2D(), keras.layers.Conv2D(1, 3, padding="same")),
+    ):
+        for layer in (ours, theirs):
+            layer.build(x.shape)
+        bias = ours.bias
+        bias.assign(random.normal(size=bias.shape))
+        like = jnp.asarray(random.normal(size=ours(x).shape), jnp.float32)
+
+        def products(x, kernel, layer, like=like, bias=bias):
+            with keras.StatelessScope(list(zip(layer.weights, (kernel, bias), strict=True))):
+                return jnp.sum(layer(x) * like)
+
+        found = [jax.value_and_grad(products, (0, 1))(x, ours.kernel.value, layer) for layer in (ours, theirs)]
+        for mine, other in zip(*map(jax.tree.leaves, found), strict=True):
+            np.testing.assert_allclose(mine, other, rtol=1e-4, atol=1e-4)
+    assert OneChannelConv2D.from_config(ours.get_config()).get_config() == ours.get_config()
 
 
 if __name__ == "__main__":
