@@ -76,7 +76,7 @@ BACKENDS = {
         "training/backends.py",
         "training/step.py",
     },
-    "jax": {"hardware.py", "training/jax_random.py", "training/jax_step.py"},
+    "jax": {"models/blocks.py", "hardware.py", "training/jax_random.py", "training/jax_step.py"},
 }
 
 

@@ -6,8 +6,8 @@ import tensorflow as tf
 
 from descargan_tf.models.blocks import (
     BatchNormalization,
+    Conv2D,
     MaxPooling2D,
-    OneChannelConv2D,
     UpsampleConv2D,
     estimate_statistics,
     fix_statistics,
@@ -205,7 +205,7 @@ def test_networks_are_functional_and_survive_keras_files(tmp_path):
         custom_objects={
             "BatchNormalization": BatchNormalization,
             "MaxPooling2D": MaxPooling2D,
-            "OneChannelConv2D": OneChannelConv2D,
+            "Conv2D": Conv2D,
             "UpsampleConv2D": UpsampleConv2D,
             "LabelPlanes": type(model.get_layer("trunk").layers[2]),
         },

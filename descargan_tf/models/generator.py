@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from descargan_tf.models.blocks import BatchNormalization, MaxPooling2D, OneChannelConv2D, UpsampleConv2D, policy
+from descargan_tf.models.blocks import BatchNormalization, Conv2D, MaxPooling2D, UpsampleConv2D, policy
 from descargan_tf.types import CLASS_NAMES
 
 _INITIAL_CHANGE = 0.1  # scale of the normalisation before the tanh of a change
@@ -43,20 +43,16 @@ def build_generator(
         A functional model from {image [B, H, W, 1] in [-1, 1], target [B, K] one-hot} to
         {healthy [B, H, W, 1], diseased [B, H, W, 1]}, float32 in [-1, 1]; with "change" in [-3, 3].
     """
-    dtype, last = policy(precision), policy(precision, last=True)
+    dtype = policy(precision)
 
     def normalise_activate(x, dtype=dtype, activation="relu", scale=1.0):
         x = BatchNormalization(inference_statistics, initial_scale=scale, dtype=dtype)(x)
         return keras.layers.Activation(activation, dtype=dtype)(x)
 
-    def block(x, n):
+    def block(x, n, dtype=dtype, activation="relu", scale=1.0):
         # The bias before a normalisation is without effect; it stays for the paper's parameter count (D3.5).
-        x = keras.layers.Conv2D(n, 3, padding="same", kernel_initializer="he_normal", dtype=dtype)(x)
-        return normalise_activate(x)
-
-    def image_block(x, scale=1.0):
-        x = OneChannelConv2D(kernel_initializer="he_normal", dtype=last)(x)
-        return normalise_activate(x, last, "tanh", scale)
+        x = Conv2D(n, 3, padding="same", kernel_initializer="he_normal", dtype=dtype)(x)
+        return normalise_activate(x, dtype, activation, scale)
 
     def down(x, n):
         x = MaxPooling2D(2, dtype=dtype)(x)
@@ -85,15 +81,16 @@ def build_generator(
         y = keras.layers.Concatenate(dtype=dtype)([y, x0])
     trunk = keras.Model([image, target], y, name="trunk")
 
+    last = policy(precision, last=True)
     made = {}
     features = trunk([image, target])
     for name in dict.fromkeys(branches):
         z = keras.Input(trunk.output.shape[1:], dtype=trunk.output.dtype)
         if output == "image":
-            made[name] = keras.Model(z, image_block(block(z, n)), name=name)(features)
+            made[name] = keras.Model(z, block(block(z, n), 1, last, "tanh"), name=name)(features)
         else:
             x = keras.Input((image_size, image_size, 1))
-            change = image_block(block(z, n), _INITIAL_CHANGE)
+            change = block(block(z, n), 1, last, "tanh", _INITIAL_CHANGE)
             change = keras.layers.Rescaling(2.0, dtype=last)(change)
             made[name] = keras.Model([z, x], keras.layers.Add(dtype=last)([x, change]), name=name)([features, image])
     outputs = {name: made[branch] for name, branch in zip(CLASS_NAMES, branches, strict=True)}
