@@ -236,9 +236,8 @@ class Config(ServerFlags):
     discriminator_filters: int | None = _method_flag(int, "of the discriminator's first layer", low=1)
     batch_norm: str | None = _method_flag(
         str,
-        "statistics at inference: moving averages, each image's own (the authors' program's), or those of two kinds of "
-        "passes, for weights trained so",
-        choices=("moving", "per_image", "two_kinds"),
+        "statistics at inference: moving averages, or each image's own (the authors' program's)",
+        choices=("moving", "per_image"),
         of_run=False,
     )
 
@@ -345,11 +344,6 @@ class Config(ServerFlags):
         Raises:
             UserError: names the flags.
         """
-        if self.mode == "train" and self.batch_norm == "two_kinds":
-            raise UserError(
-                "--batch_norm=two_kinds is for weights that were trained with two kinds of passes, which is not done "
-                "here: leave it out."
-            )
         if self.mode == "train" and self.dataset == "synthetic" and not (self.num_train and self.num_validate):
             raise UserError(
                 f"--num_train={self.num_train} --num_validate={self.num_validate}: training needs both of them."

@@ -240,7 +240,7 @@ def assign(named: Mapping, weights: Mapping[str, np.ndarray], folder: Path) -> N
         where = "this configuration has it and they do not" if name in named else "they have it alone"
         raise UserError(
             f"the weights in {folder} are not of this configuration: of {name}, {where}. Leave out the flags that "
-            "change networks, --batch_norm among them, or take weights of this program's version."
+            "change networks, or take weights of this program's version."
         )
     for name, variable in named.items():
         if tuple(variable.shape) != weights[name].shape:

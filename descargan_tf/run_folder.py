@@ -21,7 +21,6 @@ from descargan_tf.errors import UserError
 from descargan_tf.files import is_partial, reason, write_atomically
 from descargan_tf.flags import RUN_FLAGS
 from descargan_tf.hardware import fast_precision
-from descargan_tf.methods import two_statistics
 from descargan_tf.methods.base import Method
 from descargan_tf.methods.saliency import explained
 from descargan_tf.training import checkpoint
@@ -303,8 +302,6 @@ def begun(config: Config) -> tuple[Method, list[str]]:
     theirs, weights = read_saved(folder / RUN_FLAGS), pretrained.load(folder)
     if theirs.method != config.method:
         raise UserError(f"--init_from={folder} is of --method={theirs.method}, this is {config.method}.")
-    if theirs.batch_norm == two_statistics.NAME:
-        weights = two_statistics.of_one_kind(weights)
     differing = [
         f"--{name} is {getattr(theirs, name)} there and {getattr(config, name)} here"
         for name in _SHAPING

@@ -13,7 +13,6 @@ from descargan_tf.data.images import Scaling
 from descargan_tf.export import reference, saved_model, warmup
 from descargan_tf.export.bytes_input import FileRule
 from descargan_tf.methods.descargan import DeScarGAN, DeScarGANSettings
-from descargan_tf.methods.two_statistics import KEEPING
 from descargan_tf.models.blocks import BatchNormalization
 from descargan_tf.training import checkpoint
 
@@ -49,11 +48,7 @@ def make_run(folder, *flags):
     method = run_folder.build_method(config)
     source = lively_method()
     for name, network in method.networks.items():
-        network.set_weights(source.networks.get(name, source.networks["generator"]).get_weights())
-    if KEEPING in method.networks:
-        for layer in statistics_of(method.networks[KEEPING]):
-            layer.moving_mean.assign(layer.moving_mean + 0.2)
-            layer.moving_variance.assign(layer.moving_variance * 1.5)
+        network.set_weights(source.networks[name].get_weights())
     arrays = {}
     for name, network in method.networks.items():
         arrays |= checkpoint.network_arrays("averaged" if name == "generator" else f"networks/{name}", network)

@@ -18,10 +18,10 @@ from hypothesis.extra import numpy as hnp
 from descargan_tf import pretrained, run_folder
 from descargan_tf.data import generation
 from descargan_tf.data.synthetic import SyntheticSettings
+from descargan_tf.errors import UserError
 from descargan_tf.evaluation import pages
 from descargan_tf.main import main
 from descargan_tf.methods import METHODS
-from descargan_tf.methods.two_statistics import KEEPING
 from descargan_tf.run_folder import configure
 from descargan_tf.training import checkpoint
 
@@ -42,7 +42,7 @@ def workplace(tmp_path_factory):
     try:
         settings = SyntheticSettings(image_size=64, num_train=4, num_validate=3, num_test=3)
         generation.generate("data/synthetic_64", settings, num_workers=1)
-        for name, kind in (("tiny", "two_kinds"), ("plain", "moving")):
+        for name, kind in (("tiny", "per_image"), ("plain", "moving")):
             exports.make_run(Path("runs") / name, f"--batch_norm={kind}", "--lambda_id=3")
             assert main(["main", "--mode=evaluate", f"--run_dir=runs/{name}"]) == 0
             note = "--publish_note=Made for a test."
@@ -139,11 +139,9 @@ def test_a_published_folder_holds_what_is_documented(inside):
         names = file.files
     assert not any("critic" in name for name in names)
     assert any(name.startswith("discriminator/classifier/") for name in names)
-    # Kernels are the same for both kinds of statistics.
-    assert not any(name.startswith(KEEPING) and name.endswith("kernel.float16") for name in names)
     text = Path(NAME, "flags.txt").read_text()
     assert "--lambda_id=3.0\n" in text
-    assert "--batch_norm=two_kinds\n" in text
+    assert "--batch_norm=per_image\n" in text
     assert "dir=" not in text
     assert "--latent_units" not in text  # no setting of the method
 
@@ -187,10 +185,10 @@ def test_evaluating_published_weights_finds_what_was_published(inside, capsys):
     for name, entry in before["metrics"]["image_units"].items():
         assert found["metrics"]["image_units"][name]["mean"] == pytest.approx(entry["mean"], abs=0.01), name
     assert found["threshold"]["image_units"] == before["threshold"]["image_units"]
-    assert (found["checkpoint"], found["batch_norm_inference"]) == (f"{NAME} (step 7)", "two_kinds")
+    assert (found["checkpoint"], found["batch_norm_inference"]) == (f"{NAME} (step 7)", "per_image")
     assert (found["training"]["rounds"], found["training"]["seconds"]) == (7, 90)
     assert found["command"] == (
-        f"python -m descargan_tf.main --mode=evaluate --run_dir=runs/again --checkpoint={NAME} --batch_norm=two_kinds "
+        f"python -m descargan_tf.main --mode=evaluate --run_dir=runs/again --checkpoint={NAME} --batch_norm=per_image "
         "--saliency=none"
     )
 
@@ -268,7 +266,7 @@ def test_publishing_twice_is_refused(refused, inside):
 
 
 def test_publishing_without_an_evaluation_is_refused(refused, inside):
-    exports.make_run(Path("runs/young"), "--batch_norm=two_kinds")
+    exports.make_run(Path("runs/young"), "--batch_norm=per_image")
     message = refused("--mode=publish", "--run_dir=runs/young")
     assert "not evaluated when it was published" in message
     assert "--mode=evaluate --run_dir=runs/young --checkpoint=7" in message
@@ -313,15 +311,18 @@ def test_results_do_not_go_into_another_run(refused):
     assert "--run_dir=runs/plain is a run of its own" in message
 
 
+def test_other_networks_than_the_published_ones_are_refused(refused):
+    message = refused("--mode=evaluate", f"--checkpoint={NAME}", "--generator_filters=4")
+    assert "pretrained/tiny was made with other settings: --generator_filters is 3 there and 4" in message
+
+
 @pytest.mark.parametrize(
-    ("flag", "words"),
-    [
-        ("--generator_filters=4", "pretrained/tiny was made with other settings: --generator_filters is 3 there and 4"),
-        ("--batch_norm=moving", "are not of this configuration: of generator_keeping/"),
-    ],
+    ("there", "here", "whose"), [(1, 2, "this configuration has it"), (2, 1, "they have it alone")]
 )
-def test_other_networks_than_the_published_ones_are_refused(refused, flag, words):
-    assert words in refused("--mode=evaluate", f"--checkpoint={NAME}", flag)
+def test_weights_of_other_layers_are_refused(there, here, whose):
+    names = ["generator/00_Conv2D/kernel", "generator/01_Conv2D/kernel"]
+    with pytest.raises(UserError, match=f"weights in x are not of this configuration: of {names[1]}, {whose}"):
+        pretrained.assign(dict.fromkeys(names[:here]), dict.fromkeys(names[:there]), Path("x"))
 
 
 def test_publishing_what_is_published_is_refused(refused):

@@ -4,7 +4,6 @@ import dataclasses
 from collections.abc import Mapping
 
 from descargan_tf.errors import UserError
-from descargan_tf.methods import two_statistics
 from descargan_tf.methods.base import Method
 from descargan_tf.methods.dcls import DCls, DClsSettings
 from descargan_tf.methods.densenet169 import DenseNet169, DenseNet169Settings
@@ -12,7 +11,6 @@ from descargan_tf.methods.descargan import DeScarGAN, DeScarGANSettings
 from descargan_tf.methods.descargan_program import ProgramDeScarGAN
 from descargan_tf.methods.fpgan import FPGAN, FPGANSettings
 from descargan_tf.methods.stargan import StarGAN, StarGANSettings
-from descargan_tf.methods.two_statistics import TwoStatistics
 from descargan_tf.methods.vae import VAE, VAESettings
 from descargan_tf.methods.vagan import VAGAN, VAGANSettings
 
@@ -24,7 +22,6 @@ class Entry:
     method: type[Method]
     settings: type  # a dataclass whose fields are flags, with the method's own defaults
     program: type[Method] | None = None  # `--rules=program`, where the authors' program does otherwise than their text
-    two_kinds: type[Method] | None = None  # `--batch_norm=two_kinds`, where there are weights with such statistics
 
     @property
     def setting_names(self) -> set[str]:
@@ -38,7 +35,7 @@ class Entry:
 
 
 METHODS = {
-    "descargan": Entry(method=DeScarGAN, settings=DeScarGANSettings, program=ProgramDeScarGAN, two_kinds=TwoStatistics),
+    "descargan": Entry(method=DeScarGAN, settings=DeScarGANSettings, program=ProgramDeScarGAN),
     "stargan": Entry(method=StarGAN, settings=StarGANSettings),
     "fpgan": Entry(method=FPGAN, settings=FPGANSettings),
     "vagan": Entry(method=VAGAN, settings=VAGANSettings),
@@ -89,9 +86,5 @@ def build(name: str, values: Mapping) -> Method:
         )
     if values.get("rules") == "program":
         kind = chosen.program or kind
-    if values.get("batch_norm") == two_statistics.NAME:
-        if chosen.two_kinds is None:
-            raise UserError(f"--batch_norm={two_statistics.NAME}: --method={name} has no such weights.")
-        kind = chosen.two_kinds
     given = {key: value for key, value in values.items() if key in chosen.setting_names and value is not None}
     return kind(chosen.settings(**given))
