@@ -90,16 +90,37 @@ def encoded(dataset, syntax):
     return {"implicit_vr": False, "little_endian": False} if syntax == uid.ExplicitVRBigEndian else {}
 
 
-def lossless_jpeg(pixels, bits):
-    """ITU-T T.81, process 14, selection value 1, of [H, W] with `bits` that count: every difference in full.
+def lossless_jpeg(pixels, bits, predictor=1, point_transform=0, rows_an_interval=0):
+    """ITU-T T.81, process 14, of [H, W] with `bits` that count: every difference in full.
 
     The Huffman table gives each of the 17 categories five bits, so that nothing is compressed and all is legal.
     """
-    values = pixels.astype(np.int64) & ((1 << bits) - 1)
+    values = (pixels.astype(np.int64) & ((1 << bits) - 1)) >> point_transform
+    height, width = pixels.shape
+    rows = rows_an_interval or height
+    start = 1 << (bits - point_transform - 1)
+    intervals = [_coded(values[top : top + rows], predictor, start) for top in range(0, height, rows)]
+    marked = [data + bytes([0xFF, 0xD0 + number % 8]) for number, data in enumerate(intervals)]
+    return b"".join(
+        (
+            b"\xff\xd8",
+            _segment(0xC4, bytes([0, 0, 0, 0, 0, 17, *[0] * 11, *range(17)])),
+            _segment(0xDD, struct.pack(">H", rows * width)) if rows_an_interval else b"",
+            _segment(0xC3, struct.pack(">BHHB", bits, height, width, 1) + bytes([1, 0x11, 0])),
+            _segment(0xDA, bytes([1, 1, 0, predictor, 0, point_transform])),
+            *marked[:-1],
+            intervals[-1],
+            b"\xff\xd9",
+        )
+    )
+
+
+def _coded(values, predictor, start):
+    """A restart interval (H.1.2)."""
     predicted = np.empty_like(values)
-    predicted[:, 1:] = values[:, :-1]
-    predicted[1:, 0] = values[:-1, 0]
-    predicted[0, 0] = 1 << (bits - 1)
+    predicted[0, 0], predicted[0, 1:], predicted[1:, 0] = start, values[0, :-1], values[:-1, 0]
+    a, b, c = values[1:, :-1], values[:-1, 1:], values[:-1, :-1]
+    predicted[1:, 1:] = (a, b, c, a + b - c, a + ((b - c) >> 1), b + ((a - c) >> 1), (a + b) >> 1)[predictor - 1]
     found = []
     for difference in ((values - predicted + (1 << 15)) % (1 << 16) - (1 << 15)).ravel().tolist():
         category = 16 if difference == -(1 << 15) else abs(difference).bit_length()
@@ -108,18 +129,7 @@ def lossless_jpeg(pixels, bits):
             found.append(f"{difference if difference > 0 else difference + (1 << category) - 1:0{category}b}")
     text = "".join(found)
     text += "1" * (-len(text) % 8)
-    coded = int(text, 2).to_bytes(len(text) // 8, "big").replace(b"\xff", b"\xff\x00")
-    height, width = pixels.shape
-    return b"".join(
-        (
-            b"\xff\xd8",
-            _segment(0xC4, bytes([0, 0, 0, 0, 0, 17, *[0] * 11, *range(17)])),
-            _segment(0xC3, struct.pack(">BHHB", bits, height, width, 1) + bytes([1, 0x11, 0])),
-            _segment(0xDA, bytes([1, 1, 0, 1, 0, 0])),
-            coded,
-            b"\xff\xd9",
-        )
-    )
+    return int(text, 2).to_bytes(len(text) // 8, "big").replace(b"\xff", b"\xff\x00")
 
 
 def _segment(marker, content):

@@ -6,12 +6,13 @@ A few hundred bytes can ask a decoder for gigabytes: by a size that is not the i
 
 import itertools
 import struct
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from descargan_tf.errors import UserError
 
 _SOI = b"\xff\xd8"
-_SOF = (*(set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}), 0xF7)  # tables lie between them; the last is JPEG-LS
+SOF = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}  # tables lie between them; the last is JPEG-LS
 _SOC, _SIZ = b"\xff\x4f", b"\xff\x51"
 _COD, _COC, _SOT, _SOD, _EOC = 0x52, 0x53, 0x90, 0x93, 0xD9
 # What may stand in the headers of JPEG 2000 (ITU-T T.800 table A.2, T.801, T.814); a length stands behind each.
@@ -39,11 +40,22 @@ def jpeg_size(stream: bytes) -> Size | None:
     """
     if not stream.startswith(_SOI):
         return None
-    for marker, position in _segments(stream, len(_SOI)):
-        if marker in _SOF and position + 8 <= len(stream):
+    for marker, position in jpeg_segments(stream):
+        if marker in SOF and position + 8 <= len(stream):
             bits, height, width, channels = struct.unpack_from(">BHHB", stream, position + 2)
             return Size(height, width, channels, bits)
     return None
+
+
+def jpeg_segments(stream: bytes) -> Iterator[tuple[int, int]]:
+    """Markers behind a stream's first, and where the length behind each of them lies; up to what is none."""
+    position = len(_SOI)
+    while position + 4 <= len(stream) and stream[position] == 0xFF:
+        if stream[position + 1] == 0xFF:  # filling
+            position += 1
+            continue
+        yield stream[position + 1], position + 2
+        position += 2 + int.from_bytes(stream[position + 2 : position + 4], "big")
 
 
 def jpeg_2000_size(stream: bytes) -> Size | None:
@@ -121,18 +133,8 @@ def without_boxes(stream: bytes) -> bytes:
     return b""
 
 
-def _segments(stream, position):
-    """Markers, and where the length behind each of them lies."""
-    while position + 4 <= len(stream) and stream[position] == 0xFF:
-        if stream[position + 1] == 0xFF:  # filling
-            position += 1
-            continue
-        yield stream[position + 1], position + 2
-        position += 2 + int.from_bytes(stream[position + 2 : position + 4], "big")
-
-
 def _jpeg_2000_segments(stream, position):
-    """As `_segments`, of the main header and those of all tile-parts.
+    """As `jpeg_segments`, of the main header and those of all tile-parts.
 
     Behind what it does not know, a decoder goes on with whatever looks like a marker, and nobody could tell with which.
     """

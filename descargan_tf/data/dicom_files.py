@@ -23,6 +23,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from descargan_tf.data import dicom_decoders
 from descargan_tf.data.codestreams import jpeg_2000_size, jpeg_size, unpacks_within, without_boxes
 from descargan_tf.data.formats import IMAGE_SUFFIXES
 from descargan_tf.data.images import MAX_PIXELS
@@ -35,10 +36,6 @@ _INDEX = "DICOMDIR"  # of a medium; it begins as images do
 _META_BEGINS = 144  # a preamble, DICM, and the element that says how long the rest of the meta information is
 _MAX_BYTES = 2**29  # of a file, deflated or not: four times what 16-bit pixels of MAX_PIXELS take
 _NEEDED = ("Rows", "Columns", "BitsAllocated", "BitsStored", "PixelRepresentation", "PhotometricInterpretation")
-_NO_DECODER = (
-    "is compressed ({}), and no installed decoder reads that: pip install -r requirements-medical.txt, or have it "
-    "exported without compression"
-)
 _GRAY = ("MONOCHROME1", "MONOCHROME2")
 _SYNTAX = "TransferSyntaxUID"
 _TAGS = ("PatientID", "StudyInstanceUID", "AccessionNumber", "ViewPosition", "ManufacturerModelName")
@@ -174,7 +171,7 @@ def _refusal(path, dataset, found):
         with _own_words(path):
             _refuse_other_kinds(dataset, found.kind)
             syntax = dataset.file_meta.TransferSyntaxUID
-            is_as_stored = not (_decoder(syntax).is_encapsulated or syntax == DeflatedExplicitVRLittleEndian)
+            is_as_stored = not dicom_decoders.is_encapsulated(syntax) and syntax != DeflatedExplicitVRLittleEndian
             if is_as_stored and found.num_bytes < (needed := _bytes_of_frame(dataset)):
                 raise UserError(f"ends too early: {found.num_bytes} of the {needed} bytes of its pixels are there")
     except UserError as error:
@@ -293,40 +290,16 @@ def _stored(dataset):
     Raises:
         UserError: without the file's name.
     """
-    from pydicom.pixels import pixel_array
-    from pydicom.uid import JPEGExtended12Bit
-
     syntax = dataset.file_meta.TransferSyntaxUID
-    is_encapsulated = _decoder(syntax).is_encapsulated
-    try:
-        bits = _bits_of_frame(dataset, syntax) if is_encapsulated else _bits_of_whole(dataset)
-        values = pixel_array(dataset, index=0, correct_unused_bits=False)
-    except NotImplementedError:
-        raise UserError(_NO_DECODER.format(_spoken(syntax))) from None
-    except RuntimeError:
-        if syntax == JPEGExtended12Bit and bits > 8:  # which Pillow takes for its own, and cannot read
-            raise UserError(_NO_DECODER.format(_spoken(syntax))) from None
-        raise UserError(f"its pixels are damaged ({_spoken(syntax)})") from None
+    if dicom_decoders.is_encapsulated(syntax):
+        frame, bits = _frame(dataset, syntax)
+    else:
+        _refuse_frames(dataset)
+        frame, bits = None, int(dataset.BitsStored)
+    values = dicom_decoders.decode(dataset, frame, bits)
     if values.shape != (dataset.Rows, dataset.Columns):
         raise UserError(f"its pixels are {list(values.shape)}, and its header says {dataset.Rows}x{dataset.Columns}")
     return values
-
-
-def _decoder(syntax):
-    """What reads a transfer syntax.
-
-    Raises:
-        UserError: nothing that is installed; without the file's name.
-    """
-    from pydicom.pixels import get_decoder
-
-    try:
-        decoder = get_decoder(syntax)
-    except NotImplementedError:
-        decoder = None
-    if decoder is None or not decoder.is_available:
-        raise UserError(_NO_DECODER.format(_spoken(syntax))) from None
-    return decoder
 
 
 def _without_overlays(dataset, values):
@@ -347,13 +320,8 @@ def _is_padding(dataset, values):
     return (values >= min(ends)) & (values <= max(ends))
 
 
-def _spoken(syntax):
-    """A transfer syntax by its name in the standard; of others nothing is known, and nothing quoted."""
-    return syntax.name if syntax.name != str(syntax) else "of an unknown kind"
-
-
-def _bits_of_whole(dataset):
-    """How many bits a value has in what is not compressed, and found to be one frame.
+def _refuse_frames(dataset):
+    """Several of them, not compressed, where the header says one.
 
     Raises:
         UserError: without the file's name.
@@ -361,15 +329,14 @@ def _bits_of_whole(dataset):
     frame = _bytes_of_frame(dataset)
     if len(dataset.PixelData) >= 2 * frame:
         raise UserError(f"holds the pixels of {len(dataset.PixelData) // frame} frames, and its header says one")
-    return int(dataset.BitsStored)
 
 
 def _bytes_of_frame(dataset):
     return int(dataset.Rows) * int(dataset.Columns) * int(dataset.BitsAllocated) // 8
 
 
-def _bits_of_frame(dataset, syntax):
-    """How many bits a value has in the compressed frame, which is found to be one, and of the size that is said.
+def _frame(dataset, syntax):
+    """The compressed frame, which is found to be one and of the size that is said, and how many bits its values have.
 
     Raises:
         UserError: without the file's name.
@@ -386,8 +353,8 @@ def _bits_of_frame(dataset, syntax):
     frame = frames[0]
     if syntax == RLELossless:  # says no size, and is decoded into the header's
         if not unpacks_within(frame, int(dataset.Rows) * int(dataset.Columns)):
-            raise UserError(f"its pixels are damaged ({_spoken(syntax)})")
-        return int(dataset.BitsStored)
+            raise dicom_decoders.damaged(syntax)
+        return frame, int(dataset.BitsStored)
     if syntax in JPEG2000TransferSyntaxes:
         if (stream := without_boxes(frame)) is not frame:
             dataset.PixelData, frame = encapsulate([stream]), stream
@@ -395,7 +362,7 @@ def _bits_of_frame(dataset, syntax):
     else:
         size = jpeg_size(frame)
     if size is None:
-        raise UserError(f"its pixels are damaged ({_spoken(syntax)})")
+        raise dicom_decoders.damaged(syntax)
     if (size.height, size.width) != (dataset.Rows, dataset.Columns):
         said = f"{dataset.Rows}x{dataset.Columns}"
         raise UserError(f"its compressed pixels are {size.height}x{size.width}, and its header says {said}")
@@ -404,7 +371,7 @@ def _bits_of_frame(dataset, syntax):
             f"its compressed pixels have {size.channels} channels of {size.bits} bits, and its header says one of "
             f"{dataset.BitsAllocated}"
         )
-    return size.bits
+    return frame, size.bits
 
 
 def _shown(dataset, values, is_padding):
