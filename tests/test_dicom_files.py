@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from dicom_writing import SENTINEL, radiograph, write
+from dicom_writing import SENTINEL, encoded, radiograph, write
 from pydicom import uid
 from pydicom.dataset import Dataset
 
@@ -217,24 +217,35 @@ def test_padding_that_no_pixel_can_have_is_none(tmp_path):
         uid.RLELossless,
         uid.JPEG2000Lossless,
         uid.JPEGLSLossless,
+        uid.JPEGLossless,
+        uid.JPEGLosslessSV1,
     ],
     ids=lambda syntax: syntax.name.replace(" ", "_"),
 )
 def test_lossless_transfer_syntaxes_give_the_same_pixels(tmp_path, syntax):
     dataset = radiograph(RAMP, BitsStored=12)
-    if syntax.is_compressed and syntax != uid.DeflatedExplicitVRLittleEndian:
-        dataset.compress(syntax, generate_instance_uid=False)
-    else:
-        if syntax == uid.ExplicitVRBigEndian:
-            dataset.PixelData = RAMP.astype(">u2").tobytes()
-        dataset.file_meta.TransferSyntaxUID = syntax
-    path = tmp_path / "a.dcm"
-    dataset.save_as(
-        path,
-        enforce_file_format=True,
-        **({"implicit_vr": False, "little_endian": False} if syntax == uid.ExplicitVRBigEndian else {}),
-    )
+    path = write(tmp_path / "a.dcm", dataset, **encoded(dataset, syntax))
     np.testing.assert_array_equal(read_dicom(path).values, RAMP)
+
+
+@pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
+@pytest.mark.parametrize(
+    ("dtype", "stored"),
+    [
+        *((np.uint8, stored) for stored in (7, 8)),
+        *((np.uint16, stored) for stored in (8, 10, 12, 15, 16)),
+        *((np.int8, 8), (np.int16, 12), (np.int16, 16)),
+    ],
+)
+@pytest.mark.parametrize("syntax", [uid.JPEGLossless, uid.JPEGLosslessSV1])
+def test_lossless_jpeg_of_all_depths_and_signs(tmp_path, syntax, dtype, stored, photometric):
+    low, high = (-(1 << stored - 1), 1 << stored - 1) if np.dtype(dtype).kind == "i" else (0, 1 << stored)
+    pixels = np.random.default_rng(stored).integers(low, high, (33, 20)).astype(dtype)
+    dataset = radiograph(pixels, BitsStored=stored, PhotometricInterpretation=photometric)
+    wanted = shown(tmp_path, dataset)
+    found = read_dicom(write(tmp_path / "b.dcm", dataset, **encoded(dataset, syntax)))
+    np.testing.assert_array_equal(found.values, wanted.values)
+    assert (found.values.dtype, *found[1:]) == (wanted.values.dtype, *wanted[1:])
 
 
 def test_baseline_jpeg_is_read(tmp_path):
@@ -253,16 +264,46 @@ def test_baseline_jpeg_is_read(tmp_path):
     assert np.abs(shown(tmp_path, dataset).values.astype(int) - pixels).max() <= 3
 
 
-def test_what_no_decoder_reads_is_told_with_the_remedy(tmp_path):
-    from pydicom.encaps import encapsulate
-
+def test_what_no_decoder_reads_is_told_with_the_remedy(tmp_path, monkeypatch):
     dataset = radiograph(RAMP)
-    dataset.PixelData = encapsulate([b"\xff\xd8\xff\xd9"])
-    dataset["PixelData"].is_undefined_length = True
-    dataset.file_meta.TransferSyntaxUID = uid.JPEGLosslessSV1
-    text = refusal(write(tmp_path / "a.dcm", dataset))
-    assert "is compressed (JPEG Lossless" in text
-    assert "pip install -r requirements-medical.txt" in text
+    encoded(dataset, uid.JPEGLosslessSV1)
+    path = write(tmp_path / "a.dcm", dataset)
+    remedy = (
+        ", and no installed decoder reads that: pip install -r requirements-medical.txt, or have it exported without "
+        "compression"
+    )
+    with monkeypatch.context() as without:
+        without.setattr("importlib.util.find_spec", lambda name: None)
+        said = f"is compressed ({uid.JPEGLosslessSV1.name}){remedy}"
+        assert refusal(path) == said
+        assert read_tags(path).refusal == f"{path}: {said}"
+    dataset.file_meta.TransferSyntaxUID = uid.MPEG2MPML
+    assert refusal(write(path, dataset)) == f"is compressed (MPEG2 Main Profile / Main Level){remedy}"
+
+
+def test_decoders_do_not_depend_on_what_else_is_installed(tmp_path, monkeypatch):
+    """GDCM, which ends the process on some files, and decoders that are not required are tried last or never."""
+    tried = []
+
+    def decode(*_, decoding_plugin="", **__):
+        tried.append(decoding_plugin)
+        raise RuntimeError("of pydicom")
+
+    everything = ("gdcm", "pillow", "pydicom", "pyjpegls", "pylibjpeg")
+    monkeypatch.setattr("pydicom.pixels.decoders.base.Decoder.available_plugins", everything)
+    monkeypatch.setattr("pydicom.pixels.pixel_array", decode)
+    wanted = {
+        uid.JPEGBaseline8Bit: ["pillow", "pyjpegls", "pylibjpeg"],
+        uid.JPEGLSLossless: ["pillow", "pyjpegls", "pylibjpeg"],
+        uid.JPEG2000Lossless: ["pylibjpeg", "pillow", "pydicom"],
+        uid.RLELossless: ["pylibjpeg", "pillow", "pydicom"],
+    }
+    for syntax, names in wanted.items():
+        dataset = radiograph(RAMP.astype(np.uint8))
+        how = encoded(dataset, syntax)
+        tried.clear()
+        assert refusal(write(tmp_path / "a.dcm", dataset, **how)) == f"its pixels are damaged ({syntax.name})"
+        assert tried == names
 
 
 def test_damaged_compressed_pixels(tmp_path):

@@ -7,6 +7,7 @@ import os
 import numpy as np
 import pytest
 from dicom_writing import SENTINEL, radiograph
+from dicom_writing import encoded as in_syntax
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -29,7 +30,12 @@ FUZZ = settings(
     database=None,
 )
 PIXELS = np.arange(36 * 40, dtype=np.uint16).reshape(36, 40) * 2  # of 12 bits; JPEG 2000 is not written any smaller
-COMPRESSED = {"rle": uid.RLELossless, "jpeg2000": uid.JPEG2000Lossless, "jpegls": uid.JPEGLSLossless}
+COMPRESSED = {
+    "rle": uid.RLELossless,
+    "jpeg2000": uid.JPEG2000Lossless,
+    "jpegls": uid.JPEGLSLossless,
+    "lossless_jpeg": uid.JPEGLosslessSV1,
+}
 PLAIN = {
     "implicit": uid.ImplicitVRLittleEndian,
     "explicit": uid.ExplicitVRLittleEndian,
@@ -85,7 +91,7 @@ def encoded(dataset, syntax):
     file = io.BytesIO()
     if syntax in COMPRESSED:
         whole = radiograph(PIXELS, BitsStored=12)
-        whole.compress(COMPRESSED[syntax], generate_instance_uid=False)
+        in_syntax(whole, COMPRESSED[syntax])
         dataset.PixelData = whole.PixelData
     elif syntax == "jpeg":
         picture = io.BytesIO()

@@ -6,7 +6,7 @@ import struct
 
 import numpy as np
 import pytest
-from dicom_writing import radiograph, write
+from dicom_writing import encoded, radiograph, write
 from pydicom import uid
 from pydicom.encaps import encapsulate, generate_frames
 
@@ -21,7 +21,7 @@ DAMAGED = "is damaged, ends too early, or is no DICOM by the standard"
 def compressed(syntax, pixels=RAMP, **tags):
     """A data set, and the one frame in it."""
     dataset = radiograph(pixels, BitsStored=12, **tags)
-    dataset.compress(syntax, generate_instance_uid=False)
+    encoded(dataset, syntax)
     return dataset, next(generate_frames(dataset.PixelData, number_of_frames=1))
 
 
@@ -139,11 +139,14 @@ def test_boxes_that_lead_nowhere_end(tmp_path, between):
     refusal(tmp_path, holding(dataset, boxes(stream, None, between)[:40]))
 
 
-@pytest.mark.parametrize("name", ["JPEGLSLossless", "JPEGBaseline8Bit"])
+@pytest.mark.parametrize("name", ["JPEGLSLossless", "JPEGBaseline8Bit", "JPEGLossless"])
 def test_jpeg_of_another_size_than_its_header_is_not_decoded(tmp_path, name, monkeypatch):
     monkeypatch.setattr("pydicom.pixels.pixel_array", lambda *args, **kwargs: pytest.fail("was decoded"))
-    dataset, stream = compressed(uid.JPEGLSLossless)
-    if name == "JPEGBaseline8Bit":
+    monkeypatch.setattr("pydicom_jpeg_decoder.decode_jpeg", lambda *args: pytest.fail("was decoded"))
+    dataset, stream = compressed(uid.JPEGLossless if name == "JPEGLossless" else uid.JPEGLSLossless)
+    if name == "JPEGLossless":
+        stream = changed(stream, b"\xff\xc3", 5, ">2H", 60000, 50000)
+    elif name == "JPEGBaseline8Bit":
         stream = b"\xff\xd8\xff\xe0\0\4ab\xff\xff\xc0\0\x0b\x08" + struct.pack(">2H", 60000, 50000) + b"\1\1\x11\0"
     else:
         stream = changed(stream, b"\xff\xf7", 5, ">2H", 60000, 50000)
@@ -151,7 +154,7 @@ def test_jpeg_of_another_size_than_its_header_is_not_decoded(tmp_path, name, mon
     assert refusal(tmp_path, holding(dataset, stream, syntax=getattr(uid, name))) == said
 
 
-@pytest.mark.parametrize("name", ["JPEGBaseline8Bit", "JPEGLSLossless", "JPEG2000"])
+@pytest.mark.parametrize("name", ["JPEGBaseline8Bit", "JPEGLSLossless", "JPEG2000", "JPEGLosslessSV1"])
 @pytest.mark.parametrize("content", [b"", b"\x89PNG\r\n\x1a\n", b"\xff\xd8", b"\xff\x4f\xff\x51"])
 def test_what_is_no_such_stream_is_not_given_to_a_decoder_that_takes_many(tmp_path, name, content, monkeypatch):
     monkeypatch.setattr("pydicom.pixels.pixel_array", lambda *args, **kwargs: pytest.fail("was decoded"))
@@ -159,7 +162,7 @@ def test_what_is_no_such_stream_is_not_given_to_a_decoder_that_takes_many(tmp_pa
     assert refusal(tmp_path, dataset).startswith("its pixels are damaged (JPEG")
 
 
-@pytest.mark.parametrize("syntax", [uid.JPEG2000Lossless, uid.RLELossless])
+@pytest.mark.parametrize("syntax", [uid.JPEG2000Lossless, uid.RLELossless, uid.JPEGLosslessSV1])
 def test_frames_that_the_header_does_not_know_are_not_decoded(tmp_path, syntax, monkeypatch):
     monkeypatch.setattr("pydicom.pixels.pixel_array", lambda *args, **kwargs: pytest.fail("was decoded"))
     dataset, stream = compressed(syntax)
