@@ -68,8 +68,12 @@ def write(path, dataset, **how):
     return path
 
 
-def encoded(dataset, syntax):
-    """A data set of `radiograph` in another transfer syntax, and what `save_as` must be told for it."""
+def encoded(dataset, syntax, **rules):
+    """A data set of `radiograph` in another transfer syntax, and what `save_as` must be told for it.
+
+    Args:
+        rules: of `lossless_jpeg`.
+    """
     pixels = np.frombuffer(dataset.PixelData, f"<{_kind(dataset)}{dataset.BitsAllocated // 8}")
     pixels = pixels.reshape(dataset.Rows, dataset.Columns)
     if syntax == uid.JPEGBaseline8Bit:
@@ -77,7 +81,7 @@ def encoded(dataset, syntax):
         Image.fromarray(pixels).save(buffer, "JPEG", quality=95)
         _encapsulate(dataset, buffer.getvalue())
     elif syntax in (uid.JPEGLossless, uid.JPEGLosslessSV1):
-        _encapsulate(dataset, lossless_jpeg(pixels, dataset.BitsStored))
+        _encapsulate(dataset, lossless_jpeg(pixels, dataset.BitsStored, **rules))
     elif syntax == uid.JPEG2000:
         dataset.compress(syntax, j2k_cr=[4], generate_instance_uid=False)
     elif syntax == uid.JPEGLSNearLossless:
