@@ -61,8 +61,7 @@ def decode(dataset, frame: bytes | None, bits: int) -> np.ndarray:
 
     syntax = dataset.file_meta.TransferSyntaxUID
     if is_lossless_jpeg(syntax):
-        scan = lossless_jpeg.scan_of(frame)
-        values = None if scan is None else lossless_jpeg.decode(scan)
+        values = lossless_jpeg.decode(frame)
         if values is None:
             raise damaged(syntax)
         num_bytes = int(dataset.BitsAllocated) // 8
