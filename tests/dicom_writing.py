@@ -4,6 +4,7 @@ import io
 import struct
 
 import numpy as np
+import scipy.fft
 from PIL import Image
 from pydicom import uid
 from pydicom.dataset import Dataset, FileMetaDataset
@@ -11,6 +12,12 @@ from pydicom.encaps import encapsulate
 from pydicom.uid import ComputedRadiographyImageStorage, ExplicitVRLittleEndian, generate_uid
 
 SENTINEL = "QZXSENTINEL"
+# JPEG by spectral selection and full progression
+RETIRED = (uid.UID("1.2.840.10008.1.2.4.53"), uid.UID("1.2.840.10008.1.2.4.55"))
+_ROW, _COLUMN = np.divmod(np.arange(64), 8)
+# Along diagonals, upwards on every other one (figure A.6).
+ZIGZAG = np.lexsort((np.where((_ROW + _COLUMN) % 2, _ROW, _COLUMN), _ROW + _COLUMN))
+_AC = [0, 0xF0, *(zeros << 4 | size for zeros in range(16) for size in range(1, 15))]
 _NAMES = """
 PatientName PatientID OtherPatientNames PatientAddress PatientComments PatientMotherBirthName InstitutionName
 InstitutionAddress ReferringPhysicianName PerformingPhysicianName OperatorsName StudyDescription SeriesDescription
@@ -72,7 +79,7 @@ def encoded(dataset, syntax, **rules):
     """A data set of `radiograph` in another transfer syntax, and what `save_as` must be told for it.
 
     Args:
-        rules: of `lossless_jpeg`.
+        rules: of `lossless_jpeg` or `extended_jpeg`.
     """
     pixels = np.frombuffer(dataset.PixelData, f"<{_kind(dataset)}{dataset.BitsAllocated // 8}")
     pixels = pixels.reshape(dataset.Rows, dataset.Columns)
@@ -80,6 +87,12 @@ def encoded(dataset, syntax, **rules):
         buffer = io.BytesIO()
         Image.fromarray(pixels).save(buffer, "JPEG", quality=95)
         _encapsulate(dataset, buffer.getvalue())
+    elif syntax in RETIRED:
+        buffer = io.BytesIO()
+        Image.fromarray(pixels).save(buffer, "JPEG", quality=95, progressive=True)
+        _encapsulate(dataset, buffer.getvalue())
+    elif syntax == uid.JPEGExtended12Bit:
+        _encapsulate(dataset, extended_jpeg(pixels, dataset.BitsStored, **rules))
     elif syntax in (uid.JPEGLossless, uid.JPEGLosslessSV1):
         _encapsulate(dataset, lossless_jpeg(pixels, dataset.BitsStored, **rules))
     elif syntax == uid.JPEG2000:
@@ -129,9 +142,78 @@ def _coded(values, predictor, start):
     for difference in ((values - predicted + (1 << 15)) % (1 << 16) - (1 << 15)).ravel().tolist():
         category = 16 if difference == -(1 << 15) else abs(difference).bit_length()
         found.append(f"{category:05b}")
-        if 0 < category < 16:  # of category 16 there is one difference alone
-            found.append(f"{difference if difference > 0 else difference + (1 << category) - 1:0{category}b}")
-    text = "".join(found)
+        if category < 16:  # of category 16 there is one difference alone
+            found.append(_bits(difference))
+    return _packed(found)
+
+
+def extended_jpeg(pixels, bits, quantization=(1,) * 64, blocks_an_interval=0):
+    """ITU-T T.81, process 4, of [H, W], with all Huffman codes of one length.
+
+    Args:
+        quantization: in zigzag order.
+    """
+    height, width = pixels.shape
+    blocks = dct_coefficients(pixels, bits, quantization)[:, ZIGZAG].tolist()
+    count = blocks_an_interval or len(blocks)
+    intervals = [_coded_blocks(blocks[start : start + count]) for start in range(0, len(blocks), count)]
+    marked = [data + bytes([0xFF, 0xD0 + number % 8]) for number, data in enumerate(intervals)]
+    return b"".join(
+        (
+            b"\xff\xd8",
+            _segment(0xDB, struct.pack(">B64H", 0x10, *quantization)),
+            _segment(0xC4, bytes([0, 0, 0, 0, 0, 16, *[0] * 11, *range(16)])),
+            _segment(0xC4, bytes([0x10, *[0] * 8, len(_AC), *[0] * 7, *_AC])),
+            _segment(0xDD, struct.pack(">H", count)) if blocks_an_interval else b"",
+            _segment(0xC1, struct.pack(">BHHB", bits, height, width, 1) + bytes([1, 0x11, 0])),
+            _segment(0xDA, bytes([1, 1, 0, 0, 63, 0])),
+            *marked[:-1],
+            intervals[-1],
+            b"\xff\xd9",
+        )
+    )
+
+
+def dct_coefficients(pixels, bits, quantization):
+    """[blocks, 64] over their quantisation, row by row; at the borders pixels are repeated."""
+    rows, columns = (-(-size // 8) for size in pixels.shape)
+    padded = np.pad(pixels & ((1 << bits) - 1), [(0, -size % 8) for size in pixels.shape], "edge")
+    blocks = padded.reshape(rows, 8, columns, 8).swapaxes(1, 2) - float(1 << bits - 1)
+    found = scipy.fft.dctn(blocks, axes=(2, 3), norm="ortho").reshape(-1, 64)
+    steps = np.empty(64)
+    steps[ZIGZAG] = quantization
+    return np.rint(found / steps).astype(int)
+
+
+def _coded_blocks(blocks):
+    """A restart interval (F.1.2)."""
+    found, previous = [], 0
+    for first, *others in blocks:
+        found += [f"{abs(first - previous).bit_length():05b}", _bits(first - previous)]
+        previous, zeros = first, 0
+        while others and not others[-1]:
+            others.pop()
+        for value in others:
+            if not value:
+                zeros += 1
+                continue
+            found += [f"{_AC.index(0xF0):09b}"] * (zeros // 16)
+            found += [f"{_AC.index(zeros % 16 << 4 | abs(value).bit_length()):09b}", _bits(value)]
+            zeros = 0
+        if len(others) < 63:
+            found.append(f"{_AC.index(0):09b}")
+    return _packed(found)
+
+
+def _bits(value):
+    """As they stand behind a code that says how many there are."""
+    size = abs(value).bit_length()
+    return f"{value if value > 0 else value + (1 << size) - 1:0{size}b}" if size else ""
+
+
+def _packed(bits):
+    """Entropy-coded data of texts of 0 and 1."""
+    text = "".join(bits)
     text += "1" * (-len(text) % 8)
     return int(text, 2).to_bytes(len(text) // 8, "big").replace(b"\xff", b"\xff\x00")
 

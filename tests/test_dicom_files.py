@@ -282,7 +282,7 @@ def test_what_no_decoder_reads_is_told_with_the_remedy(tmp_path, monkeypatch):
 
 
 def test_decoders_do_not_depend_on_what_else_is_installed(tmp_path, monkeypatch):
-    """GDCM, which ends the process on some files, and decoders that are not required are tried last or never."""
+    """Neither GDCM, which ends the process on some files, nor what is not required is tried."""
     tried = []
 
     def decode(*_, decoding_plugin="", **__):
@@ -293,8 +293,8 @@ def test_decoders_do_not_depend_on_what_else_is_installed(tmp_path, monkeypatch)
     monkeypatch.setattr("pydicom.pixels.decoders.base.Decoder.available_plugins", everything)
     monkeypatch.setattr("pydicom.pixels.pixel_array", decode)
     wanted = {
-        uid.JPEGBaseline8Bit: ["pillow", "pyjpegls", "pylibjpeg"],
-        uid.JPEGLSLossless: ["pillow", "pyjpegls", "pylibjpeg"],
+        uid.JPEGBaseline8Bit: ["pillow", "pyjpegls"],
+        uid.JPEGLSLossless: ["pillow", "pyjpegls"],
         uid.JPEG2000Lossless: ["pylibjpeg", "pillow", "pydicom"],
         uid.RLELossless: ["pylibjpeg", "pillow", "pydicom"],
     }

@@ -35,6 +35,7 @@ COMPRESSED = {
     "jpeg2000": uid.JPEG2000Lossless,
     "jpegls": uid.JPEGLSLossless,
     "lossless_jpeg": uid.JPEGLosslessSV1,
+    "extended_jpeg": uid.JPEGExtended12Bit,
 }
 PLAIN = {
     "implicit": uid.ImplicitVRLittleEndian,

@@ -8,13 +8,14 @@ import importlib.util
 
 import numpy as np
 
-from descargan_tf.data import lossless_jpeg
+from descargan_tf.data import extended_jpeg, lossless_jpeg
 from descargan_tf.errors import UserError
 
-# pydicom's names of its decoders, in the order in which they are tried. Last is what needs pylibjpeg-libjpeg, which is
-# GPL and not required; of JPEG of 12 bits, it is all there is.
-_OF_JPEG = ("pillow", "pyjpegls", "pylibjpeg")
+# pydicom's names of its decoders, in the order in which they are tried.
+_OF_JPEG = ("pillow", "pyjpegls")
 _OF_OTHERS = ("pylibjpeg", "pillow", "pydicom")
+# JPEG of retired processes, which pydicom does not know and Pillow reads: spectral selection, full progression.
+_RETIRED = ("1.2.840.10008.1.2.4.53", "1.2.840.10008.1.2.4.55")
 _NO_DECODER = (
     "is compressed ({}), and no installed decoder reads that: pip install -r requirements-medical.txt, or have it "
     "exported without compression"
@@ -29,6 +30,8 @@ def is_encapsulated(syntax) -> bool:
     """
     from pydicom.pixels import get_decoder
 
+    if syntax in _RETIRED:
+        return True
     try:
         decoder = get_decoder(syntax)
     except NotImplementedError:
@@ -36,13 +39,6 @@ def is_encapsulated(syntax) -> bool:
     if decoder.is_encapsulated and not _decoders(syntax):
         raise _unread(syntax)
     return decoder.is_encapsulated
-
-
-def is_lossless_jpeg(syntax) -> bool:
-    """Whether that is what a transfer syntax holds."""
-    from pydicom.uid import JPEGLossless, JPEGLosslessSV1
-
-    return syntax in (JPEGLossless, JPEGLosslessSV1)
 
 
 def decode(dataset, frame: bytes | None, bits: int) -> np.ndarray:
@@ -57,20 +53,25 @@ def decode(dataset, frame: bytes | None, bits: int) -> np.ndarray:
         UserError: without the file's name.
     """
     from pydicom.pixels import pixel_array
-    from pydicom.uid import JPEGExtended12Bit
+    from pydicom.uid import JPEGBaseline8Bit, JPEGExtended12Bit
 
     syntax = dataset.file_meta.TransferSyntaxUID
-    if is_lossless_jpeg(syntax):
-        values = lossless_jpeg.decode(frame)
+    own = lossless_jpeg if _is_lossless_jpeg(syntax) else None
+    if syntax == JPEGExtended12Bit and bits > 8:
+        own = extended_jpeg
+    if own:
+        values = own.decode(frame)
         if values is None:
             raise damaged(syntax)
         num_bytes = int(dataset.BitsAllocated) // 8
         return values.astype(f"u{num_bytes}").view(f"{'i' if dataset.PixelRepresentation else 'u'}{num_bytes}")
-    for name in _decoders(syntax) if frame is not None else ("",):
+    if syntax in _RETIRED:
+        if bits > 8:
+            raise _unread(syntax)
+        dataset.file_meta.TransferSyntaxUID = JPEGBaseline8Bit
+    for name in ("",) if frame is None else _decoders(dataset.file_meta.TransferSyntaxUID):
         with contextlib.suppress(RuntimeError):  # which pydicom makes of all that goes wrong in a decoder
             return pixel_array(dataset, index=0, correct_unused_bits=False, decoding_plugin=name)
-    if syntax == JPEGExtended12Bit and bits > 8:  # which Pillow takes for its own, and cannot read
-        raise _unread(syntax)
     raise damaged(syntax)
 
 
@@ -84,10 +85,16 @@ def _decoders(syntax):
     from pydicom.pixels import get_decoder
     from pydicom.uid import JPEGLSTransferSyntaxes, JPEGTransferSyntaxes
 
-    if is_lossless_jpeg(syntax):
+    if _is_lossless_jpeg(syntax):
         return ("jpeg-decoder",) if importlib.util.find_spec("pydicom_jpeg_decoder") else ()
     names = _OF_JPEG if syntax in (*JPEGTransferSyntaxes, *JPEGLSTransferSyntaxes) else _OF_OTHERS
     return tuple(name for name in names if name in get_decoder(syntax).available_plugins)
+
+
+def _is_lossless_jpeg(syntax):
+    from pydicom.uid import JPEGLossless, JPEGLosslessSV1
+
+    return syntax in (JPEGLossless, JPEGLosslessSV1)
 
 
 def _unread(syntax):
