@@ -35,7 +35,7 @@ def by_formula(pixels, quantization):
 
 @pytest.mark.parametrize("blocks", [0, 1, 4])  # of a restart interval
 @pytest.mark.parametrize("quantization", [(1,) * 64, (64,) * 64, RISING, RISING[::-1]])
-@pytest.mark.parametrize("pixels", [NOISE, SMOOTH])
+@pytest.mark.parametrize("pixels", [NOISE, SMOOTH, np.full_like(SMOOTH, 2048)])  # of the last, no coefficient is left
 def test_values_are_those_of_the_formula(pixels, quantization, blocks):
     found = decode(extended_jpeg(pixels, 12, quantization, blocks))
     np.testing.assert_allclose(found, by_formula(pixels, quantization), rtol=0, atol=0.501)
