@@ -46,7 +46,7 @@ def load(path, checkpoint: str = "best"):
     if "keras" not in sys.modules:  # which asks once what to compute with
         backend = "jax" if os.environ.get("KERAS_BACKEND") == "jax" else "tensorflow"
         surroundings.settle(backend)
-        with surroundings.loading(backend):
+        with surroundings.loading(backend, own_process=False):
             from descargan_tf import model
     else:
         from descargan_tf import model

@@ -82,7 +82,7 @@ class ExportHandler(ModelHandler[bytes, PredictionResult, object]):
     def load_model(self) -> object:
         """The SavedModel; UserError where it cannot be loaded."""
         surroundings.settle()
-        with surroundings.loading():
+        with surroundings.loading(own_process=False):
             import tensorflow as tf
         try:
             with _local(self._version) as folder:

@@ -11,7 +11,7 @@ os.environ["NO_PROXY"] = os.environ["no_proxy"] = "127.0.0.1,localhost"  # tests
 import pytest
 from hypothesis import HealthCheck, settings
 
-from descargan_tf import signals
+from descargan_tf import signals, surroundings
 
 # How quick the machine is says nothing of the code: no example of a property fails by the clock.
 settings.register_profile("tests", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -26,7 +26,8 @@ def pytest_sessionstart(session):
             signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
     hands_out_tests = session.config.getoption("numprocesses", None) and not hasattr(session.config, "workerinput")
     if not hands_out_tests:  # to other processes; it needs no TensorFlow, whose messages would end what it prints
-        import tensorflow as tf
+        with surroundings.unsearched():
+            import tensorflow as tf
 
         from descargan_tf.hardware import keep_freed_memory
 
@@ -38,6 +39,13 @@ def pytest_sessionstart(session):
         tf.config.set_logical_device_configuration(
             tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
         )
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection(session):
+    """What the tests import stays, too."""
+    with surroundings.unsearched():
+        return (yield)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -10,7 +10,6 @@ Loading TensorFlow starts no thread, and OpenBLAS starts its own again in a fork
 import atexit
 import ctypes
 import functools
-import gc
 import json
 import os
 import runpy
@@ -88,13 +87,13 @@ def _serve(connection):
     from descargan_tf import surroundings
 
     surroundings.settle()
-    with surroundings.held_back_unless_it_fails(2):
+    # A fork would copy all that it only looks through.
+    with surroundings.held_back_unless_it_fails(2), surroundings.unsearched():
         import descargan_tf.commands
         import descargan_tf.run_folder  # noqa: F401
     from tensorflow.python.eager import context
 
     assert context.context_safe() is None, "TensorFlow has been at work, and its threads would be missing in a fork"
-    gc.freeze()  # or a fork would copy all that it only looks through
     while True:
         request, descriptors, *_ = socket.recv_fds(connection, LARGEST_REQUEST, 100)
         if not request:

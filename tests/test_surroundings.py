@@ -1,5 +1,6 @@
 """What lies around the program does not change it: environment, home folder, working directory, hooks."""
 
+import gc
 import importlib
 import json
 import os
@@ -123,6 +124,19 @@ def test_what_fails_while_it_loads_is_shown(capfd):
     with pytest.raises(ModuleNotFoundError):
         load()
     assert capfd.readouterr().err == "libstdc++.so.6: version not found\n"
+
+
+@pytest.mark.parametrize(
+    ("backend", "own_process", "for_good"),
+    [("not loaded yet", True, True), ("not loaded yet", False, False), ("tensorflow", True, False)],
+)
+def test_garbage_is_not_looked_for_while_it_loads(backend, own_process, for_good):
+    """Nor later among what is there then, where that is the program's own; but once."""
+    before = gc.get_freeze_count()
+    with surroundings.loading(backend, own_process=own_process):
+        assert not gc.isenabled()
+    assert gc.isenabled()
+    assert (gc.get_freeze_count() > before) == for_good
 
 
 # ---- the rest
