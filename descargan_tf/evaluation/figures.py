@@ -13,6 +13,7 @@ import matplotlib.style
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.transforms import Bbox
 from sklearn.metrics import roc_curve
 
 from descargan_tf.errors import UserError
@@ -24,6 +25,7 @@ from descargan_tf.types import CLASS_NAMES, DISEASED, HEALTHY, MASK, Prediction,
 
 _SIGNED_MAP = "RdBu_r"  # the two hues of the overlays
 _DPI = 110
+_GAP, _MARGIN = 0.09, 0.8  # inches, between panels and around all of them, where it is cut to what is there
 # A matplotlibrc in the working directory, or a notebook's style, is none of a report's.
 _in_one_style = matplotlib.style.context("default", after_reset=True)
 _OUTLINED = "outlined"  # an image with its mask
@@ -65,12 +67,12 @@ def figure_dataset(path, split):
         panels += [("Ground truth, signed", _plane(split.ground_truth, index), "signed") for index in diseased]
     if not panels:
         return None
-    figure, axes = _panels(1, len(panels), panel_inches=2.6)
+    figure, axes = _panels(1, len(panels), inches=2.5)
     for axis, (title, values, kind) in zip(axes[0], panels, strict=True):
         artist = _show(axis, values, kind, title)
         if "outlined" in title:
             _outline(axis, _plane(split.ground_truth, diseased[0]))
-        figure.colorbar(artist, ax=axis, location="bottom", shrink=0.9, aspect=25, ticks=[-1, 0, 1])
+        _bar(figure, artist, [axis], "horizontal", ticks=[-1, 0, 1])
     caption = "The first healthy and the first diseased image of the split; they are not a pair."
     if _is_mask(split):
         caption += " Ground truth: a mask, drawn as its outline."
@@ -306,7 +308,7 @@ def _panels_of_paper(path, predictions, split, num_samples=2):
     if not translating or not samples:
         return None
     truth = [column for column in _ground_truth_columns(split) if column[1] is not None]
-    figure, axes = _panels(len(translating), len(samples) * (3 + len(truth)), panel_inches=1.7)
+    figure, axes = _panels(len(translating), len(samples) * (3 + len(truth)), inches=1.6)
     for number, (name, found) in enumerate(translating.items()):
         columns = [
             ("Input $r_p$", split.images, "image"),
@@ -317,8 +319,8 @@ def _panels_of_paper(path, predictions, split, num_samples=2):
         panels = [(index, *column) for index in samples for column in columns]
         for axis, (index, title, stack, kind) in zip(axes[number], panels, strict=True):
             artist, _ = _show_column(axis, split, index, stack, kind, None if number else title)
-        axes[number, 0].set_ylabel(name, fontsize=9)
-    figure.colorbar(artist, ax=axes.ravel().tolist(), location="right", aspect=30, pad=0.01, ticks=[0, 0.5, 1])
+        _name_row(axes[number, 0], name, fontsize=9)
+    _bar(figure, artist, axes.ravel(), "vertical", ticks=[0, 0.5, 1])
     caption = (
         f"The first {len(samples)} diseased images of the split in its order, not picked, as Figure "
         f"{6 if split.ground_truth is None else 5} of the paper shows them: one row a method that gives a healthy "
@@ -347,10 +349,24 @@ def _plane(stack, index):
     return values[..., 0] if values.ndim == 3 else values
 
 
-def _panels(num_rows, num_columns, panel_inches):
-    size = (panel_inches * num_columns, panel_inches * num_rows + 0.8)
-    figure = Figure(figsize=size, dpi=_DPI, layout="compressed")
-    return figure, figure.subplots(num_rows, num_columns, squeeze=False)
+def _panels(num_rows, num_columns, inches):
+    """Square panels at fixed places: to find places by what is in them takes as long as to draw it."""
+    width, height = (count * (inches + _GAP) - _GAP + 2 * _MARGIN for count in (num_columns, num_rows))
+    figure = Figure(figsize=(width, height), dpi=_DPI)
+    around = {"left": _MARGIN / width, "right": 1 - _MARGIN / width}
+    around |= {"bottom": _MARGIN / height, "top": 1 - _MARGIN / height}
+    between = dict.fromkeys(("wspace", "hspace"), _GAP / inches)
+    return figure, figure.subplots(num_rows, num_columns, squeeze=False, gridspec_kw=around | between)
+
+
+def _bar(figure, artist, axes, orientation, ticks):
+    """The colour scale of panels, below them ("horizontal") or on their right."""
+    (width, height), box = figure.get_size_inches(), Bbox.union([axis.get_position() for axis in axes])
+    if orientation == "vertical":
+        place = (box.x1 + _GAP / width, box.y0, 0.12 / width, box.height)
+    else:
+        place = (box.x0 + 0.05 * box.width, box.y0 - 0.2 / height, 0.9 * box.width, 0.09 / height)
+    figure.colorbar(artist, cax=figure.add_axes(place), orientation=orientation, ticks=ticks)
 
 
 def _show(axis, values, kind, title=None):
@@ -360,11 +376,17 @@ def _show(axis, values, kind, title=None):
         "signed": (_SIGNED_MAP, -SCALE, SCALE),
     }[kind]
     values = np.abs(values) if kind == "magnitude" else values
-    axis.set_xticks([])
-    axis.set_yticks([])
+    for side in (axis.xaxis, axis.yaxis):
+        side.set_ticks([])
+        side.set_visible(False)  # nobody need ask how large it is
     if title:
         axis.set_title(title, fontsize=10)
     return axis.imshow(values, cmap=colours, vmin=low, vmax=high, interpolation="nearest")
+
+
+def _name_row(axis, name, fontsize):
+    axis.set_ylabel(name, fontsize=fontsize)
+    axis.yaxis.set_visible(True)
 
 
 def _is_mask(split):
@@ -409,25 +431,28 @@ def _show_column(axis, split, index, stack, kind, title):
 
 def _sample_grid(path, split, rows, columns, title, caption, alt):
     columns = [column for column in columns if column[1] is not None]
-    figure, axes = _panels(len(rows), len(columns), panel_inches=1.7)
+    figure, axes = _panels(len(rows), len(columns), inches=1.6)
     artists, called = {}, row_names([split.names[index] for index in rows])
     for row, index in enumerate(rows):
         for column, (name, stack, kind) in enumerate(columns):
             artist, kind = _show_column(axes[row, column], split, index, stack, kind, None if row else name)
             artists.setdefault(kind, (artist, []))[1].append(column)
-        axes[row, 0].set_ylabel(called[row], fontsize=7)
+        _name_row(axes[row, 0], called[row], fontsize=7)
     for kind, (artist, used) in artists.items():
         low = 0 if kind == "magnitude" else -1
         ticks = [0, 0.5, 1] if low == 0 else [-1, 0, 1]
-        below = axes[:, sorted(set(used))].ravel().tolist()
-        figure.colorbar(artist, ax=below, location="bottom", shrink=0.9, aspect=20 * len(set(used)), ticks=ticks)
+        _bar(figure, artist, axes[:, sorted(set(used))].ravel(), "horizontal", ticks)
     return _save(figure, path, title, caption, alt)
 
 
 def _save(figure, path, title, caption, alt):
-    FigureCanvasAgg(figure)
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    if layout := figure.get_layout_engine():
+        layout.execute(figure)
+        figure.set_layout_engine("none")
+    part = figure.get_tightbbox(renderer).padded(0.08)  # "tight" is this, after the whole was drawn once to no purpose
     buffer = io.BytesIO()
     # No version string: the same input gives the same bytes.
-    figure.savefig(buffer, format="png", bbox_inches="tight", pad_inches=0.08, metadata={"Software": None})
+    figure.savefig(buffer, format="png", bbox_inches=part, metadata={"Software": None})
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     return FigureFile(write_atomically(path, buffer.getvalue()), title, caption, alt)
