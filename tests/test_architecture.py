@@ -1,6 +1,7 @@
 """Imports go one way: an import against the arrow is a defect, and so is a circle."""
 
 import ast
+import functools
 import graphlib
 from pathlib import Path
 
@@ -99,17 +100,20 @@ MODULES = {module_of(path): path for path in FILES if path.parent != ROOT / "exp
 PACKAGES = {module for module, path in MODULES.items() if path.name == "__init__.py"}
 
 
+@functools.cache
 def imports(module):
     """(from where, what) of everything that a file imports, at its top or within a function; what is "" for modules."""
+    found = []
     for node in ast.walk(ast.parse(MODULES[module].read_text())):
         if isinstance(node, ast.Import):
-            yield from ((alias.name, "") for alias in node.names)
+            found += [(alias.name, "") for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             source = node.module or ""
             if node.level:
                 package = module.split(".") if module in PACKAGES else module.split(".")[:-1]
                 source = ".".join(filter(None, (*package[: len(package) + 1 - node.level], node.module)))
-            yield from ((source, alias.name) for alias in node.names)
+            found += [(source, alias.name) for alias in node.names]
+    return found
 
 
 def names_imported(module):

@@ -1,6 +1,8 @@
 """Names of measures are written once; what reads them finds them in reports."""
 
 import ast
+import collections
+import functools
 from pathlib import Path
 
 import numpy as np
@@ -45,16 +47,22 @@ def test_a_report_has_every_measure_and_its_column():
                 assert measure.column is None or prefix + measure.column in result["per_image"][0], name
 
 
+@functools.cache
+def strings():
+    """The files that each of the program's strings stands in."""
+    found = collections.defaultdict(set)
+    for folder in ("descargan_tf", "export"):
+        for path in (ROOT / folder).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text())):
+                if isinstance(node, ast.Constant):
+                    found[node.value].add(path.relative_to(ROOT).as_posix())
+    return found
+
+
 @pytest.mark.parametrize("title", [noun.title for nouns in (MEASURES, PROTOCOLS) for noun in nouns.values()])
 def test_titles_are_written_in_one_file(title):
     """As a whole string: a sentence may speak of them."""
-    found = {
-        path.relative_to(ROOT).as_posix()
-        for folder in ("descargan_tf", "export")
-        for path in (ROOT / folder).rglob("*.py")
-        for node in ast.walk(ast.parse(path.read_text()))
-        if isinstance(node, ast.Constant) and node.value == title
-    }
+    found = strings()[title]
     # Beginnings of sentences that report.py says of accuracy and Dice in words of its own.
     assert found - {"descargan_tf/evaluation/report.py"} <= {"descargan_tf/measures.py"}
     assert "descargan_tf/measures.py" in found

@@ -2,14 +2,13 @@
 
 import signal
 import socket
-import subprocess
-import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from embedded_server import PLAIN, serving
+from program_starts import start
 from serving_http import Server, free_port
 
 from descargan_tf.errors import UserError
@@ -69,13 +68,8 @@ def test_a_label_of_a_version_that_is_not_there(one_model):
 
 def test_sigterm_answers_what_is_at_work(serving_config):
     port = free_port()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "export.embedded", f"--model_config_file={serving_config}", f"--rest_api_port={port}"],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    flags = (f"--model_config_file={serving_config}", f"--rest_api_port={port}")
+    process = start(ROOT, *flags, module="export.embedded")
     try:
         lines = [process.stdout.readline().strip() for _ in range(4)]
         assert lines[0] == f"serving m at http://127.0.0.1:{port}/v1/models/m"
