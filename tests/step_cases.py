@@ -77,8 +77,9 @@ def answer(folder):
     """JAX's side."""
     from descargan_tf.training.jax_step import input_gradient
 
-    # What is drawn here is overwritten; JAX would compile a program for each shape of it.
-    keras.initializers.VarianceScaling.__call__ = lambda self, shape, dtype=None: np.zeros(shape, dtype)
+    # What weights and slots begin with is overwritten; JAX would compile a program for each shape of it.
+    for kind in (keras.initializers.VarianceScaling, keras.initializers.Constant, keras.initializers.Zeros):
+        kind.__call__ = lambda self, shape, dtype=None: np.zeros(shape, dtype)
     given, found = dict(np.load(folder / "given.npz")), {}
     for name in CASES:
         found |= {f"{name}/{key}": array for key, array in one_round(name, given).items()}
@@ -221,7 +222,8 @@ def convolutions():
         for layer in (ours, theirs):
             layer.build(x.shape)
         bias = ours.bias
-        bias.assign(random.normal(size=bias.shape))
+        for variable in (bias, ours.kernel):
+            variable.assign(random.normal(size=variable.shape))
         like = jnp.asarray(random.normal(size=ours(x).shape), jnp.float32)
 
         def products(x, kernel, layer, like=like, bias=bias):

@@ -59,9 +59,9 @@ class JaxStep:
 
     def state(self) -> State:
         """A copy of what the Keras variables hold, averaged weights as the live ones."""
-        networks = {name: _copies(variables) for name, variables in self._variables.items()}
-        optimizers = {name: _copies(adam.variables) for name, adam in self.adams.items()}
-        return State(networks, _copies(self._variables[self.method.averaged]), optimizers)
+        networks = {name: _values(variables) for name, variables in self._variables.items()}
+        optimizers = {name: _values(adam.variables) for name, adam in self.adams.items()}
+        return _copy(State(networks, networks[self.method.averaged], optimizers))
 
     def round(self, state: State, step, factor, batches: Batch):
         """Every phase once.
@@ -192,8 +192,14 @@ class _Adam:
         return self.put(weights, trained), slots
 
 
-def _copies(variables):
-    return [jnp.array(variable.value) for variable in variables]
+def _values(variables):
+    return [variable.value for variable in variables]
+
+
+@jax.jit
+def _copy(arrays):
+    """One program for all of them; `jnp.copy` by itself is one for each shape."""
+    return jax.tree.map(jnp.copy, arrays)
 
 
 def _sum_up_to_a_failure(parts):
@@ -227,7 +233,7 @@ def compiled(method: Method, fn: Callable) -> Callable:
 
 def predictor(method: Method, predict: Callable) -> Callable:
     """A function of images that asks the method's networks, with the weights that they have now, compiled."""
-    networks = {name: [variable.value for variable in network.weights] for name, network in method.networks.items()}
+    networks = {name: _values(network.weights) for name, network in method.networks.items()}
     run = compiled(method, predict)
     return lambda images: run(networks, images)
 
@@ -417,7 +423,7 @@ class JaxEngine(Engine):
         """By way of the Keras variables, which know what fits."""
         network = self.method.networks[self.method.averaged]
         checkpoint.assign("averaged", network.weights, arrays, source)
-        averaged = _copies(network.weights)
+        averaged = _copy(_values(network.weights))
         for name, network in self.method.networks.items():
             checkpoint.assign(f"networks/{name}", network.weights, arrays, source)
         for name, adam in self._train_step.adams.items():
@@ -443,11 +449,11 @@ class JaxEngine(Engine):
                 [jnp.asarray(self._images[c][i]) for c, i in enumerate(chosen[number])], None, mirrored[number]
             )
             found.append(after_a_pass(networks, batch))
-        weights = [jnp.copy(value) for value in networks[name]]
+        weights = _copy(networks[name])
         for i, values in zip(moving, zip(*found, strict=True), strict=True):
             weights[i] = sum(values) / STATISTICS_PASSES
         state = self._state
-        self._state = State({**state.networks, name: weights}, [jnp.copy(w) for w in weights], state.optimizers)
+        self._state = State({**state.networks, name: weights}, _copy(weights), state.optimizers)
         self.fix_statistics()
 
     def fix_statistics(self):
@@ -459,7 +465,7 @@ class JaxEngine(Engine):
 
     def refresh(self):
         """Copies, as the next round's state takes the memory of this one's."""
-        self._answering = jax.tree.map(jnp.copy, self._networks(self._state))
+        self._answering = _copy(self._networks(self._state))
 
     def predict(self, images):
         """Compiled for each size of batch."""
