@@ -323,7 +323,7 @@ FLAGS = """--dataset=synthetic
 """
 
 
-@pytest.mark.usefixtures("one_replica")
+@pytest.mark.usefixtures("one_replica", "eager_rounds", "graphs_as_traced", "no_pictures")
 def test_a_classifier_goes_the_whole_way(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "tiny.flags").write_text(FLAGS)
