@@ -1,9 +1,11 @@
 """Two logical CPUs for every test: what is distributed is tested as such. And no network but this machine's own."""
 
 import functools
+import multiprocessing.pool
 import os
 import signal
 import socket
+import types
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ["NO_PROXY"] = os.environ["no_proxy"] = "127.0.0.1,localhost"  # tests' own servers, whatever lies outside
@@ -66,9 +68,16 @@ def no_network():
 
 @pytest.fixture(scope="session")
 def two_replicas():
+    """Line by line, TensorFlow would start five threads for each sum over replicas; here two do all of them."""
+    from tensorflow.python.distribute import cross_device_ops
+
     from descargan_tf.training.step import all_devices
 
-    return all_devices()
+    with pytest.MonkeyPatch.context() as patch, multiprocessing.pool.ThreadPool(2) as pool:
+        kept = types.SimpleNamespace(map=pool.map, close=lambda: None)
+        pools = types.SimpleNamespace(ThreadPool={2: kept}.__getitem__)
+        patch.setattr(cross_device_ops, "multiprocessing", types.SimpleNamespace(pool=pools))
+        yield all_devices()
 
 
 @pytest.fixture(scope="module")

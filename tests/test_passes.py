@@ -165,7 +165,7 @@ class Leaking(DeScarGAN):
         self._branch(HEALTHY, features, images, True)
 
 
-def trained_on_blobs(kind, rounds=150, half=8):
+def trained_on_blobs(kind, rounds, half=8):
     """A method after a short training whose rates fall to zero, and its images."""
     keras.utils.set_random_seed(0)
     method = kind(
@@ -190,7 +190,7 @@ def trained_on_blobs(kind, rounds=150, half=8):
     )
     generator = method.networks["generator"]
     for layer in normalisations(generator):
-        layer.momentum = 0.95  # of 150 rounds the usual 0.99 would remember too many
+        layer.momentum = 0.95  # of so few rounds the usual 0.99 would remember too many
     step = TrainStep(method, generator, tf.distribute.get_strategy(), seed=0, clip_norm=10.0)  # averages nothing
     images, rng = blobs(400, seed=1), np.random.default_rng(0)
     # Permutations, as in a training: which images chance leaves out moved a mean square by up to a seventh.
@@ -203,10 +203,10 @@ def trained_on_blobs(kind, rounds=150, half=8):
 
 
 @pytest.mark.usefixtures("graphs_as_traced")
-@pytest.mark.parametrize(("kind", "fits"), [(DeScarGAN, True), (Leaking, False)])
-def test_averages_are_what_inference_would_measure(kind, fits):
+@pytest.mark.parametrize(("kind", "rounds", "fits"), [(DeScarGAN, 150, True), (Leaking, 80, False)])
+def test_averages_are_what_inference_would_measure(kind, rounds, fits):
     """Statistics estimated anew from passes of inference's kind change next to nothing; with leaking passes, all."""
-    method, real, half = trained_on_blobs(kind)
+    method, real, half = trained_on_blobs(kind, rounds)
     healthy, diseased, truth = blobs(60, seed=2)
 
     def measure():
