@@ -67,7 +67,7 @@ def write_formats(names: tuple[str, ...], folder: Path, inference: Method, live:
         return {}
     folder.mkdir(parents=True, exist_ok=True)
     images = drawn_images(NUM_IMAGES, image_size, seed=1)
-    answers = predict_split(tf.function(live.predict), images, _BATCH)
+    answers = predict_split(tf.function(live.predict, autograph=False), images, _BATCH)
     expected, bound = named_outputs(answers), tolerance(live, "float32").bound
     differences = {}
     for name in names:

@@ -90,7 +90,7 @@ def write_reference(folder: Path, live: Method, image_size: int, rule: FileRule,
         rule: how files become images.
         precision: of the export.
     """
-    predict = tf.function(live.predict)
+    predict = tf.function(live.predict, autograph=False)
     images = drawn_images(NUM_IMAGES, image_size)
     files, read = encode(images, rule)
     measure, bound = tolerance(live, precision)
