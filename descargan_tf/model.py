@@ -125,8 +125,8 @@ def load(path: str | os.PathLike, checkpoint: str = "best") -> Model:
     where = [] if published else [f"--run_dir={path}"]
     # Of the modes that start from what was trained, this one needs nothing else.
     config = run_folder.configure(["load", "--mode=export", which, *where, f"--backend={keras.backend.backend()}"])
-    method = run_folder.restore(config).method
     facts = run_folder.data_facts(config.trained_dir)
+    method = run_folder.restore(config).method
     return Model(
         config.method,
         config.image_size,

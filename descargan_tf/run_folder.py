@@ -267,13 +267,17 @@ def restore(config: Config) -> Restored:
     Raises:
         UserError: there is no such checkpoint, or it is of other networks.
     """
-    method = build_method(config)
+    # What cannot be read is said before networks are built, which takes longer.
     if config.published:
         folder, about = config.published, pretrained.describe(config.published)
-        pretrained.assign(pretrained.weights_of(method), pretrained.load(folder), folder)
+        arrays = pretrained.load(folder)
     else:
         folder = checkpoint.find(Path(config.run_dir), config.checkpoint)
         arrays, about = checkpoint.load(folder)
+    method = build_method(config)
+    if config.published:
+        pretrained.assign(pretrained.weights_of(method), arrays, folder)
+    else:
         for name, network in method.networks.items():
             stored = "averaged" if name == method.averaged else f"networks/{name}"
             checkpoint.assign(stored, network.weights, arrays, folder)
@@ -293,9 +297,8 @@ def begun(config: Config) -> tuple[Method, list[str]]:
     Raises:
         UserError: there are no such weights, or of another method.
     """
-    method = build_method(config)
     if not begins_with_published(config):
-        return method, []
+        return build_method(config), []
     folder = published_folder(config.init_from)
     if folder is None:
         raise UserError(f"--init_from={config.init_from} holds no {PUBLISHED}: name published weights.")
@@ -307,6 +310,7 @@ def begun(config: Config) -> tuple[Method, list[str]]:
         for name in _SHAPING
         if getattr(theirs, name) != getattr(config, name)
     ]
+    method = build_method(config)
     return method, pretrained.begin_with(pretrained.named_weights(method.networks), weights, differing)
 
 

@@ -31,7 +31,9 @@ def export(config: Config) -> int:
     facts = run_folder.data_facts(config.trained_dir)
     rule = FileRule(facts["scaling"], facts["dtype"])
     live, checkpoint_folder, about = run_folder.restore(dataclasses.replace(config, precision=config.export_precision))
-    live_float32 = run_folder.restore(dataclasses.replace(config, precision="float32")).method
+    live_float32 = live
+    if config.export_precision != "float32":
+        live_float32 = run_folder.restore(dataclasses.replace(config, precision="float32")).method
     found, reason = run_folder.report_of(config, about["step"])
 
     def describe(predictor):

@@ -43,8 +43,8 @@ def predict(config: Config) -> int:
     refuse_folder_of_inputs(files, output_dir)
     if config.dicom_overlay:
         _require_dicom(config, files)
-    method = run_folder.restore(config).method
     facts = run_folder.data_facts(config.trained_dir)
+    method = run_folder.restore(config).method
     dicom_overlays = overlays_of(config, method, facts) if config.dicom_overlay else None
     try:
         slicing = slicing_of(config, facts)
