@@ -13,13 +13,13 @@ from PIL import Image
 
 from descargan_tf.data.images import scale_pixels, unscale_pixels
 from descargan_tf.methods.base import Method
+from descargan_tf.models.folding import uses_own_statistics
 from descargan_tf.prediction.outputs import named_outputs
 from descargan_tf.prediction.overlay import overlay
 from descargan_tf.prediction.splits import predict_split
 from descargan_tf.types import DECISION
 
 from .bytes_input import FileRule
-from .folding import uses_own_statistics
 from .saved_model import BYTES_SIGNATURE, FLOAT_SIGNATURE
 from .verify import LARGEST, REFERENCE, ROOT_MEAN_SQUARE
 

@@ -10,11 +10,11 @@ from tensorflow.python.framework.convert_to_constants import convert_variables_t
 
 from descargan_tf.errors import UserError
 from descargan_tf.methods.base import Method
+from descargan_tf.models.folding import fold_method
 from descargan_tf.prediction.outputs import named_outputs
 from descargan_tf.types import DECISION, Prediction
 
 from .bytes_input import FileRule, decode_images
-from .folding import fold_method
 from .pictures import map_png, overlay_png
 
 FLOAT_SIGNATURE, BYTES_SIGNATURE = "serving_default", "serving_bytes"

@@ -128,7 +128,7 @@ def stand_in(patch, **facts):
     method = types.SimpleNamespace(only_classifies=False)
     patch.setattr(command.run_folder, "restore", lambda config: types.SimpleNamespace(method=method))
     patch.setattr(command.run_folder, "data_facts", lambda folder: FACTS | facts)
-    patch.setattr(command, "compiled_predict", lambda config, method: find_bright)
+    patch.setattr(command, "compiled_predict", lambda *_, **__: find_bright)
     return method
 
 

@@ -26,6 +26,7 @@ from descargan_tf.evaluation.validation import validate
 from descargan_tf.export import saved_model
 from descargan_tf.export.bytes_input import FileRule
 from descargan_tf.methods import METHODS, Entry
+from descargan_tf.models import inference
 from descargan_tf.run_folder import configure
 from descargan_tf.training import checkpoint
 from descargan_tf.training.loop import LoopSettings, Trainer
@@ -385,6 +386,19 @@ def test_any_number_of_images_is_answered_each_by_itself(method):
     if together.class_probabilities is not None:
         np.testing.assert_allclose(np.asarray(together.class_probabilities).sum(1), 1, rtol=1e-5)
         assert np.asarray(together.class_probabilities).min() >= 0
+
+
+@pytest.mark.parametrize("fewest", [1, 1000])
+def test_its_networks_for_inference_answer_as_the_live_ones(method, fewest, monkeypatch):
+    monkeypatch.setattr(inference, "_FEWEST_CHANNELS", fewest)
+    images = SPLIT.images[4:7]
+    answers = tf.function(inference.for_inference(method).predict)(tf.constant(images))
+    for field, expected in method.predict(tf.constant(images))._asdict().items():
+        found = getattr(answers, field)
+        if expected is None:
+            assert found is None
+        else:
+            np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max() + 1e-6, err_msg=field)
 
 
 def test_the_exported_signature_answers_as_the_live_model(method, tmp_path):

@@ -29,7 +29,7 @@ def evaluate(config: Config) -> int:
         method, folder, about = run_folder.restore(config)
         splits = ("test",) if _takes_published_thresholds(config) else ("validate", "test")
         data, summary = run_folder.prepare(config, splits, copies=3)  # images, maps, healthy images
-        answer = compiled_predict(config, method)
+        answer = compiled_predict(config, method, weights_stay=True)
         thresholds, points = _chosen(config, method, answer, data, summary.scaling)
         test = data.load("test", summary.scaling)
         prediction = _predicted(answer, test.images, "test", min(BATCH_SIZE, len(test.images)))
@@ -96,7 +96,7 @@ def _chosen(config, method, answer, data, scaling):
     split, checksum = data.load("validate", scaling), data.digest("validate")
     needs_maps = config.saliency != "none" or split.ground_truth_kind == MASK
     if not needs_maps:
-        answer = compiled_predict(config, method, without_maps=True)
+        answer = compiled_predict(config, method, without_maps=True, weights_stay=True)
     prediction = _predicted(answer, split.images, "validate")
     thresholds = evaluator.calibrate(split, data_checksum=checksum, prediction=prediction if needs_maps else None)
     return thresholds, decisions.choose(prediction, split.labels, data_checksum=checksum)

@@ -51,7 +51,7 @@ def predict(config: Config) -> int:
         total = sum(num_slices(file, slicing) if is_volume(file) else 1 for file in mine)
         with tqdm(total=total, unit="image", disable=None, desc="predict") as bar:
             failed = predict_files(
-                compiled_predict(config, method),
+                compiled_predict(config, method, weights_stay=True),
                 files,
                 output_dir,
                 config.image_size,

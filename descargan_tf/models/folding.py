@@ -46,10 +46,9 @@ def fold_network(network: keras.Model) -> tuple[keras.Model, int]:
     bias; with each image's own statistics it stays. An upsampling convolution becomes the transposed convolution that
     it is, with its kernel computed once. Convolutions store their weights in the precision that they compute in.
     """
-    affine_after, folded_away, rewritten = {}, set(), []
-    for convolution, normalisation in _foldable_pairs(network):
-        affine_after[id(convolution)] = _affine(normalisation)
-        folded_away.add(id(normalisation))
+    pairs, rewritten = list(foldable_pairs(network)), []
+    after = {id(convolution): normalisation for convolution, normalisation in pairs}
+    folded_away = {id(normalisation) for _, normalisation in pairs}
 
     def clone(layer):
         if id(layer) in folded_away:
@@ -66,7 +65,7 @@ def fold_network(network: keras.Model) -> tuple[keras.Model, int]:
     folded = keras.models.clone_model(network, clone_function=clone, call_function=call, recursive=True)
     for old, new in rewritten:
         if isinstance(old, _CONVOLUTIONS):
-            new.set_weights(_folded_weights(old, affine_after.get(id(old))))
+            new.set_weights(folded_weights(old, after.get(id(old))))
         else:
             new.set_weights(old.get_weights())
     return folded, len(folded_away)
@@ -82,7 +81,7 @@ def uses_own_statistics(network: keras.Model) -> bool:
     )
 
 
-def _foldable_pairs(network):
+def foldable_pairs(network: keras.Model):
     """(convolution, normalisation) wherever the convolution's answer goes nowhere else."""
     models = list(_models(network))
     leaving = {id(tensor) for model in models for tensor in model.outputs}
@@ -132,11 +131,13 @@ def _empty_convolution(layer):
     return InferenceConv2D.from_config({**layer.get_config(), "use_bias": True, "dtype": dtype})
 
 
-def _folded_weights(layer, affine):
+def folded_weights(layer, normalisation=None):
+    """Kernel and bias, float64, of a convolution with the normalisation after it; of an upsampling one, transposed."""
     bias = np.zeros(layer.filters) if layer.bias is None else np.asarray(layer.bias, np.float64)
     is_transposed = isinstance(layer, UpsampleConv2D)
     kernel = np.asarray(layer.transposed_kernel() if is_transposed else layer.kernel, np.float64)
-    if affine is not None:
+    if normalisation is not None:
+        affine = _affine(normalisation)
         kernel = kernel * (affine.scale[:, np.newaxis] if is_transposed else affine.scale)
         bias = bias * affine.scale + affine.offset
     return [kernel, bias]

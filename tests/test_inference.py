@@ -1,0 +1,183 @@
+"""Networks for inference answer as the trained ones do, from fewer operations."""
+
+import types
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from exports import SIZE, lively_method
+from keras import layers
+
+from descargan_tf.methods.two_statistics import TwoStatistics
+from descargan_tf.models import inference
+from descargan_tf.models.blocks import BatchNormalization, MaxPooling2D, UpsampleConv2D
+from descargan_tf.models.inference import InferenceNetwork
+from descargan_tf.training.backends import compiled_predict
+
+TENSORFLOW = types.SimpleNamespace(backend="tensorflow")
+
+
+@pytest.fixture(autouse=True)
+def every_width_is_wide(monkeypatch):
+    monkeypatch.setattr(inference, "_FEWEST_CHANNELS", 1)
+
+
+def stir(network):
+    """Weights that are nowhere 0 or 1; variances stay positive."""
+    rng = np.random.default_rng(0)
+    for weight in network.weights:
+        value = rng.uniform(0.3, 1.7, weight.shape)
+        weight.assign(value if "variance" in weight.path else value * rng.choice([-1, 1], weight.shape))
+    return network
+
+
+def graph_of(network, batch=None):
+    return tf.function(InferenceNetwork(network), [tf.TensorSpec((batch, *network.input_shape[1:]))], autograph=False)
+
+
+def convolutions(function):
+    """Kernel shapes of the graph's convolutions, transposed ones too, in order."""
+    found = []
+    for operation in function.get_concrete_function().graph.get_operations():
+        if operation.type in ("Conv2D", "Conv2DBackpropInput"):
+            found.append(tuple(operation.inputs[1].shape))
+    return sorted(found)
+
+
+def same(network, batch=None):
+    """Both answer alike; gives the graph for inference."""
+    images = np.random.default_rng(1).normal(size=(3, *network.input_shape[1:])).astype("float32")
+    expected, function = np.asarray(stir(network)(images, training=False)), graph_of(network, batch)
+    np.testing.assert_allclose(function(tf.constant(images)), expected, atol=1e-5 * np.abs(expected).max())
+    return function
+
+
+def normalised(x, filters=4, **options):
+    return BatchNormalization()(layers.Conv2D(filters, 3, padding="same", **options)(x))
+
+
+@pytest.mark.parametrize("batch", [None, 3])
+@pytest.mark.parametrize("size", [8, 2])
+def test_two_rows_take_four_convolutions_along_them_borders_and_all(size, batch):
+    image = keras.Input((size, size, 2))
+    graph = same(keras.Model(image, layers.Activation("relu")(normalised(image))), batch)
+    assert convolutions(graph) == [(1, 3, 2, 4)] * 4
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"strides": 2},
+        {"dilation_rate": 2},
+        {"padding": "valid"},
+        {"groups": 2},
+        {"kernel_size": 5},
+        {"use_bias": False, "strides": 2},
+        {"filters": 1, "padding": "valid"},
+    ],
+)
+def test_other_convolutions_are_computed_as_they_are(options):
+    image = keras.Input((8, 8, 2))
+    options = {"filters": 4, "kernel_size": 3, "padding": "same", **options}
+    graph = same(keras.Model(image, BatchNormalization()(layers.Conv2D(**options)(image))))
+    assert len(convolutions(graph)) == 1
+
+
+def test_an_odd_height_has_no_pairs_of_rows():
+    image = keras.Input((7, 6, 2))
+    x = normalised(normalised(image))
+    assert convolutions(same(keras.Model(image, x))) == [(3, 3, 2, 4), (3, 3, 4, 4)]
+    image = keras.Input((6, 6, 2))  # odd after pooling
+    x = normalised(MaxPooling2D()(normalised(image)))
+    assert convolutions(same(keras.Model(image, x))) == [(1, 3, 2, 4)] * 4 + [(3, 3, 4, 4)]
+    image = keras.Input((6, 6, 2))
+    pooled = MaxPooling2D()(normalised(image))
+    x = layers.Concatenate()([pooled, MaxPooling2D()(image)])
+    assert convolutions(same(keras.Model(image, normalised(x)))) == [(1, 3, 2, 4)] * 4 + [(3, 3, 6, 4)]
+
+
+def test_wide_means_both_channels_in_and_out(monkeypatch):
+    monkeypatch.setattr(inference, "_FEWEST_CHANNELS", 3)
+    image = keras.Input((8, 8, 2))
+    graph = same(keras.Model(image, normalised(normalised(image), 3)))
+    assert convolutions(graph) == [(1, 3, 4, 3)] * 4 + [(3, 3, 2, 4)]
+
+
+@pytest.mark.parametrize("batch", [None, 3])
+def test_rows_stay_apart_through_a_network_like_the_trunk(batch):
+    image = keras.Input((8, 8, 2))
+    x = skip = layers.Activation("relu")(normalised(normalised(image)))
+    x = MaxPooling2D()(x)
+    x = layers.Activation("relu")(normalised(x))
+    x = layers.Activation("relu")(BatchNormalization()(UpsampleConv2D(3)(x)))
+    x = layers.Concatenate()([x, skip])
+    x = UpsampleConv2D(2)(normalised(x))
+    graph = same(keras.Model(image, x), batch)
+    expected = [(1, 3, 2, 4)] * 4 + [(1, 3, 4, 4)] * 8 + [(1, 4, 3, 4)] * 3 + [(1, 3, 7, 4)] * 4 + [(1, 4, 2, 4)] * 3
+    assert convolutions(graph) == sorted(expected)
+    transposed = [o for o in graph.get_concrete_function().graph.get_operations() if o.type == "Transpose"]
+    assert len(transposed) == 2  # of the first rows, and back in the end
+
+
+def test_upsampling_alone_is_one_transposed_convolution():
+    image = keras.Input((6, 6, 3))
+    graph = same(keras.Model(image, BatchNormalization()(UpsampleConv2D(4)(image))))
+    assert convolutions(graph) == [(4, 4, 4, 3)]
+
+
+@pytest.mark.parametrize("kernel", [(3, 3), (5, 1), (2, 4)])
+def test_one_channel_is_a_matrix_product(kernel, monkeypatch):
+    monkeypatch.setattr(inference, "_FEWEST_CHANNELS", 2)
+    image = keras.Input((7, 6, 4))
+    network = keras.Model(image, layers.Activation("tanh")(layers.Conv2D(1, kernel, padding="same")(image)))
+    assert not convolutions(same(keras.Model(image, network(image))))
+
+
+def test_layers_with_activations_and_others_between_take_images():
+    image = keras.Input((8, 8, 2))
+    x = layers.Conv2D(4, 3, padding="same", activation="relu")(image)
+    x = layers.LeakyReLU()(normalised(layers.ZeroPadding2D(1)(x)))
+    x = layers.Concatenate(axis=1)([normalised(x), x])
+    same(keras.Model(image, layers.Flatten()(MaxPooling2D(3, strides=1)(normalised(x)))))
+
+
+@pytest.mark.parametrize(("fewest", "tolerance"), [(100, 2e-5), (1, 5e-5)])  # many small layers round often
+@pytest.mark.parametrize("changes", [{}, {"batch_norm": "per_image"}, {"kind": TwoStatistics}, {"output": "change"}])
+def test_a_method_predicts_as_before(changes, fewest, tolerance, monkeypatch):
+    monkeypatch.setattr(inference, "_FEWEST_CHANNELS", fewest)
+    method = lively_method(**changes)
+    images = np.random.default_rng(0).uniform(-1, 1, (2, SIZE, SIZE, 1)).astype("float32")
+    before, after = (compiled_predict(TENSORFLOW, method, weights_stay=stay)(images) for stay in (False, True))
+    for name, expected in before._asdict().items():
+        largest = np.abs(expected).max()
+        np.testing.assert_allclose(getattr(after, name), expected, atol=tolerance * largest, err_msg=name)
+
+
+def test_bfloat16_is_as_far_from_float32_as_before(monkeypatch):
+    images = np.random.default_rng(0).uniform(-1, 1, (2, SIZE, SIZE, 1)).astype("float32")
+    changes = {"generator_filters": 16, "discriminator_filters": 8}
+    exact = compiled_predict(TENSORFLOW, lively_method(**changes))(images).anomaly_map
+    method = lively_method(precision="bfloat16", **changes)
+    live, rows = (compiled_predict(TENSORFLOW, method, weights_stay=stay)(images) for stay in (False, True))
+    error, of_rows = (float(np.sqrt(np.mean((answer.anomaly_map - exact) ** 2))) for answer in (live, rows))
+    assert 0 < of_rows < 2 * error
+
+
+def test_weights_that_stay_are_those_of_the_first_call():
+    method = lively_method()
+    images = np.random.default_rng(0).uniform(-1, 1, (1, SIZE, SIZE, 1)).astype("float32")
+    answers = {stay: compiled_predict(TENSORFLOW, method, weights_stay=stay) for stay in (False, True)}
+    before = {stay: np.asarray(answer(images).anomaly_map) for stay, answer in answers.items()}
+    for weight in method.networks["generator"].weights:
+        weight.assign(weight * 1.5)
+    np.testing.assert_array_equal(answers[True](images).anomaly_map, before[True])
+    assert np.abs(answers[False](images).anomaly_map - before[False]).max() > 1e-3
+
+
+def test_it_is_for_inference_alone_and_otherwise_as_its_model():
+    network = lively_method().networks["generator"]
+    made = InferenceNetwork(network)
+    assert made.output_shape == network.output_shape
+    with pytest.raises(ValueError, match="neither training=True nor a mask"):
+        made({"image": np.zeros((1, SIZE, SIZE, 1)), "target": np.zeros((1, 2))}, training=True)
