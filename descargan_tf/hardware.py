@@ -32,6 +32,11 @@ def fast_precision(backend: str = "tensorflow") -> str:
     return "bfloat16" if fast else "float32"
 
 
+def multiplies_in_tiles(precision: str) -> bool:
+    """Whether this processor multiplies matrices of that precision so fast that additions take as long: AMX."""
+    return precision == "bfloat16" and "amx_bf16" in _processor_flags()
+
+
 def has_accelerator(backend: str = "tensorflow") -> bool:
     """Whether the backend sees a GPU or TPU."""
     return bool(_accelerators(backend))

@@ -1,5 +1,6 @@
 """Networks for inference answer as the trained ones do, from fewer operations."""
 
+import sys
 import types
 
 import keras
@@ -9,10 +10,12 @@ import tensorflow as tf
 from exports import SIZE, lively_method
 from keras import layers
 
+from descargan_tf import hardware
 from descargan_tf.methods.two_statistics import TwoStatistics
 from descargan_tf.models import inference
-from descargan_tf.models.blocks import BatchNormalization, MaxPooling2D, UpsampleConv2D
+from descargan_tf.models.blocks import BatchNormalization, MaxPooling2D, UpsampleConv2D, policy
 from descargan_tf.models.inference import InferenceNetwork
+from descargan_tf.training import backends
 from descargan_tf.training.backends import compiled_predict
 
 TENSORFLOW = types.SimpleNamespace(backend="tensorflow")
@@ -181,3 +184,26 @@ def test_it_is_for_inference_alone_and_otherwise_as_its_model():
     assert made.output_shape == network.output_shape
     with pytest.raises(ValueError, match="neither training=True nor a mask"):
         made({"image": np.zeros((1, SIZE, SIZE, 1)), "target": np.zeros((1, 2))}, training=True)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_where_multiplications_cost_next_to_nothing_rows_are_not_paired(precision, monkeypatch):
+    monkeypatch.setattr(hardware, "_processor_flags", lambda: {"avx512_bf16", "amx_bf16"})
+    image = keras.Input((8, 8, 2))
+    x = layers.Conv2D(4, 3, padding="same", dtype=policy(precision))(image)
+    graph = graph_of(keras.Model(image, x))
+    assert convolutions(graph) == ([(1, 3, 2, 4)] * 4 if precision == "float32" else [(3, 3, 2, 4)])
+
+
+@pytest.mark.parametrize(("backend", "has_gpu"), [("jax", False), ("tensorflow", True)])
+def test_elsewhere_networks_stay_as_they_are(backend, has_gpu, monkeypatch):
+    monkeypatch.setattr(backends, "has_accelerator", lambda: has_gpu)
+    if backend == "jax":
+        monkeypatch.setitem(
+            sys.modules, "descargan_tf.training.jax_step", types.SimpleNamespace(predictor=lambda *a: a)
+        )
+    monkeypatch.setattr(inference, "for_inference", lambda method: pytest.fail("networks for inference were made"))
+    method = lively_method()
+    answer = compiled_predict(types.SimpleNamespace(backend=backend), method, weights_stay=True)
+    if backend == "jax":
+        assert answer[0] is method

@@ -12,6 +12,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from descargan_tf.hardware import multiplies_in_tiles
 from descargan_tf.methods.base import Method
 from descargan_tf.models.blocks import MaxPooling2D, UpsampleConv2D
 from descargan_tf.models.folding import foldable_pairs, folded_weights
@@ -70,7 +71,8 @@ class InferenceNetwork:
         kernel, bias = self._weights(layer)
         dtype = layer.compute_dtype
         is_plain = (layer.strides, layer.dilation_rate, layer.groups, layer.padding) == ((1, 1), (1, 1), 1, "same")
-        if is_plain and layer.kernel_size == (3, 3) and min(kernel.shape[2:]) >= _FEWEST_CHANNELS and _has_pairs(x):
+        is_wide = layer.kernel_size == (3, 3) and min(kernel.shape[2:]) >= _FEWEST_CHANNELS
+        if is_plain and is_wide and _has_pairs(x) and not multiplies_in_tiles(dtype):
             return _convolve_rows(_rows(x, dtype), kernel, bias).map(layer.activation)
         x = tf.cast(_images(x), dtype)
         if is_plain and layer.filters == 1 and dtype == "float32":
@@ -158,7 +160,8 @@ def _sizes(x):
 
 
 def _has_pairs(x):
-    return (x.height if isinstance(x, _Rows) else x.shape[1]) % 2 == 0
+    height = x.height if isinstance(x, _Rows) else x.shape[1]
+    return height is not None and height % 2 == 0
 
 
 def _images(x):
