@@ -14,7 +14,7 @@ from descargan_tf.errors import UserError
 from descargan_tf.evaluation import decisions, evaluator, figures, report
 from descargan_tf.files import reason
 from descargan_tf.flags import RUN_FLAGS
-from descargan_tf.hardware import describe_machine
+from descargan_tf.hardware import describe_machine, keep_freed_memory
 from descargan_tf.prediction.splits import BATCH_SIZE, predict_split
 from descargan_tf.provenance import git_commit, versions
 from descargan_tf.training.backends import compiled_predict
@@ -25,6 +25,7 @@ def evaluate(config: Config) -> int:
     """Tables 1 and 2 on the test split, with figures."""
     started = time.perf_counter()
     run_dir = Path(config.run_dir)
+    keep_freed_memory()
     with signals.leaving("no report was written"):
         method, folder, about = run_folder.restore(config)
         splits = ("test",) if _takes_published_thresholds(config) else ("validate", "test")
@@ -96,7 +97,7 @@ def _chosen(config, method, answer, data, scaling):
     split, checksum = data.load("validate", scaling), data.digest("validate")
     needs_maps = config.saliency != "none" or split.ground_truth_kind == MASK
     if not needs_maps:
-        answer = compiled_predict(config, method, without_maps=True, weights_stay=True)
+        answer = compiled_predict(config, method, without_maps=True)  # few images, a part of the networks
     prediction = _predicted(answer, split.images, "validate")
     thresholds = evaluator.calibrate(split, data_checksum=checksum, prediction=prediction if needs_maps else None)
     return thresholds, decisions.choose(prediction, split.labels, data_checksum=checksum)
