@@ -1,11 +1,10 @@
 """Where the time of an evaluation goes: python benchmarks/evaluation.py
 
-Draws images, makes a run folder with a network of the paper's size (the published weights, one set of statistics) and
+Draws images, makes a run folder with a network of the paper's size (the published weights) and
 evaluates it by --mode=evaluate: predictions, both protocols, bootstrap, figures, report. Prints seconds by part and the
 largest memory of the process; exit status 1 where 400 test images take longer than the bound.
 
-    --checkpoint=pretrained/synthetic256    published weights in place of the run; these have two sets of statistics,
-                                            and an image takes two passes through the generator
+    --checkpoint=pretrained/synthetic256    published weights in place of the run
 """
 
 import argparse

@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from descargan_tf.hardware import multiplies_in_tiles
 from descargan_tf.methods.base import Method
-from descargan_tf.models.blocks import MaxPooling2D, UpsampleConv2D
+from descargan_tf.models.blocks import Conv2D, MaxPooling2D, UpsampleConv2D
 from descargan_tf.models.folding import foldable_pairs, folded_weights
 
 _FEWEST_CHANNELS = 128  # in and out, where the multiplications of a convolution outweigh additions: measured
@@ -33,7 +33,8 @@ class InferenceNetwork:
     def __init__(self, network: keras.Model, normalised: dict | None = None):
         self._network = network
         if normalised is None:
-            normalised = {id(before): (before, after) for before, after in foldable_pairs(network)}
+            pairs = [(before, after) for before, after in foldable_pairs(network) if type(before) in _FASTER]
+            normalised = {id(before): (before, after) for before, after in pairs}
         self._normalised = normalised  # convolutions by id, each with the normalisation that goes into it
         self._folded = {id(after) for _, after in normalised.values()}
 
@@ -106,8 +107,10 @@ class InferenceNetwork:
         return _Rows(*(tf.concat(parts, axis=-1) for parts in zip(*pairs, strict=True)))
 
 
+# By the type itself: what another class made of one of these computes is not known.
 _FASTER = {
     keras.layers.Conv2D: InferenceNetwork._convolve,
+    Conv2D: InferenceNetwork._convolve,
     UpsampleConv2D: InferenceNetwork._upsample,
     MaxPooling2D: InferenceNetwork._pool,
     keras.layers.Activation: InferenceNetwork._activate,
