@@ -100,7 +100,7 @@ def test_a_class_made_of_a_known_one_is_asked_itself():
 
 
 def test_the_layers_of_the_generator_are_all_known():
-    graph = tf.function(lambda x: InferenceNetwork(lively_method().networks["generator"]).get_layer("trunk")(x))
+    graph = tf.function(InferenceNetwork(lively_method().networks["generator"]).get_layer("trunk"))
     images, planes = tf.TensorSpec((None, SIZE, SIZE, 1)), tf.TensorSpec((None, 2))
     operations = graph.get_concrete_function([images, planes]).graph.get_operations()
     kinds = [operation.type for operation in operations]
