@@ -12,8 +12,8 @@ import tensorflow as tf
 from PIL import Image
 
 from descargan_tf.data.images import scale_pixels, unscale_pixels
+from descargan_tf.inference.folding import uses_own_statistics
 from descargan_tf.methods.base import Method
-from descargan_tf.models.folding import uses_own_statistics
 from descargan_tf.prediction.outputs import named_outputs
 from descargan_tf.prediction.overlay import overlay
 from descargan_tf.prediction.splits import predict_split

@@ -9,8 +9,8 @@ import tensorflow as tf
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
 from descargan_tf.errors import UserError
+from descargan_tf.inference.folding import fold_method
 from descargan_tf.methods.base import Method
-from descargan_tf.models.folding import fold_method
 from descargan_tf.prediction.outputs import named_outputs
 from descargan_tf.types import DECISION, Prediction
 

@@ -36,7 +36,8 @@ ALLOWED = {
     "models": {"types"},
     "methods": {"types", "errors", "models", "losses"},
     "preparation": {"types", "errors", "names", "files", "locks", "signals", "processes", "data"},
-    "training": {"types", "errors", "files", "signals", "config", "hardware", "data", "models", "methods"},
+    "inference": {"hardware", "models", "methods"},
+    "training": {"types", "errors", "files", "signals", "config", "hardware", "data", "models", "methods", "inference"},
     "prediction": {"types", "errors", "names", "files", "signals", "data", "preparation.fitting"},
     "evaluation": {"types", "measures", "errors", "names", "files", "processes", "data", "prediction"},
     "pretrained": {"config", "errors", "files", "evaluation", "measures", "methods", "prediction", "types"},
@@ -50,7 +51,7 @@ ALLOWED = {
     },
     "export": {
         *("types", "measures", "errors", "names", "files", "signals", "program", "surroundings"),
-        *("data", "models", "methods", "prediction", "evaluation"),
+        *("data", "models", "methods", "inference", "prediction", "evaluation"),
     },
     "export.embedded": {
         *("errors", "files", "names", "signals", "program", "flag_fields", "flagfiles", "server_flags", "surroundings"),
@@ -73,6 +74,8 @@ BACKENDS = {
         "data/pipeline.py",
         "models/blocks.py",
         "hardware.py",
+        "inference/folding.py",
+        "inference/networks.py",
         "surroundings.py",
         "training/backends.py",
         "training/step.py",

@@ -6,8 +6,8 @@ import pytest
 from exports import SIZE, lively_method
 from keras import layers
 
+from descargan_tf.inference.folding import fold_method, fold_network, uses_own_statistics
 from descargan_tf.models.blocks import BatchNormalization, UpsampleConv2D
-from descargan_tf.models.folding import fold_method, fold_network, uses_own_statistics
 
 
 def normalisations(network):

@@ -11,9 +11,9 @@ from exports import SIZE, lively_method
 from keras import layers
 
 from descargan_tf import hardware
-from descargan_tf.models import inference
+from descargan_tf.inference import networks
+from descargan_tf.inference.networks import InferenceNetwork
 from descargan_tf.models.blocks import BatchNormalization, MaxPooling2D, UpsampleConv2D, policy
-from descargan_tf.models.inference import InferenceNetwork
 from descargan_tf.training import backends
 from descargan_tf.training.backends import compiled_predict
 
@@ -22,7 +22,7 @@ TENSORFLOW = types.SimpleNamespace(backend="tensorflow")
 
 @pytest.fixture(autouse=True)
 def every_width_is_wide(monkeypatch):
-    monkeypatch.setattr(inference, "_FEWEST_CHANNELS", 1)
+    monkeypatch.setattr(networks, "_FEWEST_CHANNELS", 1)
 
 
 def stir(network):
@@ -123,7 +123,7 @@ def test_an_odd_height_has_no_pairs_of_rows():
 
 
 def test_wide_means_both_channels_in_and_out(monkeypatch):
-    monkeypatch.setattr(inference, "_FEWEST_CHANNELS", 3)
+    monkeypatch.setattr(networks, "_FEWEST_CHANNELS", 3)
     image = keras.Input((8, 8, 2))
     graph = same(keras.Model(image, normalised(normalised(image), 3)))
     assert convolutions(graph) == [(1, 3, 4, 3)] * 4 + [(3, 3, 2, 4)]
@@ -153,7 +153,7 @@ def test_upsampling_alone_is_one_transposed_convolution():
 
 @pytest.mark.parametrize("kernel", [(3, 3), (5, 1), (2, 4)])
 def test_one_channel_is_a_matrix_product(kernel, monkeypatch):
-    monkeypatch.setattr(inference, "_FEWEST_CHANNELS", 2)
+    monkeypatch.setattr(networks, "_FEWEST_CHANNELS", 2)
     image = keras.Input((7, 6, 4))
     network = keras.Model(image, layers.Activation("tanh")(layers.Conv2D(1, kernel, padding="same")(image)))
     assert not convolutions(same(keras.Model(image, network(image))))
@@ -170,7 +170,7 @@ def test_layers_with_activations_and_others_between_take_images():
 @pytest.mark.parametrize(("fewest", "tolerance"), [(100, 2e-5), (1, 5e-5)])  # many small layers round often
 @pytest.mark.parametrize("changes", [{}, {"batch_norm": "per_image"}, {"output": "change"}])
 def test_a_method_predicts_as_before(changes, fewest, tolerance, monkeypatch):
-    monkeypatch.setattr(inference, "_FEWEST_CHANNELS", fewest)
+    monkeypatch.setattr(networks, "_FEWEST_CHANNELS", fewest)
     method = lively_method(**changes)
     images = np.random.default_rng(0).uniform(-1, 1, (2, SIZE, SIZE, 1)).astype("float32")
     before, after = (compiled_predict(TENSORFLOW, method, weights_stay=stay)(images) for stay in (False, True))
@@ -224,7 +224,7 @@ def test_elsewhere_networks_stay_as_they_are(backend, has_gpu, monkeypatch):
         monkeypatch.setitem(
             sys.modules, "descargan_tf.training.jax_step", types.SimpleNamespace(predictor=lambda *a: a)
         )
-    monkeypatch.setattr(inference, "for_inference", lambda method: pytest.fail("networks for inference were made"))
+    monkeypatch.setattr(networks, "for_inference", lambda method: pytest.fail("networks for inference were made"))
     method = lively_method()
     answer = compiled_predict(types.SimpleNamespace(backend=backend), method, weights_stay=True)
     if backend == "jax":

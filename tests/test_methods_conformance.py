@@ -25,8 +25,8 @@ from descargan_tf.data.images import Scaling
 from descargan_tf.evaluation.validation import validate
 from descargan_tf.export import saved_model
 from descargan_tf.export.bytes_input import FileRule
+from descargan_tf.inference import networks
 from descargan_tf.methods import METHODS, Entry
-from descargan_tf.models import inference
 from descargan_tf.run_folder import configure
 from descargan_tf.training import checkpoint
 from descargan_tf.training.loop import LoopSettings, Trainer
@@ -390,9 +390,9 @@ def test_any_number_of_images_is_answered_each_by_itself(method):
 
 @pytest.mark.parametrize("fewest", [1, 1000])
 def test_its_networks_for_inference_answer_as_the_live_ones(method, fewest, monkeypatch):
-    monkeypatch.setattr(inference, "_FEWEST_CHANNELS", fewest)
+    monkeypatch.setattr(networks, "_FEWEST_CHANNELS", fewest)
     images = SPLIT.images[4:7]
-    answers = tf.function(inference.for_inference(method).predict)(tf.constant(images))
+    answers = tf.function(networks.for_inference(method).predict)(tf.constant(images))
     for field, expected in method.predict(tf.constant(images))._asdict().items():
         found = getattr(answers, field)
         if expected is None:

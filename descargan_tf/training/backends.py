@@ -96,10 +96,10 @@ def compiled_predict(
         without_maps: give class probabilities alone, or anomaly scores where there are none. What only the other
             answers need is not computed.
         weights_stay: they change no more, and many images follow: seconds go into a graph that takes less time for
-            each (`models.inference`). Measured on CPUs with TensorFlow; elsewhere the graph stays as it is.
+            each (`inference.networks`). Measured on CPUs with TensorFlow; elsewhere the graph stays as it is.
     """
     if weights_stay and config.backend == "tensorflow" and not has_accelerator():
-        from descargan_tf.models.inference import for_inference
+        from descargan_tf.inference.networks import for_inference
 
         method = for_inference(method)
 

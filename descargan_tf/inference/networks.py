@@ -13,9 +13,9 @@ import numpy as np
 import tensorflow as tf
 
 from descargan_tf.hardware import multiplies_in_tiles
+from descargan_tf.inference.folding import foldable_pairs, folded_weights
 from descargan_tf.methods.base import Method
 from descargan_tf.models.blocks import Conv2D, MaxPooling2D, UpsampleConv2D
-from descargan_tf.models.folding import foldable_pairs, folded_weights
 
 _FEWEST_CHANNELS = 128  # in and out, where the multiplications of a convolution outweigh additions: measured
 
