@@ -72,7 +72,7 @@ class Page:
         self.wait(lambda: self.text("server-state") not in ("not asked yet", "asking …"))
 
     def wait(self, condition):
-        return WebDriverWait(self.browser, 10, 0.02).until(lambda _: condition())
+        return WebDriverWait(self.browser, 60, 0.02).until(lambda _: condition())
 
     def find(self, id_):
         return self.browser.find_element(By.ID, id_)
