@@ -11,6 +11,8 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate
 from pydicom.uid import ComputedRadiographyImageStorage, ExplicitVRLittleEndian, generate_uid
 
+from descargan_tf.data.codestreams import jpeg_size
+
 SENTINEL = "QZXSENTINEL"
 # JPEG by spectral selection and full progression
 RETIRED = (uid.UID("1.2.840.10008.1.2.4.53"), uid.UID("1.2.840.10008.1.2.4.55"))
@@ -105,6 +107,20 @@ def encoded(dataset, syntax, **rules):
         dataset.PixelData = pixels.byteswap().tobytes()
     dataset.file_meta.TransferSyntaxUID = syntax
     return {"implicit_vr": False, "little_endian": False} if syntax == uid.ExplicitVRBigEndian else {}
+
+
+def damaged_jpegs(sound, marker, random, count):
+    """Streams with up to three bytes changed, often into ones that mean something; with the size that each says.
+
+    Without those so large that they would not be what DICOM's header says.
+    """
+    for _ in range(count):
+        stream = bytearray(sound)
+        for position in random.integers(0, len(sound), random.integers(1, 4)):
+            stream[position] = random.choice((0, marker, 0xD0, 0xD9, 0xFF, random.integers(256)))
+        size = jpeg_size(bytes(stream))
+        if size and size.height * size.width < 1 << 16:
+            yield bytes(stream), size
 
 
 def lossless_jpeg(pixels, bits, predictor=1, point_transform=0, rows_an_interval=0):

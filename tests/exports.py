@@ -22,11 +22,11 @@ SPLITS = ("--num_train=4", "--num_validate=3", "--num_test=3")
 UINT8 = FileRule(Scaling(0, 255), "uint8")
 
 
-def lively_method(seed=0, kind=DeScarGAN, **changes):
+def lively_method(seed=0, **changes):
     """A DeScarGAN whose normalisations have statistics, scales and offsets unlike 0 and 1."""
     keras.utils.set_random_seed(seed)
     settings = {"image_size": SIZE, "generator_filters": 3, "discriminator_filters": 2, **changes}
-    method = kind(DeScarGANSettings(**settings))
+    method = DeScarGAN(DeScarGANSettings(**settings))
     rng = np.random.default_rng(seed)
     for network in method.networks.values():
         for layer in network._flatten_layers():
