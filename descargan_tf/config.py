@@ -8,6 +8,7 @@ from pathlib import Path
 from descargan_tf.errors import UserError
 from descargan_tf.flag_fields import flag as _flag
 from descargan_tf.server_flags import ServerFlags
+from descargan_tf.types import DRAWN
 
 MODES = ("generate", "prepare", "check_data", "train", "evaluate", "predict", "export", "serve", "publish", "benchmark")
 EXPORT_FORMATS = ("onnx", "openvino", "litert")
@@ -35,12 +36,12 @@ class Config(ServerFlags):
     method: str = _flag("descargan", "the method to train (see descargan_tf/methods)")
     dataset: str = _flag(
         "folders",
-        "synthetic: the paper's data, generated into --data_dir when it is missing; folders: your own images; "
-        "prepared: what --mode=prepare made of raw files; chest_phantom: generate alone; drawn "
-        "radiographs in CheXpert's layout",
-        choices=("synthetic", "folders", "prepared", "chest_phantom"),
+        "synthetic: the paper's data, synthetic_chest: radiographs with pleural effusions, both drawn into --data_dir "
+        "when it is missing; folders: your own images; prepared: what --mode=prepare made of raw files; chest_phantom: "
+        "generate alone; drawn radiographs as DICOM files in CheXpert's layout",
+        choices=(*DRAWN, "folders", "prepared", "chest_phantom"),
     )
-    data_dir: str = _path("where the data lie; data/synthetic_<image_size> by default for synthetic", of_run=False)
+    data_dir: str = _path("where the data lie; data/<dataset>_<image_size> by default for what is drawn", of_run=False)
     run_dir: str = _path("where a run lies; runs/<name of the flagfile> by default", of_run=False)
     backend: str = _flag(
         "tensorflow",
@@ -344,7 +345,7 @@ class Config(ServerFlags):
         Raises:
             UserError: names the flags.
         """
-        if self.mode == "train" and self.dataset == "synthetic" and not (self.num_train and self.num_validate):
+        if self.mode == "train" and self.dataset in DRAWN and not (self.num_train and self.num_validate):
             raise UserError(
                 f"--num_train={self.num_train} --num_validate={self.num_validate}: training needs both of them."
             )
@@ -369,10 +370,10 @@ class Config(ServerFlags):
             raise UserError("--mode=predict needs --input=<image file or folder>.")
         if self.mode == "prepare" and not (self.input and self.data_dir):
             raise UserError("--mode=prepare needs --input=<folder of raw files> and --data_dir=<folder to make>.")
-        if self.dataset != "synthetic" and not self.data_dir and self.mode in ("train", "evaluate", "check_data"):
+        if self.dataset not in DRAWN and not self.data_dir and self.mode in ("train", "evaluate", "check_data"):
             raise UserError(
                 "--data_dir is missing: name the folder that holds train, validate and test, "
-                "or pass --dataset=synthetic (as configs/quickstart.flags does) for generated data."
+                "or pass --dataset=synthetic_chest (as configs/quickstart.flags does) for drawn data."
             )
         if self.dense_blocks is not None and not re.fullmatch(r"[1-9]\d*(,[1-9]\d*){3}", self.dense_blocks):
             raise UserError(f"--dense_blocks={self.dense_blocks}: expected four numbers of layers, as in 6,12,32,32.")

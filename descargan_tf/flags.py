@@ -14,6 +14,7 @@ from descargan_tf.config import PRETRAINED, Config, published_folder
 from descargan_tf.errors import UserError
 from descargan_tf.flagfiles import Argument
 from descargan_tf.server_flags import ServerFlags
+from descargan_tf.types import DRAWN
 
 RUN_FLAGS = "flags.txt"  # the flagfile in the folder of a run, or of published weights
 FIELDS = {field.name: field for field in dataclasses.fields(Config)}
@@ -95,9 +96,9 @@ def parse(argv: Sequence[str]) -> Given:
 
 
 def _data_dir(values):
-    if values["data_dir"] or (values["dataset"] != "synthetic" and values["mode"] != "generate"):
+    if values["data_dir"] or (values["dataset"] not in DRAWN and values["mode"] != "generate"):
         return values["data_dir"]
-    kind = "chest_phantom" if values["dataset"] == "chest_phantom" else "synthetic"
+    kind = values["dataset"] if values["dataset"] in (*DRAWN, "chest_phantom") else "synthetic"
     return str(Path("data") / f"{kind}_{values['image_size']}")
 
 

@@ -12,6 +12,7 @@ DISEASED = 1
 CLASS_NAMES = ("healthy", "diseased")
 DECISION = 0.5  # disease probability above which an image is called diseased
 SPLITS = ("train", "validate", "test")
+DRAWN = ("synthetic", "synthetic_chest")  # data sets that are drawn where they are missing
 MASK, DIFFERENCE = "mask", "difference"  # kinds of ground truth: which pixels; healthy - diseased, with sign and size
 
 

@@ -169,7 +169,7 @@ def test_a_flagfile_makes_it(row, kind, base, monkeypatch):
     monkeypatch.chdir(ROOT)
     path = f"configs/{kind}_{row}.flags"
     if row == "descargan":  # the rows of the paper's method are its own files, which the others do not inherit
-        base = {"synthetic": "synthetic", "quick": "quickstart"}[kind]
+        base = {"synthetic": "synthetic", "quick": "synthetic_64"}[kind]
     lines = [line for line in Path(path).read_text().splitlines() if line and not line.startswith("#")]
     assert lines[:2] == [f"--flagfile={base}.flags", f"--method={row}"]
     assert configure(["main", f"--flagfile={path}"]).method == row

@@ -9,6 +9,9 @@ from descargan_tf.config import PRETRAINED, Config
 from descargan_tf.errors import UserError
 from descargan_tf.evaluation import pages
 from descargan_tf.flags import RUN_FLAGS
+from descargan_tf.types import DRAWN
+
+_DATA = {"synthetic": "synthetic data", "synthetic_chest": "drawn radiographs"}
 
 
 @signals.leaving("nothing was published")
@@ -41,12 +44,12 @@ def publish(config: Config) -> int:
 def _about(config, folder, method, about):
     """Where the weights come from."""
     flagfile = shlex.quote(f"--flagfile={folder / RUN_FLAGS}")
-    own_data = "" if config.dataset == "synthetic" else " --data_dir=<root>"
+    own_data = "" if config.dataset in DRAWN else " --data_dir=<root>"
     return {
         "name": folder.name,
         "method": config.method,
         "image_size": config.image_size,
-        "data": "images of one's own" if own_data else "synthetic data",
+        "data": _DATA.get(config.dataset, "images of one's own"),
         "note": config.publish_note,
         "step": about["step"],
         "trained_seconds": about.get("trained_seconds"),

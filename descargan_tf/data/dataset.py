@@ -17,7 +17,7 @@ from descargan_tf.data.listing import GROUND_TRUTH_FOLDER, list_data_set, list_i
 from descargan_tf.data.reading import NUM_THREADS, read_all
 from descargan_tf.data.synthetic import SyntheticSettings
 from descargan_tf.errors import UserError
-from descargan_tf.types import CLASS_NAMES, DIFFERENCE, DISEASED, HEALTHY, MASK, SPLITS, Split
+from descargan_tf.types import CLASS_NAMES, DIFFERENCE, DISEASED, DRAWN, HEALTHY, MASK, SPLITS, Split
 
 _SAMPLE = 300  # images of a class and split that are looked at before training; each costs milliseconds
 _NARROW_SHARE = 1 / 8  # of the prepared range, below which it is probably not the one that was meant
@@ -26,25 +26,26 @@ _AS_PREPARED = ("source", "fit", "value_range", "slice_axis", "nifti_range")
 
 
 class Dataset:
-    """One data set, `--dataset=synthetic` or `folders`; `dataset_of` gives the one that a Config names."""
+    """One data set in folders, drawn or one's own; `dataset_of` gives the one that a Config names."""
 
     def __init__(self, config: Config):
         self._folder = config.data_dir
         self._image_size = config.image_size
         self._value_range = config.value_range
         self._ground_truth = config.ground_truth if config.dataset == "folders" else AUTO
-        self.is_synthetic = config.dataset == "synthetic"
+        self.is_synthetic = config.dataset in DRAWN
         self._drawn = SyntheticSettings(
             seed=config.data_seed,
             image_size=config.image_size,
             num_train=config.num_train,
             num_validate=config.num_validate,
             num_test=config.num_test,
+            **({"dataset": config.dataset} if self.is_synthetic else {}),
         )
         self._contents: dict[str, str] = {}  # of what was checked
 
     def generate(self) -> None:
-        """Draw the paper's synthetic images, with a bar on the terminal.
+        """Draw the images, with a bar on the terminal.
 
         Raises:
             UserError: the folder exists, or cannot be written.

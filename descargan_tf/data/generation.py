@@ -1,4 +1,4 @@
-"""The synthetic data set on disk: drawn by several processes, with a manifest that says what each file must be."""
+"""Drawn data sets on disk: made by several processes, with a manifest that says what each file must be."""
 
 import contextlib
 import dataclasses
@@ -12,14 +12,16 @@ from pathlib import Path
 import numpy as np
 
 from descargan_tf import locks, processes, signals
+from descargan_tf.data import synthetic, synthetic_chest
 from descargan_tf.data.images import npy_bytes
 from descargan_tf.data.listing import GROUND_TRUTH_FOLDER
-from descargan_tf.data.synthetic import VERSION, SyntheticSettings, draw_example
+from descargan_tf.data.synthetic import SyntheticSettings
 from descargan_tf.errors import UserError
 from descargan_tf.files import is_within, reason
-from descargan_tf.types import CLASS_NAMES, DISEASED, SPLITS
+from descargan_tf.types import CLASS_NAMES, DISEASED, DRAWN, SPLITS
 
 MANIFEST = "manifest.json"
+_MODULES = dict(zip(DRAWN, (synthetic, synthetic_chest), strict=True))  # each with a VERSION and draw_example
 _BEING_GENERATED = "{{holder}} is generating {}: wait for it, or end it first."
 
 
@@ -67,7 +69,7 @@ def generate(
                         progress(done, 2 * sum(settings.count(split) for split in SPLITS))
         manifest = {
             "generator": "descargan_tf synthetic",
-            "version": VERSION,
+            "version": _MODULES[settings.dataset].VERSION,
             **dataclasses.asdict(settings),
             "sha256": dict(sorted(checksums.items())),
         }
@@ -100,7 +102,9 @@ def read_manifest(data_dir: str | os.PathLike) -> dict | None:
         return None
     try:
         manifest = json.loads(path.read_text())
-        SyntheticSettings(**{field.name: int(manifest[field.name]) for field in dataclasses.fields(SyntheticSettings)})
+        manifest.setdefault("dataset", "synthetic")  # manifests of earlier versions do not say it
+        for field in dataclasses.fields(SyntheticSettings):
+            field.type(manifest[field.name])
         manifest["version"], manifest["sha256"].items()
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path} is not a manifest of generated data ({error!r}): generate the data again.") from error
@@ -113,7 +117,7 @@ def check_settings(data_dir: str | os.PathLike, manifest: dict, settings: Synthe
     Raises:
         UserError: names each setting that differs, or the files that are missing.
     """
-    wanted = {"version": VERSION, **dataclasses.asdict(settings)}
+    wanted = {"version": _MODULES[settings.dataset].VERSION, **dataclasses.asdict(settings)}
     spoken = {"version": "generator version", "seed": "--data_seed"}  # --seed is that of a run
     differing = [
         f"{spoken.get(name, '--' + name)} is {manifest[name]} there and {value} here"
@@ -178,7 +182,9 @@ def _run(root: Path, settings: SyntheticSettings, num_workers: int) -> Iterator[
 def _write_range(root: Path, settings: SyntheticSettings, split: str, start: int, stop: int) -> dict[str, str]:
     checksums = {}
     for index in range(start, stop):
-        image, label, ground_truth = draw_example(settings.seed, split, index, settings.image_size)
+        image, label, ground_truth = _MODULES[settings.dataset].draw_example(
+            settings.seed, split, index, settings.image_size
+        )
         arrays = {CLASS_NAMES[label]: image}
         if label == DISEASED:
             arrays[GROUND_TRUTH_FOLDER] = ground_truth

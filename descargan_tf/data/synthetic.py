@@ -94,13 +94,14 @@ class Geometry(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class SyntheticSettings:
-    """What decides the bytes of a data set; counts are images per class."""
+    """What decides the bytes of a drawn data set; counts are images per class."""
 
     seed: int = 0
     image_size: int = 256
     num_train: int = 2000
     num_validate: int = 200
     num_test: int = 200
+    dataset: str = "synthetic"  # or "synthetic_chest": what is drawn
 
     def count(self, split: str) -> int:
         """Images per class in a split."""
