@@ -45,7 +45,15 @@ def make_plans(config: Config) -> list[Plan]:
     return plans
 
 
-def _plan(config, name, seeds):
+def row_settings(config: Config, name: str) -> tuple[str, tuple[str, ...], Config]:
+    """What a row trains with, but for the lengths that its budget sets; nothing is built.
+
+    Returns:
+        Its flagfile, its flags, and what they come to.
+
+    Raises:
+        UserError: there is no such flagfile, or it cannot be read.
+    """
     flagfile = config.benchmark_flagfiles.replace("{}", name)
     if not Path(flagfile).is_file():
         raise UserError(f"--benchmark_runs: there is no {flagfile} for {name} (--benchmark_flagfiles says where).")
@@ -53,7 +61,11 @@ def _plan(config, name, seeds):
     # What is meant for all rows is passed over where a row's method does not have it.
     unused = methods.unused_settings(flags.parse(["main", *given]).config.method)
     given = tuple(flags.without(given, unused))
-    base = run_folder.configure(["main", *given])
+    return flagfile, given, run_folder.configure(["main", *given])
+
+
+def _plan(config, name, seeds):
+    flagfile, given, base = row_settings(config, name)
     try:
         method = methods.build(base.method, {**dataclasses.asdict(base), "precision": "float32"})
     except UserError as error:

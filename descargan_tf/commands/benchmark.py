@@ -12,7 +12,7 @@ from tqdm import tqdm
 from descargan_tf import locks, program, run_folder
 from descargan_tf.benchmark import report, tables
 from descargan_tf.benchmark.grid import Grid
-from descargan_tf.benchmark.plan import make_plans
+from descargan_tf.benchmark.plan import make_plans, row_settings
 from descargan_tf.config import Config
 from descargan_tf.data.dataset import dataset_of
 from descargan_tf.errors import UserError
@@ -29,10 +29,13 @@ from descargan_tf.types import CLASS_NAMES, MASK
 def benchmark(config: Config) -> int:
     """A grid of runs, and the paper's two tables of them."""
     folder = Path(config.run_dir)
+    if config.dry_run:  # before plans, which build networks: TensorFlow's threads are settled by its first operation
+        *_, first = row_settings(config, next(iter(config.runs)))
+        make_engine = engine_maker(first, run_folder.build_method)
     plans = make_plans(config)
     run_folder.refuse_data_folder(dataclasses.replace(plans[0].config, run_dir=config.run_dir))
     if config.dry_run:
-        return _dry_run(config, plans)
+        return _dry_run(config, plans, make_engine)
     if (folder / RUN_FLAGS).exists():
         raise UserError(f"--run_dir={folder} is a run: name another folder for a benchmark.")
     # The first seed of every row comes first, so that the tables are soon complete if rough.
@@ -67,9 +70,8 @@ def benchmark(config: Config) -> int:
     return 1 if work.failures else 0
 
 
-def _dry_run(config, plans):
+def _dry_run(config, plans, make_engine):
     """What would be done and how long it would take; a few rounds of each row are timed."""
-    make_engine = engine_maker(plans[0].config, run_folder.build_method)
     total = 0.0
     for plan in plans:
         run, left = plan.runs[0], sum(not run.is_finished for run in plan.runs)
