@@ -41,7 +41,7 @@ def exports(tmp_path_factory):
     """(method, folder, signatures) by the kind of statistics."""
     made = {}
     for statistics in STATISTICS:
-        # As configs/synthetic.flags, and as configs/quickstart.flags: each activation in one of the two.
+        # As configs/synthetic.flags, and as configs/synthetic_64.flags: each activation in one of the two.
         activation = "leaky_relu" if statistics == "per_image" else "relu"
         method = lively_method(batch_norm=statistics, discriminator_activation=activation)
         folder = write_export(tmp_path_factory.mktemp(statistics) / "1", method)
