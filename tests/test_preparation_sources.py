@@ -196,6 +196,7 @@ def test_a_table_says_all_of_an_image(tmp_path):
         b"label\tpath\rhealthy\ta.png",
         b" path , label \n a.png , HEALTHY \n",
         b"path,label\nsub\\..\\a.png,healthy",
+        b"Path,LABEL,,\r\na.png,0.0,,\r\n",
     ],
 )
 def test_tables_of_all_writers_are_read(tmp_path, content):
@@ -204,6 +205,23 @@ def test_tables_of_all_writers_are_read(tmp_path, content):
     listing = listed("csv", tmp_path, labels_csv=str(tmp_path / "labels.csv"))
     assert not listing.problems
     assert [(image.source, image.label) for image in listing.images] == [("a.png", HEALTHY)]
+    assert not listing.notes
+
+
+def test_columns_and_splits_are_known_in_any_case(tmp_path):
+    """Patients that were passed over would be on two sides."""
+    picture(tmp_path / "a.png")
+    rows = [("a.png", "1.0", "Anna", "Train", "")]
+    labels = table(tmp_path / "labels.csv", rows, ("Path", "Label", "PATIENT", "Split", "Remark"))
+    listing = listed("csv", tmp_path, labels_csv=str(labels))
+    (image,) = listing.images
+    assert (image.label, image.patient, image.split) == (DISEASED, pseudonym("Anna", b"k"), "train")
+    assert listing.notes == ["labels.csv: columns that say nothing here: Remark"]
+    table(labels, [("a.png", "1", "Anna", "Berta")], ("path", "label", "Patient", "PATIENT"))
+    assert refusal("csv", tmp_path, labels_csv=str(labels)).endswith("column patient is there twice")
+    table(labels, [("a.png", "1", "Anna", "Berta")], ("path", "label", "patient", "Patient"))
+    (image,) = listed("csv", tmp_path, labels_csv=str(labels)).images
+    assert image.patient == pseudonym("Anna", b"k")
 
 
 def test_what_is_wrong_with_a_row_is_a_line_that_names_it(tmp_path):

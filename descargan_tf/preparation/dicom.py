@@ -22,7 +22,7 @@ from descargan_tf.data.listing import GROUND_TRUTH_FOLDER
 from descargan_tf.errors import UserError
 from descargan_tf.names import name_some
 from descargan_tf.preparation.folder import identity, read_mask, walk
-from descargan_tf.preparation.sources import LABELS, Listing, Options, Pixels, RawImage, pseudonym
+from descargan_tf.preparation.sources import Listing, Options, Pixels, RawImage, label_of, pseudonym
 from descargan_tf.preparation.tables import read_table
 from descargan_tf.types import CLASS_NAMES, DISEASED, SPLITS
 
@@ -98,17 +98,15 @@ def _labels(table, listing):
     """Labels by accession number; a number with two labels has none."""
     labels: dict[str, int | None] = {}
     for row in read_table(Path(table), ("accession", "label")):
-        where = f"{Path(table).name}, line {row.line}"
-        label = LABELS.get(row["label"].lower())
-        if row.problem:
-            listing.problems.append(f"{where}: {row.problem}")
-        elif not row["accession"]:
-            listing.problems.append(f"{where}: no accession number")
-        elif label is None:
-            listing.problems.append(f"{where}: its label is none of {', '.join(LABELS)}")
-        elif labels.setdefault(row["accession"], label) != label:
-            labels[row["accession"]] = None
-            listing.problems.append(f"{where}: another label than a line before has for this accession number")
+        try:
+            if row.problem or not row["accession"]:
+                raise UserError(row.problem or "no accession number")
+            label = label_of(row["label"])
+            if labels.setdefault(row["accession"], label) != label:
+                labels[row["accession"]] = None
+                raise UserError("another label than a line before has for this accession number")
+        except UserError as error:
+            listing.problems.append(f"{Path(table).name}, line {row.line}: {error}")
     return labels
 
 

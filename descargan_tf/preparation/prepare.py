@@ -74,8 +74,10 @@ class Plan(NamedTuple):
         for image in self.splitting.images:
             patients[image.split, image.label].add(patient_of(image))
         beside = self.listing.beside
+        unknown = sum(not image.patient for image in self.splitting.images)
         return [
             *self.listing.notes,
+            *([f"{unknown} images of which no patient is known: each file counts as one"] if unknown else []),
             *(
                 f"{split} {name}: {len_images} images of {len(patients[split, label])} patients"
                 + (f" ({beside[split, label]})" if (split, label) in beside else "")

@@ -14,7 +14,7 @@ import numpy as np
 from descargan_tf.errors import UserError
 from descargan_tf.types import CLASS_NAMES
 
-# What a table may call a class, in lower case.
+# What a table may call a class.
 LABELS = {**{name: label for label, name in enumerate(CLASS_NAMES)}, **{str(label): label for label in (0, 1)}}
 
 
@@ -114,6 +114,18 @@ SOURCES = {
         ("labels_csv", "slice_axis", "slices", "nifti_range", "volumes", "unmarked_slices", "patient_pattern"),
     ),
 }
+
+
+def label_of(text: str) -> int:
+    """The class that a field of a table names, in whatever case; 0.0 and 1.0 are as programs write 0 and 1.
+
+    Raises:
+        UserError: it names none.
+    """
+    label = LABELS.get(text.lower().removesuffix(".0"))
+    if label is None:
+        raise UserError(f"its label is none of {', '.join(LABELS)}")
+    return label
 
 
 def load(name: str) -> Source:

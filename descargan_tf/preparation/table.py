@@ -16,7 +16,7 @@ from descargan_tf.data.formats import IMAGE_SUFFIXES
 from descargan_tf.errors import UserError
 from descargan_tf.files import is_within
 from descargan_tf.preparation.folder import read_mask, read_pixels
-from descargan_tf.preparation.sources import LABELS, Listing, Options, Pixels, RawImage, pseudonym
+from descargan_tf.preparation.sources import Listing, Options, Pixels, RawImage, label_of, pseudonym
 from descargan_tf.preparation.tables import Row, read_table
 from descargan_tf.types import DISEASED, SPLITS
 
@@ -31,9 +31,9 @@ def list(root: Path, options: Options) -> Listing:
     table = Path(options.labels_csv)
     listing = Listing([], [], [])
     seen: dict[str, int] = {}
-    unknown: dict[str, None] = {}
-    for row in read_table(table, ("path", "label")):
-        unknown |= dict.fromkeys(name for name in row.values if name not in _KNOWN)
+    columns: dict[str, None] = {}
+    for row in read_table(table, ("path", "label"), _KNOWN):
+        columns |= dict.fromkeys(row.values)
         try:
             image = _image(root, row, options.key)
             if image.source in seen:
@@ -42,7 +42,7 @@ def list(root: Path, options: Options) -> Listing:
             listing.images.append(image)
         except UserError as error:
             listing.problems.append(f"{table.name}, line {row.line}: {error}")
-    if unknown:
+    if unknown := [name for name in columns if name and name not in _KNOWN]:
         listing.notes.append(f"{table.name}: columns that say nothing here: {', '.join(unknown)}")
     return listing
 
@@ -60,10 +60,8 @@ def read_ground_truth(image: RawImage, options: Options) -> np.ndarray:
 def _image(root, row: Row, key):
     if row.problem:
         raise UserError(row.problem)
-    label = LABELS.get(row["label"].lower())
-    if label is None:
-        raise UserError(f"its label is none of {', '.join(LABELS)}")
-    if row["split"] not in ("", *SPLITS):
+    label, split = label_of(row["label"]), row["split"].lower()
+    if split not in ("", *SPLITS):
         raise UserError(f"its split is none of {', '.join(SPLITS)}, nor empty, where it is to be drawn")
     name, path = file_within(root, row["path"])
     ground_truth = None
@@ -76,7 +74,7 @@ def _image(root, row: Row, key):
         patient=pseudonym(row["patient"], key) if row["patient"] else "",
         study=pseudonym(row["study"], key) if row["study"] else "",
         view=row["view"],
-        split=row["split"] or None,
+        split=split or None,
         ground_truth=ground_truth,
     )
 

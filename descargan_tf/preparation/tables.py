@@ -28,15 +28,17 @@ class Row:
         return self.values.get(column, "")
 
 
-def read_table(path: Path, needed: Sequence[str] = ()) -> Iterator[Row]:
+def read_table(path: Path, needed: Sequence[str] = (), known: Sequence[str] = ()) -> Iterator[Row]:
     """Yield the rows below the header that are not empty.
 
-    UTF-8 with or without its mark; lines that end in CRLF, LF or CR; commas, semicolons or tabs. A byte that is no
-    UTF-8 stays what it is, as in names of files. Spaces around a field are no part of it.
+    Columns that are asked for are found in whatever case they are written: to pass over Patient would be to draw splits
+    without patients. UTF-8 with or without its mark; lines that end in CRLF, LF or CR; commas, semicolons or tabs. A
+    byte that is no UTF-8 stays what it is, as in names of files. Spaces around a field are no part of it.
 
     Args:
         path: of the table.
         needed: columns that must be there.
+        known: further ones that are asked for.
 
     Raises:
         UserError: it cannot be read, is no text, or lacks a column; names the file.
@@ -49,10 +51,10 @@ def read_table(path: Path, needed: Sequence[str] = ()) -> Iterator[Row]:
                 raise UserError(f"{path}: is UTF-16; save it as CSV in UTF-8")
         # Opened without translation of line ends, as a quoted field may hold some.
         with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-            yield from _rows(path, file, needed)
+            yield from _rows(path, file, needed, known)
 
 
-def _rows(path, file, needed):
+def _rows(path, file, needed, known):
     first = file.readline(1 << 16)
     delimiter = max(_DELIMITERS, key=first.count)
     file.seek(0)
@@ -63,7 +65,7 @@ def _rows(path, file, needed):
             if not any(field.strip() for field in fields):
                 continue
             if header is None:
-                header = _header(path, fields, needed)
+                header = _header(path, fields, needed, known)
             elif len(fields) != len(header):
                 yield Row(lines.line_num, {}, f"{len(fields)} fields, but {len(header)} columns")
             else:
@@ -79,8 +81,10 @@ def _rows(path, file, needed):
         )
 
 
-def _header(path, fields, needed):
+def _header(path, fields, needed, known):
     header = [field.strip() for field in fields]
+    others = {name.casefold(): name for name in (*needed, *known) if name not in header}
+    header = [others.get(name.casefold(), name) for name in header]
     missing = [name for name in needed if name not in header]
     if missing:
         plural = "s" if len(missing) > 1 else ""
