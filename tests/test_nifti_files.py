@@ -253,9 +253,10 @@ def test_whether_two_volumes_lie_on_each_other(tmp_path):
 # ---- written back
 
 
+@pytest.mark.parametrize("kind", [nibabel.Nifti1Image, nibabel.Nifti2Image])
 @pytest.mark.parametrize("suffix", SUFFIXES)
-def test_what_is_written_has_the_affine_and_says_nothing_else(tmp_path, suffix):
-    source = write_volume(tmp_path / "a.nii", noise(), ORIENTATIONS[13])
+def test_what_is_written_has_the_affine_and_says_nothing_else(tmp_path, suffix, kind):
+    source = kind.from_image(write_volume(tmp_path / "a.nii", noise(), ORIENTATIONS[13]))
     source.header["descrip"], source.header["cal_max"] = b"Jane Doe", 500
     source.set_qform(source.affine, 2)
     source.to_filename(tmp_path / "a.nii")
@@ -263,6 +264,7 @@ def test_what_is_written_has_the_affine_and_says_nothing_else(tmp_path, suffix):
     values = np.random.default_rng(0).normal(size=volume.shape).astype(np.float32)
     volume.write(tmp_path / f"out{suffix}", values)
     written = nibabel.load(tmp_path / f"out{suffix}")
+    assert type(written) is kind
     np.testing.assert_array_equal(written.affine, source.affine)
     np.testing.assert_array_equal(written.get_fdata(dtype=np.float32), values)
     assert written.get_data_dtype() == np.float32

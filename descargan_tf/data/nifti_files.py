@@ -309,7 +309,8 @@ class Volume:
         header = self._image.header.copy()
         # Of another program's: what to show of it, and texts that may say who the patient is.
         header["cal_min"] = header["cal_max"] = 0
-        header["descrip"] = header["aux_file"] = header["intent_name"] = header["db_name"] = b""
+        for name in {"descrip", "aux_file", "intent_name", "db_name"}.intersection(header):  # NIfTI-2 has fewer of them
+            header[name] = b""
         header.extensions.clear()
         header.set_data_dtype(np.float32)
         header.set_slope_inter(1, 0)
