@@ -41,7 +41,7 @@ def prepare(root, per_class=3, **changes):
                 row |= {"maximum": 65535, "fit": "pad", "ground_truth": prepared.NONE}
                 rows.append(row | changes.get(f"{split}_{name}_{number}", {}))
             prepared.write_shard(root, split, label, 0, np.stack(images), None, rows)
-    prepared.finish(root, {"failed": 0})
+    prepared.finish(root, {"failed": 0} | changes.get("decisions", {}))
     return root
 
 
@@ -134,13 +134,37 @@ def test_the_same_pixels_and_the_same_file_in_prepared_data(tmp_path, capsys):
     assert out.endswith("2 findings\n")
 
 
-def test_unlike_ranges_of_prepared_data(tmp_path, capsys):
-    root = prepare(tmp_path / "p", train_healthy_0={"patient": ""})
+def test_the_same_pixels_in_both_classes_of_a_split_of_prepared_data(tmp_path, capsys):
+    root = prepare(tmp_path / "p")
+    shards = {name: root / "shards" / f"train-{name}-00000.npy" for name in CLASS_NAMES}
+    images = np.load(shards["diseased"])
+    images[2] = np.load(shards["healthy"])[1]
+    np.save(shards["diseased"], images)
+    assert check(root, dataset="prepared") == 1
+    out = capsys.readouterr().out
+    said = "1 picture lies, in files that differ, in both classes; which of the two is right? (2.dcm = 6.dcm)"
+    assert f"warning: {said}\n" in out
+    assert out.endswith("1 finding\n")
+
+
+@pytest.mark.parametrize(
+    ("asked", "hint"),
+    [
+        (
+            "value_range",
+            "; if the files have fewer bits (12-bit: 0,4095), prepare them again with --value_range=low,high",
+        ),
+        ("nifti_range", "; prepare the volumes again with another --nifti_range"),
+        ("finding", ""),
+    ],
+)
+def test_unlike_ranges_of_prepared_data(tmp_path, capsys, asked, hint):
+    root = prepare(tmp_path / "p", train_healthy_0={"patient": ""}, decisions={asked: ""})
     for shard in (root / "shards").glob("*.npy"):
         np.save(shard, np.load(shard) // 16)
     assert check(root, dataset="prepared") == 1
     out = capsys.readouterr().out
-    assert "of the range that the data were prepared with; if the files have fewer bits (12-bit: 0,4095)" in out
+    assert f"% of the range that the data were prepared with{hint}\n" in out
     assert "note: patients are not known of 1 image: " in out
 
 

@@ -1,6 +1,7 @@
 """The data that a Config names: generated where they are missing, checked, loaded."""
 
 import functools
+import hashlib
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -21,6 +22,11 @@ from descargan_tf.types import CLASS_NAMES, DIFFERENCE, DISEASED, DRAWN, HEALTHY
 
 _SAMPLE = 300  # images of a class and split that are looked at before training; each costs milliseconds
 _NARROW_SHARE = 1 / 8  # of the prepared range, below which it is probably not the one that was meant
+# What a preparation was told of ranges, and what is the matter where they are not filled.
+_RANGES = {
+    "value_range": ("; if the files have fewer bits (12-bit: 0,4095), prepare them again with --value_range=low,high"),
+    "nifti_range": "; prepare the volumes again with another --nifti_range",
+}
 # Decisions of a preparation that prediction repeats; no path, and nothing else that a published model need not say.
 _AS_PREPARED = ("source", "fit", "value_range", "slice_axis", "nifti_range")
 
@@ -226,10 +232,10 @@ class PreparedDataset(Dataset):
                     raise UserError(
                         f"--data_dir={self._folder}: no {CLASS_NAMES[label]} image in {split}; both are needed."
                     )
-        measured = self._measure(splits, None if every_image else _SAMPLE)
+        measured, contents = self._measure(splits, None if every_image else _SAMPLE)
         sampled = [split for split in splits if not every_image and max(self.counts(split)) > _SAMPLE]
         if sampled and leaks.is_undecided(measured, sampled):  # then it would be luck whether a leak is told
-            measured = self._measure(splits, None)
+            measured, _ = self._measure(splits, None)
         classes = tuple(self._summarise(split, label, measured) for split in splits for label in (HEALTHY, DISEASED))
         rows = [row for split in splits for row in self._prepared.rows(split)]
         names = [name for split in splits for name in self._prepared.names(split)]
@@ -240,6 +246,7 @@ class PreparedDataset(Dataset):
             *leaks.class_leak_findings(measured),
             *leaks.acquisition_findings(rows),
             *leaks.identical_file_findings(rows),
+            *(leaks.identical_picture_findings(measured, rows, contents) if every_image else ()),
         )
         notes = [
             f"{count} {what} when the data were prepared"
@@ -302,7 +309,8 @@ class PreparedDataset(Dataset):
         return {**super().training_facts(summary), "preparation": made}
 
     def _measure(self, splits, sample):
-        of_splits, of_labels, whole, beside = [], [], [], []
+        """The numbers of all images, or of a sample, and a digest of each; in the order of the rows."""
+        of_splits, of_labels, whole, beside, contents = [], [], [], [], []
         for split in splits:
             images, truths = self._prepared.images(split), self._prepared.ground_truth(split)
             labels, is_known = self._prepared.labels(split), self._prepared.has_ground_truth(split)
@@ -316,15 +324,16 @@ class PreparedDataset(Dataset):
                     of_splits.append(split)
                     of_labels.append(label)
                     whole.append(leaks.statistics_of(image))
+                    contents.append(hashlib.blake2b(image, digest_size=16).digest())
                     beside.append(leaks.outside_disease(image, truths[number, ..., 0]) if has_mask else [])
-        return leaks.measured(of_splits, of_labels, whole, beside)
+        return leaks.measured(of_splits, of_labels, whole, beside), contents
 
     def _narrow_range_findings(self, measured):
         low, high = measured.whole[:, 0].min(), measured.whole[:, 1].max()
         if high - low < 2 * _NARROW_SHARE:
             yield (
-                f"all values fill {(high - low) / 2:.1%} of the range that the data were prepared with; if the files "
-                "have fewer bits (12-bit: 0,4095), prepare them again with --value_range=low,high"
+                f"all values fill {(high - low) / 2:.1%} of the range that the data were prepared with"
+                + next((hint for asked, hint in _RANGES.items() if asked in self._prepared.decisions), "")
             )
 
     def _content(self, row):

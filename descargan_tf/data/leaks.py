@@ -389,6 +389,31 @@ def identical_file_findings(rows: Sequence[Mapping[str, str]]) -> Iterator[str]:
             yield f"{count}, with identical content, in {advice} ({named})"
 
 
+def identical_picture_findings(
+    found: Measured, rows: Sequence[Mapping[str, str]], contents: Sequence[bytes]
+) -> Iterator[str]:
+    """The same pixels in both classes, of files that differ, as where a copy has another patient in its header.
+
+    Args:
+        found: of all images.
+        rows: of theirs, with `source`, `label` and `sha256`.
+        contents: a digest of the pixels of each.
+    """
+    groups = defaultdict(list)
+    for row, content, lowest, highest in zip(rows, contents, found.whole[:, 0], found.whole[:, 1], strict=True):
+        if lowest < highest:
+            groups[content].append(row)
+    several = [
+        group
+        for group in groups.values()
+        if len({row["label"] for row in group}) > 1 and len({row["sha256"] for row in group}) > 1
+    ]
+    if several:
+        named = name_some((" = ".join(shown(row["source"]) for row in group[:3]) for group in several), 3)
+        count = "1 picture lies" if len(several) == 1 else f"{len(several)} pictures lie"
+        yield f"{count}, in files that differ, in both classes; which of the two is right? ({named})"
+
+
 def constant_findings(found: Measured, names: Sequence[str]) -> Iterator[str]:
     """Images of one value."""
     constant = np.flatnonzero(found.whole[:, 0] == found.whole[:, 1])
