@@ -55,6 +55,13 @@ def test_a_rescale_moves_range_and_values(tmp_path):
     assert (found.low, found.high) == (-1024, 4095 * 2 - 1024)
 
 
+@pytest.mark.parametrize(("slope", "intercept"), [("1", "1e12"), ("1e-9", "-500"), ("1", "1e38")])
+def test_a_rescale_that_leaves_one_value_of_many_is_refused(tmp_path, slope, intercept):
+    dataset = radiograph(RAMP, RescaleSlope=slope, RescaleIntercept=intercept)
+    said = "its Rescale Slope and Intercept make numbers of it that float32 cannot tell apart"
+    assert refusal(write(tmp_path / "a.dcm", dataset)) == said
+
+
 def linear(x, centre, width):
     """PS3.3 C.11.2.1.2.1, to 0..1."""
     return np.clip((x - (centre - 0.5)) / (width - 1) + 0.5, 0, 1)

@@ -388,7 +388,8 @@ def _shown(dataset, values, is_padding):
         if (slope, intercept) != (1, 0):
             values = apply_modality_lut(values, dataset)
             low, high = sorted(slope * end + intercept for end in (low, high))
-            if not np.isfinite(np.float32([low, high])).all() or np.float32(low) == np.float32(high):
+            furthest = np.float32(max(-low, high))
+            if not np.isfinite(furthest) or np.spacing(furthest) > abs(slope):  # one stored value from the next
                 raise UserError("its Rescale Slope and Intercept make numbers of it that float32 cannot tell apart")
     if dataset.get("VOILUTSequence"):
         values, low, high = _looked_up(values, dataset.VOILUTSequence[0], dataset)
