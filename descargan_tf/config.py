@@ -107,7 +107,10 @@ class Config(ServerFlags):
 
     # Data
     image_size: int = _flag(256, "pixels a side", low=64, high=8192, multiple_of=64)
-    value_range: str = _flag("auto", "folders, prepare: 'low,high' of the files' values; auto: from the files' type")
+    value_range: str = _flag(
+        "auto",
+        "folders, prepare: 'low,high' of the files' values; auto: from their type. DICOM: where there is no window",
+    )
     ground_truth: str = _flag(
         "auto",
         "folders: what the ground truth is: a mask (which pixels) or a signed difference, healthy - diseased; auto: a "

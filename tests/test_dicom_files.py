@@ -8,6 +8,7 @@ from pydicom.dataset import Dataset
 
 from descargan_tf.data import dicom_files
 from descargan_tf.data.dicom_files import read_dicom, read_tags
+from descargan_tf.data.images import Scaling
 from descargan_tf.errors import UserError
 
 RAMP = np.arange(64 * 48, dtype=np.uint16).reshape(64, 48)  # 0 to 3071
@@ -35,6 +36,23 @@ def test_without_a_window_the_range_is_that_of_the_stored_bits(tmp_path, dtype, 
     found = shown(tmp_path, radiograph(pixels, BitsStored=stored))
     np.testing.assert_array_equal(found.values, pixels)
     assert (found.values.dtype, found.low, found.high) == (dtype, 0, 2**stored - 1)
+
+
+@pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
+def test_a_range_that_is_given_counts_where_there_is_no_window(tmp_path, photometric):
+    """12-bit values in a file that says 16 would be nearly black."""
+    tags = {"PhotometricInterpretation": photometric, "PixelPaddingValue": 60000}
+    pixels = RAMP % 3000
+    pixels[0] = 60000
+    path = write(tmp_path / "a.dcm", radiograph(pixels, **tags))
+    for scaling in (Scaling(0, 4095), Scaling(0, 255)):  # values beyond it are for who reads the file to refuse
+        found = read_dicom(path, scaling)
+        assert (found.low, found.high) == scaling
+        wanted = scaling.high - pixels.astype(int) if photometric == "MONOCHROME1" else pixels
+        np.testing.assert_array_equal(found.values[1:], wanted[1:])
+        assert not found.values[0].any()
+    path = write(tmp_path / "b.dcm", radiograph(pixels, WindowCenter=900, WindowWidth=1000, **tags))
+    np.testing.assert_array_equal(read_dicom(path, Scaling(0, 4095)).values, read_dicom(path).values)
 
 
 def test_signed_values_keep_their_sign(tmp_path):

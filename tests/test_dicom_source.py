@@ -6,6 +6,9 @@ from dicom_writing import SENTINEL, encoded, radiograph, write
 from PIL import Image
 from pydicom.uid import MPEG2MPML, JPEGLosslessSV1
 
+from descargan_tf.commands.predict import raw_reader
+from descargan_tf.data import prepared
+from descargan_tf.data.dicom_files import is_taken_for_dicom
 from descargan_tf.errors import UserError
 from descargan_tf.preparation import dicom
 from descargan_tf.preparation.prepare import Settings, prepare
@@ -87,6 +90,13 @@ def test_two_labels_for_one_accession_number_are_told_and_neither_is_used(export
     assert found.problems == ["labels.csv, line 3: another label than a line before has for this accession number"]
 
 
+def test_the_index_of_a_medium_is_no_image_in_whatever_case(export):
+    for name in ("DICOMDIR", "dicomdir", "healthy/Dicomdir"):
+        (export / name).write_bytes((export / "healthy/a.dcm").read_bytes())
+    assert len(listing(export).images) == 3
+    assert not is_taken_for_dicom(export / "dicomdir")
+
+
 def test_bad_files_are_problems_by_name(export):
     (export / "healthy/none.dcm").write_bytes(b"")
     (export / "diseased/text.dcm").write_text("no DICOM")
@@ -146,6 +156,24 @@ def test_links_to_folders_are_followed_but_not_in_a_circle(export, tmp_path):
     labels = {image.source: image.label for image in found.images}
     assert labels["healthy/other/e.dcm"] == HEALTHY
     assert len(labels) == 4
+
+
+def test_a_range_that_is_given_is_that_of_prepared_and_of_predicted_files(tmp_path):
+    raw = tmp_path / "raw"
+    for number in range(6):
+        name = f"{('healthy', 'diseased')[number % 2]}/{number}.dcm"
+        write(raw / name, radiograph(PIXELS * 4, PatientID=f"P{number}"))
+    write(raw / "healthy/beyond.dcm", radiograph(PIXELS * 40, PatientID="P9"))
+    settings = Settings(source="dicom", fit="pad", num_validate=1, num_test=1, data_seed=0)
+    options = Options(image_size=64, key=KEY, value_range="0,2400")
+    result = prepare(raw, tmp_path / "data", options, settings, num_workers=1)
+    (line,) = result.failures
+    assert "healthy/beyond.dcm: values from 0 to 23960, expected 0 to 2400; pass the range of all files as" in line
+    found = prepared.open_prepared(tmp_path / "data")
+    image = found.images("test")[0, ..., 0]
+    assert image.max() > 0.9  # of 65535 it would be a gray that nobody sees
+    made = {"preparation": {"fit": "pad", "value_range": found.decisions["value_range"]}}
+    np.testing.assert_allclose(raw_reader(64, made)(raw / found.rows("test")[0]["source"]), image, atol=1e-6)
 
 
 def test_files_without_patient_are_told(export):

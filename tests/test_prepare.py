@@ -176,7 +176,8 @@ def test_masks_of_which_nothing_is_left_are_counted_and_named(tmp_path, capsys):
 def test_what_a_source_does_not_listen_to_is_no_decision(tmp_path, source, told):
     raw = class_folders(tmp_path / "raw", 3)
     rows = [(f"{name}/{number:03d}.png", name) for name in CLASS_NAMES for number in range(3)]
-    options = Options(image_size=SIZE, labels_csv=str(table(tmp_path / "labels.csv", rows)))
+    labels = str(table(tmp_path / "labels.csv", rows))
+    options = Options(image_size=SIZE, labels_csv=labels if "labels_csv" in told else "")
     if source == "chexpert":
         frontal, labels = ("Frontal", "PA"), (("1.0", "", "", ""), ("", "", "1.0", ""))
         patients = [("train", number, 1, "view1_frontal", *frontal, *labels[number % 2]) for number in range(6)]
@@ -185,6 +186,22 @@ def test_what_a_source_does_not_listen_to_is_no_decision(tmp_path, source, told)
     decisions = json.loads((tmp_path / "data/dataset.json").read_text())
     asked = {"image_size", *(field.name for field in dataclasses.fields(Settings))} - {"strict"}
     assert decisions.keys() == asked | told | {"version", "notes", "left_out", "failed", "lost_masks"}
+
+
+@pytest.mark.parametrize(
+    ("source", "flag", "others"),
+    [
+        ("folder", "labels_csv", "csv or --source=dicom or --source=nifti"),
+        ("chexpert", "value_range", "folder or --source=csv or --source=dicom"),
+    ],
+)
+def test_what_a_source_does_not_listen_to_is_refused(tmp_path, source, flag, others):
+    options = dataclasses.replace(Options(image_size=SIZE), **{flag: "0,1"})
+    with pytest.raises(UserError) as caught:
+        run(class_folders(tmp_path / "raw", 3), tmp_path / "data", options, source=source)
+    said = f"--{flag}=0,1 says nothing to --source={source}: leave it out, or give --source={others}."
+    assert str(caught.value) == said
+    assert not (tmp_path / "data").exists()
 
 
 def test_any_number_of_workers_gives_the_same_bytes(tmp_path, monkeypatch):
@@ -424,7 +441,7 @@ def test_what_predict_reads_is_what_was_prepared(tmp_path, how):
 def test_predict_refuses_what_is_no_number_as_preparing_does(tmp_path, monkeypatch, value):
     values = np.full((8, 8), 0.5, np.float32)
     values[3, 3] = value
-    monkeypatch.setattr(dicom_files, "read_dicom", lambda path: dicom_files.Shown(values, 0, 1))
+    monkeypatch.setattr(dicom_files, "read_dicom", lambda path, scaling: dicom_files.Shown(values, 0, 1))
     read = raw_reader(64, {"preparation": {"fit": "pad"}})
     with pytest.raises(UserError) as caught:
         read(tmp_path / "a.dcm")
@@ -434,5 +451,5 @@ def test_predict_refuses_what_is_no_number_as_preparing_does(tmp_path, monkeypat
 def test_predict_reads_dicom_without_a_suffix(tmp_path, monkeypatch):
     (tmp_path / "IM0001").write_bytes(bytes(128) + b"DICM")
     values = np.full((8, 8), 0.5, np.float32)
-    monkeypatch.setattr(dicom_files, "read_dicom", lambda path: dicom_files.Shown(values, 0, 1))
+    monkeypatch.setattr(dicom_files, "read_dicom", lambda path, scaling: dicom_files.Shown(values, 0, 1))
     assert raw_reader(64, {"preparation": {"fit": "pad"}})(tmp_path / "IM0001").shape == (64, 64)

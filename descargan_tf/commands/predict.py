@@ -13,7 +13,7 @@ from descargan_tf import flags, provenance, run_folder, signals
 from descargan_tf.config import Config
 from descargan_tf.data import dicom_files, nifti_files, prepared
 from descargan_tf.data.formats import IMAGE_SUFFIXES
-from descargan_tf.data.images import Scaling, is_outside, scale_pixels
+from descargan_tf.data.images import Scaling, is_outside, parse_value_range, scale_pixels
 from descargan_tf.data.nifti_files import is_volume
 from descargan_tf.data.secondary_capture import SecondaryCaptures, require_pydicom
 from descargan_tf.errors import UserError
@@ -94,12 +94,13 @@ def raw_reader(image_size: int, facts: dict) -> Callable[[Path], np.ndarray] | N
     made = facts.get("preparation")
     if not made:
         return None
+    value_range = made.get("value_range", "auto")
 
     def read(file):
         if dicom_files.is_taken_for_dicom(file):
-            values, low, high = dicom_files.read_dicom(file)
+            values, low, high = dicom_files.read_dicom(file, parse_value_range(value_range))
         else:
-            values, low, high = read_pixels(file, made.get("value_range", "auto"))
+            values, low, high = read_pixels(file, value_range)
         if not np.isfinite(values).all():
             raise UserError(f"{file}: values that are NaN or infinite")
         if is_outside(float(values.min()), float(values.max()), Scaling(low, high)):
@@ -145,7 +146,7 @@ def overlays_of(config: Config, method: Method, facts: dict) -> DicomOverlays:
         provenance.git_commit(),
         datetime.datetime.now(),
     )
-    return DicomOverlays(made["fit"], captures)
+    return DicomOverlays(made["fit"], captures, parse_value_range(made.get("value_range", "auto")))
 
 
 def slicing_of(config, facts):

@@ -1,9 +1,10 @@
 """DICOM radiographs: pixels as the standard has them shown, and the few tags that are asked for.
 
 Stored values go through the modality LUT or rescale, then through the first VOI LUT or window; MONOCHROME1 is inverted
-once, behind both (PS3.3 C.11.1, C.11.2 and C.7.6.3.1.2). Without a VOI the whole range of the stored bits counts, never
-that of the single image. Presentation LUT Shape is not asked: the standard ties it to MONOCHROME1 or 2. What a file
-says is padding (Pixel Padding Value, Pixel Padding Range Limit) is black in the end.
+once, behind both (PS3.3 C.11.1, C.11.2 and C.7.6.3.1.2). Without a VOI the whole range of the stored bits counts, or
+one that is given for all files, never that of the single image. Presentation LUT Shape is not asked: the standard ties
+it to MONOCHROME1 or 2. What a file says is padding (Pixel Padding Value, Pixel Padding Range Limit) is black in the
+end.
 
 A file says who the patient is in many tags, and what pydicom says of damaged ones quotes them. So its warnings are not
 shown, its errors are told in words of this module, and none is kept as the cause of another.
@@ -26,13 +27,13 @@ import numpy as np
 from descargan_tf.data import dicom_decoders
 from descargan_tf.data.codestreams import jpeg_2000_size, jpeg_size, unpacks_within, without_boxes
 from descargan_tf.data.formats import IMAGE_SUFFIXES
-from descargan_tf.data.images import MAX_PIXELS
+from descargan_tf.data.images import MAX_PIXELS, Scaling
 from descargan_tf.errors import UserError
 from descargan_tf.files import reading
 
 SUFFIXES = (".dcm", ".dicom", ".ima")
+INDEX = "DICOMDIR"  # of a medium, in whatever case; it begins as images do
 
-_INDEX = "DICOMDIR"  # of a medium; it begins as images do
 _META_BEGINS = 144  # a preamble, DICM, and the element that says how long the rest of the meta information is
 _MAX_BYTES = 2**29  # of a file, deflated or not: four times what 16-bit pixels of MAX_PIXELS take
 _NEEDED = ("Rows", "Columns", "BitsAllocated", "BitsStored", "PixelRepresentation", "PhotometricInterpretation")
@@ -79,7 +80,7 @@ def is_taken_for_dicom(path: Path) -> bool:
     """By its suffix; where that is none of an image's, as of an archive's files, by how the file begins."""
     if path.suffix.lower() in SUFFIXES:
         return True
-    if path.suffix.lower() in IMAGE_SUFFIXES or path.name.upper() == _INDEX:
+    if path.suffix.lower() in IMAGE_SUFFIXES or path.name.upper() == INDEX:
         return False
     with contextlib.suppress(UserError):
         return path.is_file() and is_dicom(path)
@@ -113,8 +114,13 @@ def read_bytes(path: str | os.PathLike, names: Iterable[str]) -> dict[str, bytes
         return found | {_SYNTAX: str(dataset.file_meta.get(_SYNTAX, "")).encode()}
 
 
-def read_dicom(path: str | os.PathLike) -> Shown:
+def read_dicom(path: str | os.PathLike, scaling: Scaling | None = None) -> Shown:
     """Read the pixels of a file with one gray image of 8 to 16 bits.
+
+    Args:
+        path: of the file.
+        scaling: what is black and white where the file has no VOI, as of 12-bit values that call themselves 16-bit; in
+            the units behind the rescale. Values beyond it are given as they are.
 
     Raises:
         UserError: names the file, and what of it is not that.
@@ -126,7 +132,7 @@ def read_dicom(path: str | os.PathLike) -> Shown:
         is_padding = _is_padding(dataset, values)
         values = _without_overlays(dataset, values)
         is_padding |= _is_padding(dataset, values)
-        return _shown(dataset, values, is_padding)
+        return _shown(dataset, values, is_padding, scaling)
 
 
 class _Pixels:
@@ -374,7 +380,7 @@ def _frame(dataset, syntax):
     return frame, size.bits
 
 
-def _shown(dataset, values, is_padding):
+def _shown(dataset, values, is_padding, scaling):
     from pydicom.pixels.processing import apply_modality_lut, apply_windowing
 
     low, high = _stored_range(dataset)
@@ -397,13 +403,18 @@ def _shown(dataset, values, is_padding):
         values = apply_windowing(values, dataset)
         # What lies below and above every window: black and white, in whatever units they are.
         black, white = apply_windowing(np.array([-np.inf, np.inf]), dataset)
-        values, low, high = (values - black) / (white - black), 0.0, 1.0
+        # Rounding of a window's ends.
+        values, low, high = np.clip((values - black) / (white - black), 0, 1), 0.0, 1.0
+    elif scaling:
+        low, high = scaling
     if dataset.PhotometricInterpretation == "MONOCHROME1":
         values = low + high - values.astype(np.float64)
-    values = np.clip(values, low, high)  # rounding of a window's ends
+    if not scaling:
+        values = np.clip(values, low, high)  # rounding of a rescale
     values[is_padding] = low  # black, whatever the file has there
-    is_whole = low >= 0 and high <= 65535 and float(high).is_integer() and high > 1 and not (values % 1).any()
-    kind = (np.uint8 if high <= 255 else np.uint16) if is_whole else np.float32
+    lowest, highest = min(low, values.min()), max(high, values.max())
+    is_whole = lowest >= 0 and highest <= 65535 and float(high).is_integer() and high > 1 and not (values % 1).any()
+    kind = (np.uint8 if highest <= 255 else np.uint16) if is_whole else np.float32
     return Shown(values.astype(kind), low, high)
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from descargan_tf.data.dicom_files import is_taken_for_dicom, read_dicom
+from descargan_tf.data.images import Scaling
 from descargan_tf.data.secondary_capture import SecondaryCaptures
 from descargan_tf.errors import UserError
 from descargan_tf.prediction.overlay import SCALE, overlay
@@ -25,14 +26,15 @@ _ROWS = 256  # drawn at a time: a large radiograph's colours as floats would tak
 class DicomOverlays:
     """The overlays of one run."""
 
-    def __init__(self, how: str, captures: SecondaryCaptures):
+    def __init__(self, how: str, captures: SecondaryCaptures, scaling: Scaling | None = None):
         """Begin a run.
 
         Args:
             how: what --fit made of the images that the model was trained on.
             captures: what the files are.
+            scaling: with which DICOM files are read, see `read_dicom`.
         """
-        self._how, self._captures = how, captures
+        self._how, self._captures, self._scaling = how, captures, scaling
 
     def takes(self, file: Path) -> bool:
         """Whether predict reads a file as DICOM."""
@@ -44,11 +46,11 @@ class DicomOverlays:
         Raises:
             UserError: naming the file, if it cannot be read or lacks what places it in a study.
         """
-        picture, is_on_its_grid = draw(file, anomaly_map, self._how)
+        picture, is_on_its_grid = draw(file, anomaly_map, self._how, self._scaling)
         return self._captures.of(file, picture, is_on_its_grid)
 
 
-def draw(file: Path, anomaly_map: np.ndarray, how: str) -> tuple[np.ndarray, bool]:
+def draw(file: Path, anomaly_map: np.ndarray, how: str, scaling: Scaling | None = None) -> tuple[np.ndarray, bool]:
     """Lay a map over a DICOM image, with WARNING burned in at the middle of the upper edge.
 
     Drawn on the source's own pixels, so that a viewer can lay both on each other and measure in both: `unfit` takes the
@@ -58,6 +60,7 @@ def draw(file: Path, anomaly_map: np.ndarray, how: str) -> tuple[np.ndarray, boo
         file: the source.
         anomaly_map: [size, size] of the fitted image, in the network's units.
         how: as it was fitted.
+        scaling: with which the file was read.
 
     Returns:
         [H, W, 3] uint8, and whether these are the source's own pixels.
@@ -65,7 +68,7 @@ def draw(file: Path, anomaly_map: np.ndarray, how: str) -> tuple[np.ndarray, boo
     Raises:
         UserError: names the file.
     """
-    values, low, high = read_dicom(file)
+    values, low, high = read_dicom(file, scaling)
     is_on_its_grid = _lettering(*values.shape) is not None
     if is_on_its_grid:
         anomaly_map = unfit(anomaly_map, *values.shape, how)

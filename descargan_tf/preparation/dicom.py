@@ -16,8 +16,9 @@ from pathlib import Path
 
 import numpy as np
 
-from descargan_tf.data.dicom_files import SUFFIXES, is_dicom, read_dicom, read_tags
+from descargan_tf.data.dicom_files import INDEX, SUFFIXES, is_dicom, read_dicom, read_tags
 from descargan_tf.data.formats import GROUND_TRUTH_SUFFIXES
+from descargan_tf.data.images import parse_value_range
 from descargan_tf.data.listing import GROUND_TRUTH_FOLDER
 from descargan_tf.errors import UserError
 from descargan_tf.names import name_some
@@ -48,7 +49,7 @@ def list(root: Path, options: Options) -> Listing:
 
 def read(image: RawImage, options: Options) -> Pixels:
     """As `Source.read`."""
-    return Pixels(*read_dicom(image.path))
+    return Pixels(*read_dicom(image.path, parse_value_range(options.value_range)))
 
 
 def read_ground_truth(image: RawImage, options: Options) -> np.ndarray:
@@ -167,4 +168,4 @@ def _mask(folder, inner):
 
 def _files(folder, root, problems, above=frozenset()):
     """Every file that may hold an image."""
-    return (path for path in walk(folder, root, problems, above) if path.name != "DICOMDIR")
+    return (path for path in walk(folder, root, problems, above) if path.name.upper() != INDEX)

@@ -141,6 +141,7 @@ def make_plan(root: Path, options: Options, settings: Settings) -> Plan:
     if not root.is_dir():
         problem = "is no folder" if root.exists() else "does not exist"
         raise UserError(f"--input={root} {problem}: name the folder of the raw files.")
+    sources.refuse_unheard(settings.source, options)
     with reading(root):
         listing = sources.load(settings.source).list(root, options)
     if settings.strict and listing.problems:

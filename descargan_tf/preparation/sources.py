@@ -23,7 +23,7 @@ class Options:
     """What sources are told; every field but `key` is the flag of its name. `SOURCES` says who listens to which."""
 
     image_size: int = 256
-    value_range: str = "auto"  # "low,high" of the files' values
+    value_range: str = "auto"  # "low,high" of the files' values; of DICOM files, of those without a VOI
     labels_csv: str = ""
     finding: str = "Pleural Effusion"
     uncertain: str = "drop"
@@ -106,7 +106,7 @@ SOURCES = {
     "folder": _Entry("folder", "", "", ("value_range",)),
     "csv": _Entry("table", "", "", ("value_range", "labels_csv")),
     "chexpert": _Entry("chexpert", "", "", ("finding", "uncertain", "view")),
-    "dicom": _Entry("dicom", "pydicom", "pydicom", ("labels_csv", "view")),
+    "dicom": _Entry("dicom", "pydicom", "pydicom", ("value_range", "labels_csv", "view")),
     "nifti": _Entry(
         "nifti",
         "nibabel",
@@ -114,6 +114,16 @@ SOURCES = {
         ("labels_csv", "slice_axis", "slices", "nifti_range", "volumes", "unmarked_slices", "patient_pattern"),
     ),
 }
+
+
+def refuse_unheard(name: str, options: Options) -> None:
+    """UserError where something is asked for that a source does not listen to."""
+    for field in dataclasses.fields(Options):
+        value = getattr(options, field.name)
+        if field.name in ("image_size", "key", *SOURCES[name].options) or value == field.default:
+            continue
+        others = " or ".join(f"--source={other}" for other, entry in SOURCES.items() if field.name in entry.options)
+        raise UserError(f"--{field.name}={value} says nothing to --source={name}: leave it out, or give {others}.")
 
 
 def label_of(text: str) -> int:
