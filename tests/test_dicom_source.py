@@ -185,11 +185,11 @@ def test_files_without_patient_are_told(export):
 
 
 def test_folders_without_classes_are_refused(tmp_path):
-    (tmp_path / "x").mkdir()
-    with pytest.raises(UserError, match="holds no folders healthy and diseased"):
+    (tmp_path / "Healthy").mkdir()
+    with pytest.raises(UserError, match="holds no folders healthy and diseased, written so, but Healthy: sort the"):
         listing(tmp_path)
     (tmp_path / "train/healthy").mkdir(parents=True)
-    with pytest.raises(UserError, match="class folder diseased missing in"):
+    with pytest.raises(UserError, match=f"class folder diseased missing in {tmp_path}/train; found: healthy."):
         listing(tmp_path)
 
 

@@ -5,6 +5,7 @@ import sys
 
 import numpy as np
 import pytest
+from dicom_writing import radiograph, write
 from PIL import Image
 from raw_files import class_folders, listed, picture, table
 
@@ -118,6 +119,24 @@ def test_masks_lie_beside_the_classes(tmp_path):
     ]
     marked = folder.read_ground_truth(found["diseased/000.png"], Options())
     np.testing.assert_array_equal(marked, np.eye(30, 40, dtype=bool))
+
+
+@pytest.mark.parametrize("source", ["folder", "dicom"])
+def test_masks_that_are_used_for_nothing_are_told(tmp_path, source):
+    if source == "folder":
+        class_folders(tmp_path, 2)
+    else:
+        for name in ("healthy", "diseased"):
+            write(tmp_path / name / "000.dcm", radiograph(np.zeros((8, 8), np.uint16), PatientID=name))
+    for name in ("000.png", "001_mask.png", "001.jpg", "001.dcm"):
+        picture(tmp_path / "ground_truth" / name) if name[-3:] != "dcm" else (tmp_path / "ground_truth" / name).touch()
+    listing = listed(source, tmp_path)
+    assert [image.source[:12] for image in listing.images if image.ground_truth] == ["diseased/000"]
+    for said in (
+        "ground_truth/001_mask.png: ground truth of no one diseased image, passed over",
+        "ground_truth/001.dcm, ground_truth/001.jpg: passed over, as a ground truth ends in .npy .png .tif .tiff",
+    ):
+        assert said in listing.notes
 
 
 def test_folders_that_are_not_there_are_named(tmp_path):

@@ -292,6 +292,19 @@ def test_other_settings_do_not_go_on_with_what_is_there(tmp_path):
     assert run(raw, tmp_path / "data").failures == [f"{raw}/healthy/bad.png: the file is empty"]
 
 
+def test_too_few_images_name_a_file_that_failed_before(tmp_path):
+    """As it says why they are too few: here a table is in another case than its files."""
+    raw = class_folders(tmp_path / "raw", 2)
+    rows = [(f"{name}/{number:03d}.png", name) for name in CLASS_NAMES for number in range(2)]
+    rows += [(f"Healthy/{number:03d}.png", "healthy") for number in range(2, 9)]
+    options = Options(image_size=SIZE, labels_csv=str(table(tmp_path / "labels.csv", rows)))
+    with pytest.raises(UserError) as caught:
+        run(raw, tmp_path / "data", options, source="csv")
+    few = "no image of class healthy is in split train; --num_validate=1 --num_test=1 of each class left none"
+    first = f"7 files failed before, as this one: labels.csv, line 6: Healthy/002.png: missing in {raw}"
+    assert str(caught.value) == f"{few}: there must be one at least. {first}"
+
+
 def test_a_class_of_which_nothing_is_left_stops_it(tmp_path):
     raw = class_folders(tmp_path / "raw", 3)
     for path in (raw / "healthy").iterdir():

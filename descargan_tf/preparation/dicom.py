@@ -22,7 +22,7 @@ from descargan_tf.data.images import parse_value_range
 from descargan_tf.data.listing import GROUND_TRUTH_FOLDER
 from descargan_tf.errors import UserError
 from descargan_tf.names import name_some
-from descargan_tf.preparation.folder import identity, read_mask, walk
+from descargan_tf.preparation.folder import found_in, identity, note_orphans, read_mask, walk
 from descargan_tf.preparation.sources import Listing, Options, Pixels, RawImage, label_of, pseudonym
 from descargan_tf.preparation.tables import read_table
 from descargan_tf.types import CLASS_NAMES, DISEASED, SPLITS
@@ -66,22 +66,29 @@ def _list_by_folders(root, options, listing, counts):
         )
     if not splits and not has_classes:
         raise UserError(
-            f"--input={root}: holds no folders {' and '.join(CLASS_NAMES)}: sort the files into them, or name a table "
-            "with the columns accession and label as --labels_csv."
+            f"--input={root}: holds no folders {' and '.join(CLASS_NAMES)}, written so, but {found_in(root)}: sort the "
+            "files into them, or name a table with the columns accession and label as --labels_csv."
         )
     for split in splits or [None]:
         folder = root / split if split else root
         missing = [name for name in CLASS_NAMES if not (folder / name).is_dir()]
         if missing:
-            raise UserError(f"class folder{'s' if len(missing) > 1 else ''} {', '.join(missing)} missing in {folder}.")
-        above = frozenset({identity(root), identity(folder)})
+            plural = "s" if len(missing) > 1 else ""
+            raise UserError(
+                f"class folder{plural} {', '.join(missing)} missing in {folder}; found: {found_in(folder)}."
+            )
+        above, used = frozenset({identity(root), identity(folder)}), set()
         for label, name in enumerate(CLASS_NAMES):
             for path in _files(folder / name, root, listing.problems, above):
                 image = _image(root, path, label, options, listing, counts, split)
                 if image and label == DISEASED:
                     image = image._replace(ground_truth=_mask(folder, path.relative_to(folder / name)))
                 if image:
+                    used.add(image.ground_truth)
                     listing.images.append(image)
+        place = folder / GROUND_TRUTH_FOLDER
+        masks = [*walk(place, root, listing.problems, above)] if place.is_dir() else []
+        note_orphans(root, [path for path in masks if path not in used], listing.notes)
 
 
 def _list_by_table(root, options, listing, counts):

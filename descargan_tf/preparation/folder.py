@@ -10,7 +10,7 @@ mask has the name of its image, and lies below ground_truth as the image lies be
 
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -95,7 +95,7 @@ def _list_classes(root, split, listing):
     if missing:
         raise UserError(
             f"class folder{'s' if len(missing) > 1 else ''} {', '.join(missing)} missing in {folder}; "
-            f"found: {name_some(sorted(path.name for path in folder.iterdir())) or 'nothing'}."
+            f"found: {found_in(folder)}."
         )
     above = frozenset({identity(root), identity(folder)})
     masks = _masks(folder / GROUND_TRUTH_FOLDER, root, listing, above)
@@ -122,20 +122,33 @@ def _list_classes(root, split, listing):
             )
     if others:
         listing.notes.append(f"{folder}: {others} files are no images by their names, and passed over")
-    orphans = sorted(path.relative_to(root).as_posix() for path in masks.values() if path not in used)
-    if orphans:
-        listing.notes.append(f"{name_some(orphans)}: ground truth of no one diseased image, passed over")
+    note_orphans(root, [path for path in masks.values() if path not in used], listing.notes)
+
+
+def found_in(folder: Path) -> str:
+    """What lies in a folder that lacks what was looked for."""
+    return name_some(sorted(path.name for path in folder.iterdir())) or "nothing"
+
+
+def note_orphans(root: Path, paths: Sequence[Path], notes) -> None:
+    """Say which files of ground truth are used for no image: somebody has made them to be used."""
+    others = [path for path in paths if path.suffix.lower() not in GROUND_TRUTH_SUFFIXES]
+    for some, why in (
+        ([path for path in paths if path not in others], "ground truth of no one diseased image, passed over"),
+        (others, f"passed over, as a ground truth ends in {' '.join(GROUND_TRUTH_SUFFIXES)}"),
+    ):
+        if some:
+            notes.append(f"{name_some(sorted(path.relative_to(root).as_posix() for path in some))}: {why}")
 
 
 def _masks(folder, root, listing, above):
     found, doubled = {}, set()
-    if folder.is_dir():
-        for path in walk(folder, root, listing.problems, above):
-            if path.suffix.lower() not in GROUND_TRUTH_SUFFIXES:
-                continue
-            key = _key(path, folder)
-            doubled |= {key} & found.keys()
-            found[key] = path
+    paths = [*walk(folder, root, listing.problems, above)] if folder.is_dir() else []
+    for path in (path for path in paths if path.suffix.lower() in GROUND_TRUTH_SUFFIXES):
+        key = _key(path, folder)
+        doubled |= {key} & found.keys()
+        found[key] = path
+    note_orphans(root, [path for path in paths if path.suffix.lower() not in GROUND_TRUTH_SUFFIXES], listing.notes)
     for key in sorted(doubled):
         listing.notes.append(f"{folder}: {key} is there with two suffixes, and neither is used as ground truth")
         del found[key]

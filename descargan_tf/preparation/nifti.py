@@ -168,7 +168,7 @@ def _of_folders(root, options, listing):
     if not volumes:
         raise UserError(
             f"--input={root}: no volume {options.volumes} that ends in {' or '.join(SUFFIXES)} lies in a folder "
-            f"{' or '.join(CLASS_NAMES)}, among {len(paths)} files."
+            f"{' or '.join(CLASS_NAMES)}, written so, among {len(paths)} files."
         )
     orphans = sorted(path.relative_to(root).as_posix() for path in masks - {raw.ground_truth for raw in volumes})
     if orphans:

@@ -153,7 +153,12 @@ def make_plan(root: Path, options: Options, settings: Settings) -> Plan:
             + "".join(f"; {note}" for note in listing.notes)
         )
     wanted = {"validate": settings.num_validate, "test": settings.num_test}
-    return Plan(listing, split_by_patient(listing.images, wanted, settings.data_seed))
+    try:
+        return Plan(listing, split_by_patient(listing.images, wanted, settings.data_seed))
+    except UserError as error:
+        if not (count := len(listing.problems)):
+            raise
+        raise UserError(f"{error} {count} files failed before, as this one: {listing.problems[0]}") from error
 
 
 def prepare(
