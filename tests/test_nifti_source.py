@@ -91,6 +91,8 @@ def test_a_slice_that_shows_nothing_is_dropped(root):
         "diseased/BraTS_001_flair_mask.nii",
         "diseased/ground_truth/BraTS_001_flair.nii.gz",
         "ground_truth/BraTS_001_flair.nii",
+        "diseased/brats_001_SEG.NII.GZ",
+        "diseased/Ground_Truth/BraTS_001_flair.nii",
     ],
 )
 def test_masks_are_found_where_they_may_lie(tmp_path, name):

@@ -174,7 +174,7 @@ def test_a_volume_is_as_diseased_as_its_worst_slice_and_scores_the_mean(tmp_path
 
 def test_pictures_and_volumes_lie_side_by_side(tmp_path):
     folder = tmp_path / "in"
-    for name in ("a.nii", "a.nii.gz", "b.nii.gz", "b_mask.nii.gz", "lone_mask.nii"):
+    for name in ("a.nii", "a.nii.gz", "b.nii.gz", "b_mask.nii.gz", "b_Mask.NII.GZ", "lone_mask.nii"):
         write_volume(folder / name, head())
     write_png(folder / "a.png", np.zeros((SIZE, SIZE), np.uint8))
     files = find_inputs(folder)

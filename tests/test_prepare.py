@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from nifti_volumes import noise, write_volume
 from PIL import Image
 from raw_files import chexpert, class_folders, picture, table
 
@@ -290,6 +291,27 @@ def test_other_settings_do_not_go_on_with_what_is_there(tmp_path):
     assert "what lies in --input has changed since" in refusal(raw, tmp_path / "data")
     (raw / "healthy/new.png").unlink()
     assert run(raw, tmp_path / "data").failures == [f"{raw}/healthy/bad.png: the file is empty"]
+
+
+def test_a_range_that_is_none_is_refused_once_and_before_anything_is_read(tmp_path):
+    raw = class_folders(tmp_path / "raw", 3)
+    assert "--value_range=5,1 is not" in refusal(raw, tmp_path / "data", Options(image_size=SIZE, value_range="5,1"))
+    assert not (tmp_path / "data").exists()
+
+
+def test_what_all_slices_of_a_volume_say_is_one_line(tmp_path):
+    raw = tmp_path / "raw"
+    for split in ("train", "validate", "test"):
+        for name in CLASS_NAMES:
+            write_volume(raw / split / name / f"{split}{name}.nii", noise((8, 8, 4)))
+    array = np.zeros((8, 8, 4), np.uint8)
+    array[2:4] = 1  # so that no percentile differs from another
+    write_volume(raw / "train/healthy/two values.nii", array)
+    result = run(raw, tmp_path / "data", source="nifti")
+    (line,) = result.failures
+    assert "two values.nii: percentiles 0.5%,99.5% of its voxels are both 1" in line
+    assert result.missing["train", HEALTHY] == 4
+    assert (tmp_path / "data" / FAILED).read_text() == f"{line}\n"
 
 
 def test_too_few_images_name_a_file_that_failed_before(tmp_path):

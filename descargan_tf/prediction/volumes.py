@@ -47,11 +47,11 @@ def volumes_in(folder: Path, pattern: str) -> list[Path]:
         volumes = [
             path for path in folder.iterdir() if is_volume(path) and not path.name.startswith(".") and not path.is_dir()
         ]
-    of_others = {name for path in volumes for name in mask_names(stem_of(path))}
+    of_others = {name.lower() for path in volumes for name in mask_names(stem_of(path))}
     return sorted(
         path
         for path in volumes
-        if fnmatch.fnmatchcase(path.name, pattern) and not (is_mask(path) and path.name in of_others)
+        if fnmatch.fnmatchcase(path.name, pattern) and not (is_mask(path) and path.name.lower() in of_others)
     )
 
 

@@ -20,6 +20,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -144,13 +145,15 @@ def _of_table(root, options, listing):
 
 def _of_folders(root, options, listing):
     paths = [*walk(root, root, listing.problems)]
-    volumes, others, unlabelled, masks = [], 0, [], set()
+    volumes, others, unlabelled = [], 0, []
+    masks = {path for path in paths if is_volume(path) and _may_be_mask(path.relative_to(root))}
+    in_any_case = {str(path).lower(): path for path in sorted(masks)}
     for path in paths:
         inner = path.relative_to(root)
         if not is_volume(path):
             others += 1
-        elif is_mask(path) or GROUND_TRUTH_FOLDER in inner.parts[:-1]:
-            masks.add(path)
+        elif path in masks:
+            continue
         elif not fnmatch.fnmatchcase(path.name, options.volumes):
             others += 1
         else:
@@ -160,7 +163,9 @@ def _of_folders(root, options, listing):
                 unlabelled.append(inner.as_posix())
                 continue
             label, split = CLASS_NAMES.index(names[-1]), splits[-1] if splits else None
-            volumes.append(RawImage(path, inner.as_posix(), label, split=split, ground_truth=_mask_of(path)))
+            volumes.append(
+                RawImage(path, inner.as_posix(), label, split=split, ground_truth=_mask_of(path, in_any_case))
+            )
     if unlabelled:
         listing.problems.append(
             f"{name_some(unlabelled)}: in no folder {' or '.join(CLASS_NAMES)}; move them, or name them in --labels_csv"
@@ -178,12 +183,18 @@ def _of_folders(root, options, listing):
     return volumes
 
 
-def _mask_of(path: Path) -> Path | None:
+def _may_be_mask(inner):
+    return is_mask(inner) or GROUND_TRUTH_FOLDER in (part.lower() for part in inner.parts[:-1])
+
+
+def _mask_of(path: Path, in_any_case: Mapping[str, Path] = MappingProxyType({})) -> Path | None:
+    """The mask of a volume; where none is called as `mask_names` says, one of the given that is in another case."""
     stem = stem_of(path)
     places = [path.parent / name for name in mask_names(stem)]
     for folder in (path.parent, path.parent.parent):
         places += [folder / GROUND_TRUTH_FOLDER / f"{stem}{suffix}" for suffix in SUFFIXES]
-    return next((place for place in places if place.is_file()), None)
+    found = next((place for place in places if place.is_file()), None)
+    return found or next(filter(None, (in_any_case.get(str(place).lower()) for place in places)), None)
 
 
 def _slices(raw: RawImage, volume: Volume, slices, options):

@@ -25,7 +25,7 @@ import numpy as np
 
 from descargan_tf import locks, processes, signals
 from descargan_tf.data import prepared
-from descargan_tf.data.images import Scaling, is_outside
+from descargan_tf.data.images import Scaling, is_outside, parse_value_range
 from descargan_tf.errors import UserError
 from descargan_tf.files import reading, reason, write_atomically
 from descargan_tf.names import one_line
@@ -98,7 +98,7 @@ class Result(NamedTuple):
 
     counts: Mapping[tuple[str, int], int]  # images by split and label
     missing: Mapping[tuple[str, int], int]  # images that were planned and failed, likewise
-    failures: list[str]  # a line each
+    failures: list[str]  # a line each; what slices of a volume say alike is one
     lost_masks: list[str]  # sources of images whose mask marks something, but less than half of any pixel by now
 
 
@@ -142,6 +142,7 @@ def make_plan(root: Path, options: Options, settings: Settings) -> Plan:
         problem = "is no folder" if root.exists() else "does not exist"
         raise UserError(f"--input={root} {problem}: name the folder of the raw files.")
     sources.refuse_unheard(settings.source, options)
+    parse_value_range(options.value_range)
     with reading(root):
         listing = sources.load(settings.source).list(root, options)
     if settings.strict and listing.problems:
@@ -210,13 +211,15 @@ def prepare(
         if before:
             said(f"goes on: {before} of {len(plan.splitting.images)} images were done before")
         counts, missing, lost_masks = Counter(plan.counts()), Counter(), []
+        told = set(failures)
         for shard, done in _run(
             _Work(data_dir, options, settings), shards, num_workers or processes.num_cores(), progress
         ):
             missing[shard.split, shard.label] += len(done.failed)
-            failures += done.failed
             lost_masks += done.lost_masks
-            for line in done.failed:
+            for line in (line for line in done.failed if line not in told):  # slices of a volume say the same of it
+                told.add(line)
+                failures.append(line)
                 failed(line)
             if settings.strict and done.failed:
                 raise UserError(f"{done.failed[0]} (--strict; {_GO_ON} without it)")
