@@ -1,16 +1,20 @@
 """Readers of raw files under whatever bytes: an answer, or one line that names the file."""
 
 import csv
+import gzip
 import io
 import os
 
+import nibabel
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from nifti_volumes import noise
 from PIL import Image
 from raw_files import listed
 
+from descargan_tf.data.nifti_files import AXES, SUFFIXES, Volume, parse_range
 from descargan_tf.errors import UserError
 from descargan_tf.names import one_line
 from descargan_tf.preparation import folder
@@ -70,6 +74,57 @@ def test_a_picture_is_read_or_named(tmp_path_factory, name):
             assert values.dtype in (np.uint8, np.uint16, np.float32)
             assert np.isfinite(values).all()
             assert low < high
+            return
+        assert text.startswith(f"{path}: ")
+
+    attempt()
+    assert seen["read"]
+    assert seen["named"]
+
+
+VOLUMES = [
+    (kind(noise((3, 4, 5)), np.diag([1, 2, 3, 1])).to_bytes(), header)
+    for kind, header in ((nibabel.Nifti1Image, 348), (nibabel.Nifti2Image, 540))
+]
+NUMBERS = [np.float32(number).tobytes() for number in (np.nan, np.inf, 1e38, -1, 0, 1e-40)]
+
+
+@st.composite
+def damaged_volume(draw):
+    """A sound volume with some numbers of its header changed, or cut off."""
+    sound, header = draw(st.sampled_from(VOLUMES))
+    content = bytearray(sound)
+    for _ in range(draw(st.integers(1, 4))):
+        position = draw(st.integers(0, header - 4))
+        some = draw(st.one_of(st.binary(min_size=1, max_size=4), st.sampled_from(NUMBERS)))
+        content[position : position + len(some)] = some
+    return bytes(content[: draw(st.integers(0, len(content)))] if draw(st.booleans()) else content)
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_volume_is_read_and_written_or_named(tmp_path_factory, suffix):
+    path = tmp_path_factory.mktemp("fuzz") / f"a{suffix}"
+    seen = {"read": 0, "named": 0}
+
+    @FUZZ
+    @given(damaged_volume())
+    def attempt(content):
+        path.write_bytes(gzip.compress(content, 1) if suffix == ".nii.gz" else content)
+        try:
+            volume = Volume(path)
+            for axis in AXES:
+                plane = volume.plane(axis, volume.count(axis) - 1)
+                assert plane.ndim == 2
+                assert np.isfinite(plane).all()
+            low, high = volume.value_range(parse_range("0.5%,99.5%"))
+        except UserError as error:
+            seen["named"] += 1
+            text = one_line(error)
+        else:
+            seen["read"] += 1
+            assert low < high
+            volume.write(path.with_name("out.nii.gz"), np.zeros(volume.shape, np.float32))
+            assert Volume(path.with_name("out.nii.gz")).lies_on(volume)
             return
         assert text.startswith(f"{path}: ")
 
