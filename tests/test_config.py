@@ -193,10 +193,10 @@ def test_a_flagfiles_schedule_does_not_hinder_a_short_try_and_stays_in_the_run(t
     monkeypatch.chdir(tmp_path)
     arguments = (f"--flagfile={ROOT}/configs/quickstart.flags", f"--run_dir={tmp_path / 'run'}")
     config = parsed(*arguments, "--max_steps=100")
-    assert (config.max_steps, config.warmup_steps, config.decay_steps) == (100, 200, 2500)
+    assert (config.max_steps, config.warmup_steps, config.decay_steps) == (100, 200, 1250)
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / RUN_FLAGS).write_text(flags_module.lines(config))
-    for steps in ("--max_steps=100", "--max_steps=8000"):
+    for steps in ("--max_steps=100", "--max_steps=4000"):
         check_run(parsed(*arguments, steps), tmp_path / "run" / RUN_FLAGS)
 
 
