@@ -1,5 +1,7 @@
 """CheXpert's two tables and folders, with noise for radiographs: who is healthy, who is diseased, who is left out."""
 
+import shutil
+
 import pytest
 from raw_files import HEADER, chexpert, listed, table
 
@@ -52,6 +54,27 @@ def test_a_renamed_folder_is_found_whatever_its_tables_call_it(tmp_path):
     assert len(listed("chexpert", folder).images) == 4
 
 
+@pytest.mark.parametrize("below", [True, False])
+def test_the_archives_of_the_full_size_are_read_as_they_are_unpacked(tmp_path, below):
+    folder = chexpert(tmp_path, ROWS, "CheXpert-v1.0 batch 1 (validate & csv)", called="CheXpert-v1.0")
+    for batch, patients in (("2 (train 1)", (1, 2)), ("3 (train 2)", (3, 4, 5, 6))):
+        for patient in patients:
+            moved = tmp_path / f"CheXpert-v1.0 batch {batch}" / f"patient{patient:05d}"
+            moved.parent.mkdir(exist_ok=True)
+            (folder / "train" / moved.name).rename(moved)
+    (folder / "train").rmdir()
+    listing = listed("chexpert", folder if below else tmp_path, view="all")
+    assert not listing.problems
+    assert [image.source for image in listing.images] == list(
+        labels(listed("chexpert", chexpert(tmp_path / "one", ROWS), view="all"))
+    )
+    assert listing.images[0].path.is_relative_to(tmp_path / "CheXpert-v1.0 batch 2 (train 1)")
+    assert (listing.images[2].patient, listing.images[2].label) == ("patient00002", DISEASED)
+    shutil.rmtree(tmp_path / "CheXpert-v1.0 batch 2 (train 1)")
+    (problem, *_) = listed("chexpert", tmp_path).problems
+    assert problem.startswith("train.csv, line 2: train/patient00001/study1/view1_frontal.jpg: missing in ")
+
+
 def test_what_is_known_of_an_image(tmp_path):
     image = listed("chexpert", chexpert(tmp_path, ROWS)).images[1]
     assert (image.patient, image.study, image.view, image.split) == ("patient00002", "study1", "frontal PA", None)
@@ -99,7 +122,7 @@ def test_an_unknown_finding_lists_the_known(tmp_path):
 def test_columns_and_tables_that_are_missing_are_named(tmp_path):
     assert refusal(tmp_path) == (
         f"--input={tmp_path}: neither train.csv nor valid.csv lies there, nor in CheXpert-v1.0 or CheXpert-v1.0-small "
-        "below it: name the folder that CheXpert was unpacked to."
+        "or CheXpert-v1.0 batch 1 below it: name the folder that CheXpert was unpacked to."
     )
     table(tmp_path / "train.csv", [], [name for name in HEADER if name not in ("No Finding", "Frontal/Lateral")])
     assert refusal(tmp_path).startswith(f"{tmp_path}/train.csv: columns Frontal/Lateral, No Finding missing")

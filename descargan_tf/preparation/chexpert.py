@@ -4,8 +4,15 @@
     CheXpert-v1.0[-small]/{train,valid}/patientNNNNN/studyN/viewN_{frontal,lateral}.jpg
     CheXpert-v1.0[-small]/ground_truth/<as above>.png     masks: of --dataset=chest_phantom, as CheXpert has none
 
---input is that folder, or the one that it lies in. Healthy is who has 1 under "No Finding", diseased who has 1 under
---finding; -1 is a radiologist's "uncertain", an empty field "not mentioned". Both tables are put together and the
+or, as the archives of the full-sized images are unpacked, tables and valid in the first of several folders, and the
+patients of train shared out over the others:
+
+    CheXpert-v1.0 batch 1 (validate & csv)/{train,valid}.csv
+    CheXpert-v1.0 batch 1 (validate & csv)/valid/patientNNNNN/...
+    CheXpert-v1.0 batch {2 (train 1),3 (train 2),4 (train 3)}/patientNNNNN/...
+
+--input is the folder of the tables, or the one that it lies in. Healthy is who has 1 under "No Finding", diseased who
+has 1 under --finding; -1 is a radiologist's "uncertain", an empty field "not mentioned". Both tables are put together and the
 splits drawn by patient, as valid.csv is too small for the paper's numbers. Of sex and age nothing is read.
 
 The agreement under which the images are given forbids to pass on any part of them: so nothing of them is in this
@@ -29,6 +36,7 @@ from descargan_tf.preparation.tables import read_table
 from descargan_tf.types import DISEASED, HEALTHY
 
 NAMES = ("CheXpert-v1.0", "CheXpert-v1.0-small")
+BATCH = "CheXpert-v1.0 batch "  # how the names of the unpacked archives begin
 TABLES = ("train.csv", "valid.csv")
 NO_FINDING = "No Finding"
 # Paper, sect. 4.2: images of the training set; validation and test have 200 of each class.
@@ -49,6 +57,7 @@ def list(root: Path, options: Options) -> Listing:
         raise UserError(f"--finding={NO_FINDING} is what makes an image healthy: name a disease, as Pleural Effusion.")
     folder = _folder(root)
     _refuse_folders_elsewhere(folder)
+    batches = _batches(folder)
     listing = Listing([], [], [], {place: f"paper: {count:,}" for place, count in PAPER.items()})
     counts: Counter[str] = Counter()
     present = [folder / name for name in TABLES if (folder / name).is_file()]
@@ -57,7 +66,7 @@ def list(root: Path, options: Options) -> Listing:
     for table in present:
         for row in _rows(table, options.finding):
             try:
-                image, reason = _image(folder, row, options)
+                image, reason = _image(folder, batches, row, options)
                 if image is None:
                     counts[reason] += 1
                 elif image.source in seen:
@@ -84,13 +93,31 @@ def read_ground_truth(image: RawImage, options: Options) -> np.ndarray:
 
 
 def _folder(root):
-    for folder in (root, *(root / name for name in NAMES)):
+    for folder in (root, *(root / name for name in NAMES), *sorted(root.glob(f"{BATCH}*"))):
         if any((folder / name).is_file() for name in TABLES):
             return folder
+    places = " or ".join((*NAMES, f"{BATCH}1"))
     raise UserError(
-        f"--input={root}: neither {' nor '.join(TABLES)} lies there, nor in {' or '.join(NAMES)} below it: name the "
+        f"--input={root}: neither {' nor '.join(TABLES)} lies there, nor in {places} below it: name the "
         "folder that CheXpert was unpacked to."
     )
+
+
+def _batches(folder):
+    """Folders beside the tables' that hold patients of train."""
+    if not folder.name.startswith(BATCH):
+        return []
+    return [path for path in sorted(folder.parent.glob(f"{BATCH}*")) if path != folder and path.is_dir()]
+
+
+def _file(folder, batches, inner):
+    """Name and path of what a table calls {train,valid}/..."""
+    split, _, rest = inner.partition("/")
+    for batch in batches if split == "train" else ():
+        if (batch / rest).is_file():
+            name, path = file_within(batch, rest)
+            return f"{split}/{name}", path
+    return file_within(folder, inner)
 
 
 def _refuse_folders_elsewhere(folder):
@@ -112,7 +139,7 @@ def _rows(table, finding):
         yield row
 
 
-def _image(folder, row, options):
+def _image(folder, batches, row, options):
     """An image, or None and why it is left out."""
     if row.problem:
         raise UserError(row.problem)
@@ -128,7 +155,7 @@ def _image(folder, row, options):
     if not place:
         raise UserError(f"{_PATH} is not such as {NAMES[0]}/train/patient00001/study1/view1.jpg")
     # What the table calls the folder may differ from what it is called: the tables of both are the same.
-    name, path = file_within(folder, place[1])
+    name, path = _file(folder, batches, place[1])
     mask = (folder / GROUND_TRUTH_FOLDER / name).with_suffix(".png") if label == DISEASED else None
     mask = mask if mask and mask.is_file() else None
     if mask:
