@@ -12,8 +12,8 @@ patients of train shared out over the others:
     CheXpert-v1.0 batch {2 (train 1),3 (train 2),4 (train 3)}/patientNNNNN/...
 
 --input is the folder of the tables, or the one that it lies in. Healthy is who has 1 under "No Finding", diseased who
-has 1 under --finding; -1 is a radiologist's "uncertain", an empty field "not mentioned". Both tables are put together and the
-splits drawn by patient, as valid.csv is too small for the paper's numbers. Of sex and age nothing is read.
+has 1 under --finding; -1 is a radiologist's "uncertain", an empty field "not mentioned". Both tables are put together
+and the splits drawn by patient, as valid.csv is too small for the paper's numbers. Of sex and age nothing is read.
 
 The agreement under which the images are given forbids to pass on any part of them: so nothing of them is in this
 program, and a prepared data set is for who prepared it.
