@@ -105,6 +105,7 @@ def _folder(root):
 
 def _batches(folder):
     """Folders beside the tables' that hold patients of train."""
+    folder = folder.absolute()  # "." has neither a name nor neighbours
     if not folder.name.startswith(BATCH):
         return []
     return [path for path in sorted(folder.parent.glob(f"{BATCH}*")) if path != folder and path.is_dir()]
