@@ -91,6 +91,54 @@ def test_bilevel_png_is_a_mask(tmp_path):
     np.testing.assert_array_equal(load_split(tmp_path, "test", SIZE, (0, 255)).ground_truth[1, ..., 0], SQUARE)
 
 
+@pytest.mark.parametrize("dtype", [bool, np.int8, ">i4", np.int64, np.uint32])
+def test_masks_of_any_integers_are_masks(tmp_path, dtype):
+    make_data_set(tmp_path)
+    for index in range(2):
+        (tmp_path / "test" / "ground_truth").mkdir(exist_ok=True)
+        np.save(tmp_path / "test" / "ground_truth" / f"{index}.npy", SQUARE.astype(dtype))
+    summary = check_data(tmp_path, SIZE)
+    assert summary.ground_truths["test"].kind == MASK
+    assert not summary.warnings
+    loaded = load_split(tmp_path, "test", SIZE, (0, 255))
+    np.testing.assert_array_equal(loaded.ground_truth[2:, ..., 0], [SQUARE, SQUARE])
+
+
+def test_differences_of_integers_keep_their_sign(tmp_path):
+    make_data_set(tmp_path)
+    (tmp_path / "test" / "ground_truth").mkdir()
+    np.save(tmp_path / "test" / "ground_truth" / "0.npy", SQUARE.astype(np.int16) * -51)
+    loaded = load_split(tmp_path, "test", SIZE, (0, 255))
+    assert loaded.ground_truth_kind == DIFFERENCE
+    np.testing.assert_allclose(loaded.ground_truth[2, ..., 0], SQUARE * -0.4, atol=1e-6)
+
+
+LABELS = square(1, np.float32)
+LABELS[0, :9] = 2
+
+
+@pytest.mark.parametrize(
+    ("arrays", "words"),
+    [
+        ([square(0.5, np.float32), square(1, np.float32)], "0 and one positive value each"),
+        ([LABELS, LABELS], "no values but whole numbers up to 2"),
+    ],
+)
+def test_differences_that_are_probably_masks_are_warned_of(tmp_path, arrays, words):
+    add(make_data_set(tmp_path, np.float32, -1, 1, suffix=".npy"), arrays, ("test",))
+    (warning,) = check_data(tmp_path, SIZE).warnings
+    assert warning == f"the signed differences of test hold {words}: are they masks? Then say --ground_truth=mask"
+    assert not check_data(tmp_path, SIZE, asked_ground_truth=DIFFERENCE).warnings
+    assert not any("are they masks" in line for line in check_data(tmp_path, SIZE, asked_ground_truth=MASK).warnings)
+
+
+def test_nothing_is_said_of_files_that_nobody_could_read(tmp_path):
+    make_data_set(tmp_path, per_class=1)
+    (tmp_path / "test" / "ground_truth").mkdir()
+    broken(tmp_path / "test" / "ground_truth" / "0.png")
+    assert "ground truth of test: masks (none can be read)" in check_data(tmp_path, SIZE).lines()
+
+
 def test_splits_of_two_kinds_are_named(tmp_path):
     add(make_data_set(tmp_path), [square(255, np.uint8)] * 2, ("validate",))
     add(tmp_path, KINDS["graded"][0], ("test",))

@@ -16,6 +16,7 @@ from descargan_tf.types import DIFFERENCE, DISEASED, MASK
 
 AUTO = "auto"
 KINDS = (AUTO, MASK, DIFFERENCE)  # of --ground_truth
+_SMALL_RANGE = 2.0  # of images, -1 to 1 or 0 to 1, whose differences are fractions
 _MOSTLY = 0.5  # share of the pixels above which masks are probably inverted
 _TITLES = {MASK: "masks", DIFFERENCE: "signed differences"}
 
@@ -59,6 +60,7 @@ def of_split(facts: Sequence[Facts], split: str, image_size: int, scaling: Scali
         *_missing_warnings([f.file.name for f in diseased if f.file.name not in usable], len(diseased), split),
         *(_mask_warnings(list(usable.values()), split) if kind == MASK else ()),
         *_empty_warnings(list(usable.values()), split, kind),
+        *(_like_masks_warnings(list(usable.values()), split, scaling) if (kind, asked) == (DIFFERENCE, AUTO) else ()),
     ]
     is_empty = not any(truth.marked for truth in usable.values())
     return GroundTruth(kind, why, frozenset(usable), is_empty, tuple(warnings))
@@ -76,6 +78,8 @@ def several_kinds_warnings(truths: dict[str, GroundTruth | None]) -> list[str]:
 def _kind_of(read: list[GroundTruthFacts]) -> tuple[str, str]:
     if any(truth.is_channel for truth in read):
         return DIFFERENCE, "the images' second channel"
+    if not read:
+        return MASK, "none can be read"
     others = [truth for truth in read if truth.dtype != "uint8"]
     if not others:
         return MASK, "8-bit files"
@@ -137,6 +141,18 @@ def _mask_warnings(usable, split):
     share = sum(truth.marked for truth in usable) / len(usable) if usable else 0
     if share > _MOSTLY:
         yield f"the masks of {split} mark {share:.0%} of the pixels: are they inverted? Not 0 means diseased"
+
+
+def _like_masks_warnings(usable, split, scaling):
+    """Of differences that are probably none: labels from 0 up, or one value in each file, which differs between files."""
+    own = [truth for truth in usable if truth.marked and not truth.is_channel]
+    if own and all(truth.is_two_valued for truth in own):
+        what = "0 and one positive value each"
+    elif own and all(truth.is_whole for truth in own) and scaling.high - scaling.low <= _SMALL_RANGE:
+        what = f"no values but whole numbers up to {max(truth.largest for truth in own):g}"
+    else:
+        return
+    yield f"the signed differences of {split} hold {what}: are they masks? Then say --ground_truth=mask"
 
 
 def _empty_warnings(usable, split, kind):

@@ -20,6 +20,7 @@ from descargan_tf.files import reason, write_atomically
 MAX_PIXELS = 2**26  # 8192 x 8192, far above a radiograph; a file that claims more is a mistake or an attack
 
 _ACCEPTED = "uint8, uint16 or float (float16, float32, float64; read as float32)"
+_INTEGERS = (np.uint8, np.uint16)
 _READERS = {
     formats.PNG: PngImagePlugin.PngImageFile,
     formats.JPEG: JpegImagePlugin.JpegImageFile,
@@ -105,12 +106,13 @@ def unscale_pixels(images: np.ndarray, scaling: Scaling) -> np.ndarray:
     return (np.asarray(images, np.float64) / scaling.factor + middle).astype(np.float32)
 
 
-def read_image(path: str | os.PathLike, takes_colour: bool = False) -> DecodedImage:
+def read_image(path: str | os.PathLike, takes_colour: bool = False, takes_integers: bool = False) -> DecodedImage:
     """Decode one file as `formats` says: recognised by its content; only .npy by its name.
 
     A .npy file holds [H, W], [H, W, 1], [1, H, W], or the authors' float [2, H, W] of image and diseased - healthy.
     Gray is kept as it is, 8 or 16 bit or float; RGB of 8 bits only if its three channels are equal, or where colour is
-    taken, which becomes its luminance (ITU-R BT.601).
+    taken, which becomes its luminance (ITU-R BT.601). Where integers are taken, as of masks, a .npy file may hold any,
+    or bool: bool becomes uint8, all but uint8 and uint16 float32.
 
     Raises:
         UserError: naming the file, if it cannot be read or holds anything else, or NaN or infinity.
@@ -123,7 +125,7 @@ def read_image(path: str | os.PathLike, takes_colour: bool = False) -> DecodedIm
             raise UserError("is no file" if path.is_dir() else "is no regular file; expected an image file")
         raw = path.read_bytes()
         is_npy = path.suffix.lower() == ".npy"
-        decoded = _decode_npy(raw) if is_npy else DecodedImage(_decode_picture(raw, takes_colour), None)
+        decoded = _decode_npy(raw, takes_integers) if is_npy else DecodedImage(_decode_picture(raw, takes_colour), None)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
     except OSError as error:
@@ -180,7 +182,7 @@ def _check_pixel_count(height: int, width: int) -> None:
         raise UserError(f"holds no pixels: {height}x{width}")
 
 
-def _decode_npy(raw: bytes) -> DecodedImage:
+def _decode_npy(raw: bytes, takes_integers: bool) -> DecodedImage:
     # By hand from the header on: np.load would allocate whatever the header claims before it looks at the data.
     stream = io.BytesIO(raw)
     version = np.lib.format.read_magic(stream)
@@ -202,8 +204,13 @@ def _decode_npy(raw: bytes) -> DecodedImage:
         )
     if is_pair and dtype.kind != "f":
         raise UserError(f"shape {list(shape)} of {dtype}: an image and its ground truth must be float")
-    if not (dtype.kind == "f" and dtype.itemsize <= 8) and dtype.newbyteorder("=") not in (np.uint8, np.uint16):
-        raise UserError(f"dtype {dtype}, expected {_ACCEPTED}")
+    becomes = dtype.newbyteorder("=")
+    if dtype.kind == "f" and dtype.itemsize <= 8:
+        becomes = np.float32
+    elif takes_integers and dtype.kind in "biu" and becomes not in _INTEGERS:
+        becomes = np.uint8 if dtype.kind == "b" else np.float32
+    elif becomes not in _INTEGERS:
+        raise UserError(f"dtype {dtype}, expected {'bool, an integer or float type' if takes_integers else _ACCEPTED}")
     height, width = shape[:2] if len(shape) == 3 and shape[2] == 1 else shape[-2:]
     _check_pixel_count(height, width)
     count, offset = math.prod(shape), stream.tell()
@@ -213,7 +220,7 @@ def _decode_npy(raw: bytes) -> DecodedImage:
         )
     array = np.frombuffer(raw, dtype, count, offset).reshape(shape, order="F" if is_fortran else "C")
     with np.errstate(over="ignore"):  # a float64 beyond float32 becomes infinite, which read_image reports
-        array = array.astype(np.float32 if dtype.kind == "f" else dtype.newbyteorder("="), order="C")
+        array = array.astype(becomes, order="C")
     if is_pair:
         # Reference: the authors store diseased - healthy (create_synthetic_dataset.py 233); here it is the reverse.
         return DecodedImage(array[0], -array[1])

@@ -31,6 +31,7 @@ class GroundTruthFacts(NamedTuple):
     smallest: float
     largest: float
     is_two_valued: bool  # no value but 0 and a positive one
+    is_whole: bool  # no values but 0, 1, 2, ..., as labels are
     marked: float  # share of the pixels that are not 0
     digest: bytes  # as that of an image
 
@@ -117,7 +118,7 @@ def _relative(error: UserError, path: Path, name: str) -> str:
 
 
 def _read_ground_truth(path: Path) -> np.ndarray:
-    pixels, second = read_image(path)
+    pixels, second = read_image(path, takes_integers=True)
     if second is not None:
         raise UserError("two channels, expected the ground truth alone, [H, W]")
     return pixels
@@ -133,6 +134,7 @@ def _ground_truth_facts(name: str, values: np.ndarray, is_channel: bool) -> Grou
         smallest=float(values.min()),
         largest=float(largest),
         is_two_valued=bool(largest >= 0 and np.all((values == 0) | (values == largest))),
+        is_whole=bool(values.min() >= 0 and np.all(values == np.floor(values))),
         marked=float(np.mean(values != 0)),
         digest=_digest(values),
     )

@@ -79,7 +79,7 @@ def read_mask(path: Path) -> np.ndarray:
     Raises:
         UserError: names the file.
     """
-    values, difference = read_image(path, takes_colour=True)
+    values, difference = read_image(path, takes_colour=True, takes_integers=True)
     if difference is not None:
         raise UserError(f"{path}: two channels, expected a mask alone, [H, W]")
     return values != 0
