@@ -144,7 +144,7 @@ def _mask_warnings(usable, split):
 
 
 def _like_masks_warnings(usable, split, scaling):
-    """Of differences that are probably none: labels from 0 up, or one value in each file, which differs between files."""
+    """Of differences that are probably none: labels from 0 up, or one value in each file and not the same in all."""
     own = [truth for truth in usable if truth.marked and not truth.is_channel]
     if own and all(truth.is_two_valued for truth in own):
         what = "0 and one positive value each"
