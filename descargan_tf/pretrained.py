@@ -181,8 +181,9 @@ def write(folder: Path, stored: Mapping[str, np.ndarray], about: dict, files: Ma
         content = (partial / WEIGHTS).read_bytes()
         about = {**about, "bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
         for name, text in {**files, ABOUT: pages.json_text(about)}.items():
-            (partial / name).write_text(text, encoding="utf-8")
-        (partial / CARD).write_text(card(partial), encoding="utf-8")
+            # Names may be no text, for which JSON has the same escape.
+            (partial / name).write_bytes(text.encode(errors="backslashreplace"))
+        (partial / CARD).write_bytes(card(partial).encode(errors="backslashreplace"))
         partial.rename(folder)
     except OSError as error:
         raise UserError(f"--publish_dir={folder} cannot be written: {reason(error)}.") from error

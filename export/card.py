@@ -86,7 +86,7 @@ def write_card(folder: Path, facts: dict) -> None:
     """Write both files into a SavedModel's folder."""
     (folder / JSON).parent.mkdir(parents=True, exist_ok=True)
     (folder / JSON).write_text(json.dumps(facts, indent=2, allow_nan=False) + "\n")
-    (folder / CARD).write_text(_markdown(facts), encoding="utf-8")
+    (folder / CARD).write_bytes(_markdown(facts).encode(errors="backslashreplace"))  # names may be no text
 
 
 def _markdown(facts):

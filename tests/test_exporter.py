@@ -2,6 +2,7 @@
 
 import functools
 import json
+import os
 import signal
 
 import numpy as np
@@ -182,6 +183,14 @@ def test_without_an_evaluation_it_says_so(exported, tmp_path):
     assert (written_facts["metrics"], written_facts["thresholds"]) == (None, None)
     assert written_facts["not_evaluated"] == words
     assert "raw files" not in (tmp_path / CARD).read_text()
+
+
+def test_a_folder_whose_name_is_no_text_is_in_it(exported, tmp_path):
+    checked = json.loads((exported / JSON).read_text())["verification"]
+    words = f"`python -m descargan_tf.main --run_dir={os.fsdecode(b'R%c' % 0xFE)}` does it"
+    write_card(tmp_path, description("descargan", SIZE, UINT8, "float32", checked, report=None, no_report=words))
+    assert r"--run_dir=R\udcfe` does it" in (tmp_path / CARD).read_text(encoding="utf-8")
+    assert json.loads((tmp_path / JSON).read_text())["not_evaluated"] == words
 
 
 def test_what_was_prepared_is_to_be_prepared_before_it_is_sent(exported, tmp_path):

@@ -147,6 +147,14 @@ def test_a_published_folder_holds_what_is_documented(inside):
     assert "--latent_units" not in text  # no setting of the method
 
 
+def test_a_command_that_is_no_text_is_published(inside, tmp_path):
+    about = json.loads(Path(NAME, "published.json").read_text()) | {"command": os.fsdecode(b"train --run_dir=R\xfe")}
+    files = {name: Path(NAME, name).read_text() for name in ("flags.txt", "data.json", "report.json")}
+    pretrained.write(tmp_path / "published", {"bias": np.zeros(1)}, about, files)
+    assert pretrained.describe(tmp_path / "published")["command"] == about["command"]
+    assert r"--run_dir=R\udcfe" in (tmp_path / "published" / "README.md").read_text(encoding="utf-8")
+
+
 def test_what_rounding_changes_is_measured(inside):
     """By answers of the run and of what was published of it to the same images."""
     files = [
