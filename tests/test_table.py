@@ -87,6 +87,21 @@ def test_nor_does_the_folder_that_an_input_is_a_link_into(tmp_path):
         refuse_folder_of_inputs([tmp_path / "in" / "a_map.npy"], tmp_path / "real")
 
 
+@pytest.mark.parametrize("place", ["test/healthy", "train/ground_truth", "validate/../test/healthy"])
+def test_nor_does_a_class_of_a_data_set(tmp_path, place):
+    """The next evaluation would take maps for healthy images."""
+    folder = tmp_path / place
+    (tmp_path / "validate").mkdir()
+    folder.mkdir(parents=True)
+    inputs, results = [tmp_path / "in" / "a.npy"], ("a_map.npy", "a_healthy.npy", "a_overlay.png", "predictions.csv")
+    for name in results:  # a folder of results may be called so
+        (folder / name).touch()
+    refuse_folder_of_inputs(inputs, folder)
+    (folder / "b.png").touch()
+    with pytest.raises(UserError, match=r"is a folder of a data set, which holds b.png: .*name another folder"):
+        refuse_folder_of_inputs(inputs, folder)
+
+
 def test_a_folder_within_or_around_the_inputs_is_not_read_and_takes_them(tmp_path):
     for output in (tmp_path, tmp_path / "in" / "results", tmp_path / "in2"):
         refuse_folder_of_inputs([tmp_path / "in" / "a.npy"], output)

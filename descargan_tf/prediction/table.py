@@ -8,14 +8,16 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+from descargan_tf.data.listing import GROUND_TRUTH_FOLDER, list_images
 from descargan_tf.errors import UserError
 from descargan_tf.files import write_atomically
 from descargan_tf.names import normal_form, shown
-from descargan_tf.types import CLASS_NAMES, DECISION
+from descargan_tf.types import CLASS_NAMES, DECISION, SPLITS
 
 COLUMNS = ("file", "disease_probability", "anomaly_score", "predicted_class")
 TABLE = "predictions.csv"
 
+_RESULTS = ("_healthy.npy", "_map.npy", "_overlay.png")
 _PACKED = (".gz",)  # suffixes before which the kind of file has one of its own: scan.nii.gz
 _MAX_BYTES = 255 - len("_healthy.nii.gz")  # of a name before what is put behind it
 
@@ -78,12 +80,18 @@ def table_bytes(rows: Iterable[Sequence[str]], columns: Sequence[str] = COLUMNS)
 
 
 def refuse_folder_of_inputs(files: Sequence[Path], output_dir: Path) -> None:
-    """Results never lie among the images: `a_map.npy` of one may be another, and the next time all are taken for such.
+    """Results never lie among images: `a_map.npy` of one may be another, and the next time all are taken for such.
 
     Raises:
-        UserError: the output folder is that of an input, or of what one is a link to.
+        UserError: the output folder is that of an input, or of what one is a link to, or a class of a data set.
     """
     output = os.path.realpath(output_dir)
+    image = _image_of_data_set(Path(output))
+    if image is not None:
+        raise UserError(
+            f"--output_dir={output_dir} is a folder of a data set, which holds {image.name}: results would pass for "
+            "its images; name another folder"
+        )
     folders = {file.parent: file for file in files} | {
         Path(os.path.realpath(file)).parent: file for file in files if file.is_symlink()
     }
@@ -93,6 +101,14 @@ def refuse_folder_of_inputs(files: Sequence[Path], output_dir: Path) -> None:
                 f"--output_dir={output_dir} is the folder of the input {file}: results would lie among the images, and "
                 "could replace one; name another folder"
             )
+
+
+def _image_of_data_set(folder):
+    """One that is no result of a prediction, where a folder has the name and place of a class; else None."""
+    if folder.parent.name not in SPLITS or folder.name not in (*CLASS_NAMES, GROUND_TRUTH_FOLDER):
+        return None
+    images = list_images(folder)[0] if folder.is_dir() else ()
+    return next((image for image in images if not image.name.endswith(_RESULTS)), None)
 
 
 def _stem(file):
