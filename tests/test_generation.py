@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -123,6 +124,23 @@ def test_a_full_disk_is_one_clear_line_and_leaves_nothing(tmp_path, monkeypatch)
     )
     assert len(written) == 5
     assert not list(tmp_path.iterdir())
+
+
+def test_what_the_disk_cannot_hold_is_told_before_anything_is_drawn(tmp_path, monkeypatch):
+    monkeypatch.setattr(generation.shutil, "disk_usage", lambda folder: Usage(free=10**9) if folder == tmp_path else 0)
+    with pytest.raises(UserError) as caught:
+        generation.generate(tmp_path / "a" / "data", SyntheticSettings(0, 64, 50_000, 10_000, 500))
+    assert str(caught.value) == (
+        f"--data_dir={tmp_path}/a/data: 181,500 files of 64x64 need 3.0 GB, and 1.0 GB are free there; draw fewer "
+        "(--num_train, --num_validate, --num_test) or smaller ones, or name a folder elsewhere"
+    )
+    assert not list(tmp_path.iterdir())
+
+
+class Usage(NamedTuple):
+    """Of a disk."""
+
+    free: int
 
 
 def program(target, num_workers):

@@ -14,6 +14,7 @@ from image_folders import SIZE, make_data_set
 
 from descargan_tf import methods, run_folder
 from descargan_tf.data import memory, reading
+from descargan_tf.data.dataset import dataset_of
 from descargan_tf.data.folders import check_data, load_split
 from descargan_tf.data.images import write_npy
 from descargan_tf.data.listing import list_data_set
@@ -49,6 +50,20 @@ def test_what_does_not_fit_is_refused_with_the_size_that_is_needed(tmp_path, mon
     monkeypatch.setattr(memory, "free_bytes", lambda: 200 * IMAGE - 1)
     with pytest.raises(UserError, match="200 of test images of 64x64 need 3 MB of memory"):
         load_split(tmp_path, "test", SIZE, (0, 255))
+
+
+def test_what_would_not_fit_is_not_drawn(tmp_path, monkeypatch):
+    given = ("--image_size=64", "--num_train=1000", "--num_validate=9", "--num_test=9", f"--data_dir={tmp_path}/data")
+    data = dataset_of(configure(["main", "--dataset=synthetic_chest", f"--run_dir={tmp_path}/run", *given]))
+    monkeypatch.setattr(memory, "free_bytes", lambda: 5_000_000)
+    with pytest.raises(UserError) as caught:
+        data.check(in_memory={"train": 2, "validate": 1})
+    assert str(caught.value) == (
+        f"data folder {tmp_path}/data: 2,000 of train, 18 of validate images of 64x64 need "
+        f"{(3000 * 2 + 27) * IMAGE / 1e6:.0f} MB of memory at a time, and 5 MB are free; use fewer or smaller images, "
+        "or a machine with more memory"
+    )
+    assert not list(tmp_path.iterdir())
 
 
 def test_what_fits_is_read_and_a_check_alone_needs_little(tmp_path, monkeypatch):

@@ -10,7 +10,7 @@ import numpy as np
 from tqdm import tqdm
 
 from descargan_tf.config import Config
-from descargan_tf.data import digest, folders, generation, ground_truth, leaks, prepared
+from descargan_tf.data import digest, folders, generation, ground_truth, leaks, memory, prepared
 from descargan_tf.data.examination import Picture
 from descargan_tf.data.ground_truth import AUTO
 from descargan_tf.data.images import Scaling, scale_pixels
@@ -84,7 +84,7 @@ class Dataset:
         value_range = f"{scaling.low!r},{scaling.high!r}" if scaling else self._value_range
         if self.is_synthetic:
             value_range = "-1,1"
-            self._check_drawn()
+            self._check_drawn(in_memory or {})
         summary = folders.check_data(
             self._folder,
             self._image_size,
@@ -97,9 +97,11 @@ class Dataset:
         print("\n".join(summary.lines()), flush=True)
         return summary
 
-    def _check_drawn(self):
+    def _check_drawn(self, in_memory):
         folder = Path(self._folder)
         if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+            counts = {split: self._drawn.count(split) for split in in_memory}
+            memory.refuse_too_many_drawn(folder, counts, in_memory, self._image_size)
             self.generate()
         manifest = generation.read_manifest(self._folder)
         if manifest is None:

@@ -15,6 +15,7 @@ from descargan_tf import locks, processes, signals
 from descargan_tf.data import synthetic, synthetic_chest
 from descargan_tf.data.images import npy_bytes
 from descargan_tf.data.listing import GROUND_TRUTH_FOLDER
+from descargan_tf.data.memory import spoken
 from descargan_tf.data.synthetic import SyntheticSettings
 from descargan_tf.errors import UserError
 from descargan_tf.files import is_within, reason
@@ -43,7 +44,7 @@ def generate(
         The manifest.
 
     Raises:
-        UserError: `data_dir` holds something, or cannot be written.
+        UserError: `data_dir` holds something, cannot be written, or has too little space.
     """
     data_dir = Path(data_dir)
     if data_dir.exists() and (not data_dir.is_dir() or any(data_dir.iterdir())):
@@ -51,6 +52,7 @@ def generate(
             f"--data_dir={data_dir} already holds something, and nothing is written over: "
             "name a folder that does not exist, or remove this one."
         )
+    _refuse_small_disk(data_dir, settings)
     absolute = data_dir.absolute()  # "." has no name to put .partial behind
     partial = absolute.with_name(absolute.name + ".partial")
     try:
@@ -155,6 +157,20 @@ def verify_checksums(data_dir: str | os.PathLike, manifest: dict) -> None:
         raise UserError(
             f"{len(damaged)} files of --data_dir={data_dir} are not what was generated: {', '.join(damaged[:5])}. "
             "Remove the folder and generate it again."
+        )
+
+
+def _refuse_small_disk(data_dir: Path, settings: SyntheticSettings) -> None:
+    """What can be told before hours of drawing."""
+    num_files = sum(3 * settings.count(split) for split in SPLITS)  # two images, and the ground truth of one
+    needed = num_files * len(npy_bytes(np.zeros((settings.image_size,) * 2, np.float32)))
+    there = next(folder for folder in (data_dir.absolute(), *data_dir.absolute().parents) if folder.exists())
+    free = shutil.disk_usage(there).free
+    if needed > free:
+        raise UserError(
+            f"--data_dir={data_dir}: {num_files:,} files of {settings.image_size}x{settings.image_size} need "
+            f"{spoken(needed)}, and {spoken(free)} are free there; draw fewer (--num_train, --num_validate, "
+            "--num_test) or smaller ones, or name a folder elsewhere"
         )
 
 

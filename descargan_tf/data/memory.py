@@ -39,13 +39,34 @@ def refuse_too_large(root: Path, listing: Listing, copies: Mapping[str, float], 
     Raises:
         UserError: with the size that is needed, and the free one.
     """
-    size, free = needed(listing, copies, image_size), free_bytes()
+    counts = {split: sum(file.split == split for file in listing.files) for split in copies}
+    _refuse(root, counts, needed(listing, copies, image_size), image_size)
+
+
+def refuse_too_many_drawn(
+    root: Path, per_class: Mapping[str, int], copies: Mapping[str, float], image_size: int
+) -> None:
+    """As `refuse_too_large`, of a data set that is still to be drawn.
+
+    Args:
+        root: of the data folder.
+        per_class: by split, how many images of each class it is to have; a diseased one has a ground truth.
+        copies: by split, how often its images are in memory at a time.
+        image_size: pixels a side.
+    """
+    planes = sum(3 * per_class[split] * times for split, times in copies.items())
+    counts = {split: 2 * per_class[split] for split in copies}
+    _refuse(root, counts, int(planes * image_size**2 * _BYTES_PER_PIXEL), image_size)
+
+
+def _refuse(root, counts, size, image_size):
+    free = free_bytes()
     if free is None or size <= free:
         return
-    counts = ", ".join(f"{sum(f.split == split for f in listing.files):,} of {split}" for split in copies)
+    named = ", ".join(f"{count:,} of {split}" for split, count in counts.items())
     raise UserError(
-        f"data folder {root}: {counts} images of {image_size}x{image_size} need {_spoken(size)} of memory at a time, "
-        f"and {_spoken(free)} are free; use fewer or smaller images, or a machine with more memory"
+        f"data folder {root}: {named} images of {image_size}x{image_size} need {spoken(size)} of memory at a time, "
+        f"and {spoken(free)} are free; use fewer or smaller images, or a machine with more memory"
     )
 
 
@@ -98,10 +119,11 @@ def limit_of_process() -> str:
     if free is None:
         return ""
     return (
-        f"this process may take {_spoken(free)} more memory (ulimit -v, ulimit -d): should it end without a word or by "
+        f"this process may take {spoken(free)} more memory (ulimit -v, ulimit -d): should it end without a word or by "
         "a segmentation fault, that was not enough; what has been saved is whole, and the same command goes on"
     )
 
 
-def _spoken(size):
+def spoken(size: int) -> str:
+    """Bytes in words."""
     return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"
