@@ -210,3 +210,10 @@ def test_a_data_set_of_copies_ends(monkeypatch):
     monkeypatch.setattr("descargan_tf.data.near_duplicates.MAX_PAIRS", 50)
     one = fingerprint_of(picture(0, np.float32, -1, 1))
     assert len(near_duplicates([one] * 40, ["train", "test"] * 20)) == 50
+
+
+def test_a_manifest_of_the_users_own_is_none_of_ours(tmp_path):
+    make_data_set(tmp_path / "data", per_class=3)
+    (tmp_path / "data" / "manifest.json").write_text('{"name": "my study"}')
+    given = ["--mode=check_data", "--dataset=folders", "--image_size=64", f"--data_dir={tmp_path}/data"]
+    assert main(["main", *given]) in (0, 1)  # what is found of the pictures is no matter here

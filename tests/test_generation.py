@@ -63,6 +63,10 @@ def test_missing_and_damaged_files_are_found(tmp_path):
     np.save(file, np.zeros((64, 64), np.float32))
     with pytest.raises(UserError, match=r"train/healthy/00000\.npy"):
         generation.verify_checksums(tmp_path / "d", manifest)
+    for cut in (200, 0):
+        file.write_bytes(file.read_bytes()[:cut])
+        with pytest.raises(UserError, match=r"1 files of .* are not what was generated: train/healthy/00000\.npy"):
+            generation.verify_checksums(tmp_path / "d", manifest)
     file.unlink()
     with pytest.raises(UserError, match=r"lacks 1 of its 12 files, train/healthy/00000\.npy"):
         generation.check_settings(tmp_path / "d", manifest, settings)
