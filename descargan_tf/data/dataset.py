@@ -24,7 +24,7 @@ _SAMPLE = 300  # images of a class and split that are looked at before training;
 _NARROW_SHARE = 1 / 8  # of the prepared range, below which it is probably not the one that was meant
 # What a preparation was told of ranges, and what is the matter where they are not filled.
 _RANGES = {
-    "value_range": ("; if the files have fewer bits (12-bit: 0,4095), prepare them again with --value_range=low,high"),
+    "value_range": "; if the files have fewer bits (12-bit: 0,4095), prepare them again with --value_range=low,high",
     "nifti_range": "; prepare the volumes again with another --nifti_range",
 }
 # Decisions of a preparation that prediction repeats; no path, and nothing else that a published model need not say.
@@ -46,7 +46,7 @@ class Dataset:
             num_train=config.num_train,
             num_validate=config.num_validate,
             num_test=config.num_test,
-            **({"dataset": config.dataset} if self.is_synthetic else {}),
+            dataset=config.dataset if self.is_synthetic else DRAWN[0],
         )
         self._contents: dict[str, str] = {}  # of what was checked
 
@@ -234,10 +234,10 @@ class PreparedDataset(Dataset):
                     raise UserError(
                         f"--data_dir={self._folder}: no {CLASS_NAMES[label]} image in {split}; both are needed."
                     )
-        measured, contents = self._measure(splits, None if every_image else _SAMPLE)
+        measured = self._measure(splits, None if every_image else _SAMPLE)
         sampled = [split for split in splits if not every_image and max(self.counts(split)) > _SAMPLE]
         if sampled and leaks.is_undecided(measured, sampled):  # then it would be luck whether a leak is told
-            measured, _ = self._measure(splits, None)
+            measured = self._measure(splits, None)
         classes = tuple(self._summarise(split, label, measured) for split in splits for label in (HEALTHY, DISEASED))
         rows = [row for split in splits for row in self._prepared.rows(split)]
         names = [name for split in splits for name in self._prepared.names(split)]
@@ -248,7 +248,7 @@ class PreparedDataset(Dataset):
             *leaks.class_leak_findings(measured),
             *leaks.acquisition_findings(rows),
             *leaks.identical_file_findings(rows),
-            *(leaks.identical_picture_findings(measured, rows, contents) if every_image else ()),
+            *(leaks.identical_picture_findings(measured, rows, self._digests(splits)) if every_image else ()),
         )
         notes = [
             f"{count} {what} when the data were prepared"
@@ -311,8 +311,8 @@ class PreparedDataset(Dataset):
         return {**super().training_facts(summary), "preparation": made}
 
     def _measure(self, splits, sample):
-        """The numbers of all images, or of a sample, and a digest of each; in the order of the rows."""
-        of_splits, of_labels, whole, beside, contents = [], [], [], [], []
+        """The numbers of all images, in the order of the rows, or of a sample."""
+        of_splits, of_labels, whole, beside = [], [], [], []
         for split in splits:
             images, truths = self._prepared.images(split), self._prepared.ground_truth(split)
             labels, is_known = self._prepared.labels(split), self._prepared.has_ground_truth(split)
@@ -326,9 +326,15 @@ class PreparedDataset(Dataset):
                     of_splits.append(split)
                     of_labels.append(label)
                     whole.append(leaks.statistics_of(image))
-                    contents.append(hashlib.blake2b(image, digest_size=16).digest())
                     beside.append(leaks.outside_disease(image, truths[number, ..., 0]) if has_mask else [])
-        return leaks.measured(of_splits, of_labels, whole, beside), contents
+        return leaks.measured(of_splits, of_labels, whole, beside)
+
+    def _digests(self, splits):
+        """Of the pixels of each image, in the order of the rows."""
+        stored = (self._prepared.images(split) for split in splits)
+        return [
+            hashlib.blake2b(images[n, ..., 0], digest_size=16).digest() for images in stored for n in range(len(images))
+        ]
 
     def _narrow_range_findings(self, measured):
         low, high = measured.whole[:, 0].min(), measured.whole[:, 1].max()

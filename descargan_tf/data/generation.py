@@ -120,9 +120,9 @@ def check_settings(data_dir: str | os.PathLike, manifest: dict, settings: Synthe
         UserError: names each setting that differs, or the files that are missing.
     """
     wanted = {"version": _MODULES[settings.dataset].VERSION, **dataclasses.asdict(settings)}
-    spoken = {"version": "generator version", "seed": "--data_seed"}  # --seed is that of a run
+    titles = {"version": "generator version", "seed": "--data_seed"}  # --seed is that of a run
     differing = [
-        f"{spoken.get(name, '--' + name)} is {manifest[name]} there and {value} here"
+        f"{titles.get(name, '--' + name)} is {manifest[name]} there and {value} here"
         for name, value in wanted.items()
         if manifest[name] != value
     ]
