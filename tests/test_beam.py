@@ -88,8 +88,24 @@ def rows_of(path):
         return list(csv.reader(file))
 
 
-def contents(folder):
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+def names(folder):
+    return {path.name for path in folder.iterdir()} - {"failures.csv"}
+
+
+def assert_same_answers(folder, expected):
+    """But for rounding: Beam sizes its batches by the clock, and the size of a batch decides how floats are added."""
+    assert names(folder) == names(expected)
+    for name in names(expected):
+        if name.endswith(".npy"):
+            np.testing.assert_allclose(np.load(folder / name), np.load(expected / name), atol=1e-5)
+        elif name.endswith(".png"):
+            pixels = (read_image(f / name, takes_colour=True).pixels for f in (folder, expected))
+            np.testing.assert_allclose(*(array.astype(int) for array in pixels), atol=1)
+    (header, *rows), (expected_header, *expected_rows) = (rows_of(f / "predictions.csv") for f in (folder, expected))
+    assert header == expected_header
+    for row, expected_row in zip(rows, expected_rows, strict=True):
+        assert (row[0], row[3]) == (expected_row[0], expected_row[3])
+        np.testing.assert_allclose(*(np.array(r[1:3], float) for r in (row, expected_row)), atol=1e-5)
 
 
 def test_an_archive_gives_what_predict_gives(export_dir, archive_dir, scans, tmp_path, capsys, monkeypatch):
@@ -123,27 +139,14 @@ def test_an_archive_gives_what_predict_gives(export_dir, archive_dir, scans, tmp
 
     files = archive.find_inputs([scans])
     assert predict_files(predict, files, expected, SIZE, Scaling(0, 255), "uint8", 4) == []
-    made = contents(out)
-    assert set(made) == {*contents(expected), "failures.csv"}
-    assert {"Übung_png_map.npy", "Übung_jpg_map.npy", os.fsdecode(b"\xff_overlay.png")} <= set(made)
-    for name in contents(expected):
-        if name.endswith(".npy"):
-            np.testing.assert_allclose(np.load(out / name), np.load(expected / name), atol=1e-5)
-        elif name.endswith(".png"):
-            pixels = (read_image(folder / name, takes_colour=True).pixels for folder in (out, expected))
-            np.testing.assert_allclose(*(array.astype(int) for array in pixels), atol=1)
-    (header, *rows), (expected_header, *expected_rows) = (rows_of(f / "predictions.csv") for f in (out, expected))
-    assert header == expected_header
-    assert [row[0] for row in rows] == [row[0] for row in expected_rows]
-    for row, expected_row in zip(rows, expected_rows, strict=True):
-        assert row[3] == expected_row[3]
-        np.testing.assert_allclose(*(np.array(r[1:3], float) for r in (row, expected_row)), atol=1e-5)
+    assert_same_answers(out, expected)
+    assert {"Übung_png_map.npy", "Übung_jpg_map.npy", os.fsdecode(b"\xff_overlay.png")} <= names(out)
 
     for name in ("cut.png", "a.npy"):
         (archive_dir / name).unlink()
     (out / "scan 0_map.npy").write_bytes(b"of another time")
     assert run(export_dir, archive_dir.rename(tmp_path / os.fsdecode(b"\xff")), out) == 1
-    assert contents(out) == made | {"failures.csv": (out / "failures.csv").read_bytes()}
+    assert_same_answers(out, expected)
     assert [Path(row[0]).name for row in rows_of(out / "failures.csv")[1:]] == ["colour.png", "gone.png"]
 
 
@@ -216,9 +219,9 @@ def test_an_archive_elsewhere_gives_what_one_here_gives(export_dir, scans, tmp_p
             "--mode=predict --input=far://scans/b.png ...` reads it by itself, or convert it to PNG\n",
         )
     assert run(export_dir, tmp_path / "scans" / "*.[jp]*", tmp_path / "here") == 1
-    here, there = contents(tmp_path / "here"), contents(tmp_path / "out")
-    assert here.pop("failures.csv") != there.pop("failures.csv")  # which name the file by its whole path
-    assert here == there
+    here, there = tmp_path / "here", tmp_path / "out"
+    assert rows_of(here / "failures.csv") != rows_of(there / "failures.csv")  # which name the file by its whole path
+    assert_same_answers(here, there)
 
 
 def test_files_of_one_name_are_told_apart(tmp_path, monkeypatch):
