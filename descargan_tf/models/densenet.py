@@ -6,7 +6,7 @@ precision, width or depth of its own to choose.
 
 import keras
 
-from descargan_tf.models.blocks import BatchNormalization, policy
+from descargan_tf.models.blocks import BatchNormalization, Conv2D, policy
 from descargan_tf.types import CLASS_NAMES
 
 DENSENET_169 = (6, 12, 32, 32)  # layers in each dense block
@@ -32,9 +32,7 @@ def build_densenet(*, image_size, filters=64, blocks=DENSENET_169, precision="fl
     growth = filters // 2
 
     def conv(x, n, size, strides=1, padding="same"):
-        return keras.layers.Conv2D(
-            n, size, strides, padding=padding, use_bias=False, kernel_initializer="he_normal", dtype=dtype
-        )(x)
+        return Conv2D(n, size, strides, padding=padding, use_bias=False, kernel_initializer="he_normal", dtype=dtype)(x)
 
     def normalise_activate(x):
         x = BatchNormalization(inference_statistics, epsilon=1.001e-5, dtype=dtype)(x)

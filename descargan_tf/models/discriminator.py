@@ -2,7 +2,7 @@
 
 import keras
 
-from descargan_tf.models.blocks import MaxPooling2D, new_initializer, policy, rectifier
+from descargan_tf.models.blocks import Conv2D, MaxPooling2D, new_initializer, policy, rectifier
 from descargan_tf.types import CLASS_NAMES
 
 CLASSIFIER_UNITS = 64
@@ -49,7 +49,7 @@ def build_discriminator(
 
     def conv(x, *widths):
         for width in widths:
-            x = keras.layers.Conv2D(
+            x = Conv2D(
                 min(width, max_filters or width),
                 3,
                 padding="same",
@@ -76,7 +76,7 @@ def build_discriminator(
         z = keras.Input(features.shape[1:], dtype=features.dtype)
         y = conv(z, 16 * n, 16 * n)
         y = keras.layers.ZeroPadding2D(critic_padding, dtype=last)(y)
-        y = keras.layers.Conv2D(1, 1, kernel_initializer=new_initializer(initializer), dtype=last)(y)
+        y = Conv2D(1, 1, kernel_initializer=new_initializer(initializer), dtype=last)(y)
         critic = keras.Model(z, y, name=f"critic_{name}")
         outputs[critic.name] = critic(features)
 

@@ -4,7 +4,7 @@ import functools
 
 import keras
 
-from descargan_tf.models.blocks import new_initializer, policy, rectifier
+from descargan_tf.models.blocks import Conv2D, new_initializer, policy, rectifier
 from descargan_tf.models.generator import LabelPlanes
 
 _NUM_RESIDUAL_BLOCKS = 6
@@ -43,7 +43,7 @@ def build_generator(*, image_size, filters=64, precision="float32", label_planes
         x = normalise(x)
         return keras.layers.Activation(activation, dtype=dtype)(x) if activation else x
 
-    conv, up = keras.layers.Conv2D, keras.layers.Conv2DTranspose
+    conv, up = Conv2D, keras.layers.Conv2DTranspose
     n = filters
     image = keras.Input((image_size, image_size, 1), name="image")
     target = keras.Input((label_planes,), name="target")
@@ -86,14 +86,14 @@ def build_discriminator(*, image_size, filters=64, precision="float32", num_logi
     x = image
     for halving in range(_NUM_HALVINGS):
         n = filters * 2**halving
-        x = keras.layers.Conv2D(n, 4, strides=2, padding="same", kernel_initializer=kernel(), dtype=dtype)(x)
+        x = Conv2D(n, 4, strides=2, padding="same", kernel_initializer=kernel(), dtype=dtype)(x)
         x = keras.layers.Activation(rectifier("leaky_relu", _SLOPE), dtype=dtype)(x)
     trunk = keras.Model(image, x, name="trunk")
     features = trunk(image)
 
     def head(name, n, size, padding):
         z = keras.Input(features.shape[1:], dtype=features.dtype)
-        y = keras.layers.Conv2D(n, size, padding=padding, use_bias=False, kernel_initializer=kernel(), dtype=last)(z)
+        y = Conv2D(n, size, padding=padding, use_bias=False, kernel_initializer=kernel(), dtype=last)(z)
         y = keras.layers.Flatten(dtype=last)(y) if padding == "valid" else y
         return keras.Model(z, y, name=name)(features)
 

@@ -2,7 +2,7 @@
 
 import keras
 
-from descargan_tf.models.blocks import BatchNormalization, policy
+from descargan_tf.models.blocks import BatchNormalization, Conv2D, policy
 
 _SLOPE = 0.2  # of the rectifiers below zero
 
@@ -32,7 +32,7 @@ def build_vae(*, image_size, filters=16, latent_units=128, precision="float32", 
         x = BatchNormalization(inference_statistics, dtype=dtype)(x)
         return keras.layers.LeakyReLU(_SLOPE, dtype=dtype)(x)
 
-    def conv(x, n, layer=keras.layers.Conv2D, strides=1):
+    def conv(x, n, layer=Conv2D, strides=1):
         x = layer(n, 3, strides, padding="same", kernel_initializer="he_normal", dtype=dtype)(x)
         return normalise_activate(x)
 
@@ -45,7 +45,7 @@ def build_vae(*, image_size, filters=16, latent_units=128, precision="float32", 
     image = keras.Input((image_size, image_size, 1), name="image")
     x = conv(image, n)
     for width in (n, 2 * n, 4 * n, 8 * n):
-        x = residual(x, width, 2 * width, keras.layers.Conv2D)
+        x = residual(x, width, 2 * width, Conv2D)
     smallest = x.shape[1:]
     x = keras.layers.Flatten(dtype=dtype)(x)
     code = {
@@ -58,12 +58,12 @@ def build_vae(*, image_size, filters=16, latent_units=128, precision="float32", 
     z = keras.Input((latent_units,), name="code")
     y = keras.layers.Dense(smallest[0] * smallest[1] * smallest[2], dtype=dtype)(z)
     y = keras.layers.Reshape(smallest, dtype=dtype)(y)
-    y = keras.layers.Conv2D(8 * n, 3, padding="same", kernel_initializer="he_normal", dtype=dtype)(y)
+    y = Conv2D(8 * n, 3, padding="same", kernel_initializer="he_normal", dtype=dtype)(y)
     y = keras.layers.LeakyReLU(_SLOPE, dtype=dtype)(y)
     for width in (8 * n, 4 * n, 2 * n, n):
         y = residual(y, width, width // 2, keras.layers.Conv2DTranspose)
     # Reference: a second channel, a standard deviation that the program's loss never looks at.
-    y = keras.layers.Conv2D(2, 3, padding="same", dtype=last)(y)
+    y = Conv2D(2, 3, padding="same", dtype=last)(y)
     decoder = keras.Model(z, FirstChannel(dtype=last)(y), name="decoder")
     return keras.Model(image, decoder(encoder(image)["mean"]), name="autoencoder")
 

@@ -2,7 +2,7 @@
 
 import keras
 
-from descargan_tf.models.blocks import BatchNormalization, MaxPooling2D, policy, rectifier
+from descargan_tf.models.blocks import BatchNormalization, Conv2D, MaxPooling2D, policy, rectifier
 
 
 def build_generator(*, image_size, filters=16, precision="float32", inference_statistics="moving"):
@@ -29,7 +29,7 @@ def build_generator(*, image_size, filters=16, precision="float32", inference_st
 
     def conv(x, *widths):
         for n in widths:
-            x = block(x, keras.layers.Conv2D, n, 3)
+            x = block(x, Conv2D, n, 3)
         return x
 
     def pool(x):
@@ -68,9 +68,9 @@ def build_critic(*, image_size, filters=16, precision="float32"):
 
     def conv(x, *widths):
         for n in widths:
-            x = keras.layers.Conv2D(
-                n, 3, padding="same", activation=rectifier("relu"), kernel_initializer="he_normal", dtype=dtype
-            )(x)
+            x = Conv2D(n, 3, padding="same", activation=rectifier("relu"), kernel_initializer="he_normal", dtype=dtype)(
+                x
+            )
         return x
 
     def pool(x):
@@ -83,5 +83,5 @@ def build_critic(*, image_size, filters=16, precision="float32"):
     x = pool(conv(x, 4 * n, 4 * n))
     x = pool(conv(x, 8 * n, 8 * n))
     x = conv(x, 16 * n, 16 * n, 16 * n)
-    x = keras.layers.Conv2D(1, 1, kernel_initializer="he_normal", dtype=last)(x)
+    x = Conv2D(1, 1, kernel_initializer="he_normal", dtype=last)(x)
     return keras.Model(image, x, name="discriminator")

@@ -68,20 +68,18 @@ class Adam(keras.optimizers.Adam):
         """Apply reduced gradients, in cross-replica context; one for each variable that `build` was given."""
         learning_rate = tf.cast(self.learning_rate, tf.float32) * rate_factor
         count = tf.cast(self.iterations.value + 1, tf.float32)
-        powers = tf.pow(self.beta_1, count), tf.pow(self.beta_2, count)
+        shared = {  # by all variables: as numbers they would be constants of each
+            "beta1_power": tf.pow(self.beta_1, count),
+            "beta2_power": tf.pow(self.beta_2, count),
+            "lr": learning_rate,
+            "beta1": tf.constant(self.beta_1),
+            "beta2": tf.constant(self.beta_2),
+            "epsilon": tf.constant(self.epsilon),
+        }
 
         def update_one(variable, gradient, momentum, velocity):
             tf.raw_ops.ResourceApplyAdam(
-                var=variable.handle,
-                m=momentum.handle,
-                v=velocity.handle,
-                beta1_power=powers[0],
-                beta2_power=powers[1],
-                lr=learning_rate,
-                beta1=self.beta_1,
-                beta2=self.beta_2,
-                epsilon=self.epsilon,
-                grad=gradient,
+                var=variable.handle, m=momentum.handle, v=velocity.handle, grad=gradient, **shared
             )
 
         for variable, gradient, m, v in zip(
@@ -191,10 +189,10 @@ class TrainStep:
         live = self.method.networks[self.method.averaged].weights
         # Young averages forget the start faster.
         count = tf.cast(self.step + 1, tf.float32)
-        decay = tf.minimum(self.average_decay, count / (count + 10.0))
+        rest = 1.0 - tf.minimum(self.average_decay, count / (count + 10.0))
 
         def update(average, value):
-            average.assign_sub((1.0 - decay) * (average - value))
+            average.assign_sub(rest * (average - value))
 
         for average, value in zip(self.averaged_network.weights, live, strict=True):
             self.strategy.extended.update(average.value, update, args=(value.value,))
