@@ -11,6 +11,7 @@ import zipfile
 from importlib import metadata
 from pathlib import Path
 
+import program_starts
 import pytest
 
 import descargan_tf
@@ -95,13 +96,19 @@ def test_the_installed_command_has_help(environment, elsewhere):
     assert where.stdout.startswith(str(environment.parent))
 
 
+SERVE = ("--mode=serve", "--export_dir=none", "--rest_api_port=0")
+
+
 @pytest.mark.parametrize("installed", [True, False], ids=["installed", "checkout"])
 def test_an_export_of_the_users_is_not_imported(installed, environment, elsewhere):
     """To serve a folder without versions, all of the server is imported before it is refused."""
-    if not installed:
+    if installed:
+        done = run(environment / "python", "-m", "descargan_tf.main", *SERVE, **elsewhere)
+    else:
         elsewhere["env"]["PYTHONPATH"] = str(ROOT)
-    python = environment / "python" if installed else sys.executable
-    done = run(python, "-m", "descargan_tf.main", "--mode=serve", "--export_dir=none", "--rest_api_port=0", **elsewhere)
+        process = program_starts.start(elsewhere["cwd"], *SERVE, env=elsewhere["env"])
+        _, stderr = process.communicate()
+        done = subprocess.CompletedProcess(process.args, process.returncode, stderr=stderr)
     assert done.returncode == 2
     assert "--rest_api_port=0 and --port=0 leave nothing to answer at" in done.stderr
 
