@@ -86,7 +86,7 @@ def convolution(model, channels, filters, strides=1, transposed=False):
     """The layer of this size; there is one."""
     kind = keras.layers.Conv2DTranspose if transposed else keras.layers.Conv2D
     shape = (3, 3, filters, channels) if transposed else (3, 3, channels, filters)
-    found = [layer for layer in model.layers if type(layer) is kind and layer.strides == (strides, strides)]
+    found = [layer for layer in model.layers if isinstance(layer, kind) and layer.strides == (strides, strides)]
     (layer,) = (layer for layer in found if layer.kernel.shape == shape)
     return layer
 
