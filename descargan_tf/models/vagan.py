@@ -48,6 +48,7 @@ def build_generator(*, image_size, filters=16, precision="float32", inference_st
     y = conv(join(y, x2), 4 * n, 4 * n)
     y = conv(join(y, x1), 2 * n, 2 * n)
     y = conv(join(y, x0), n)
+    # Keras' own: with JAX the project's would go by products with taps, which was not measured here.
     y = keras.layers.Conv2D(1, 3, padding="same", kernel_initializer="he_normal", dtype=last)(y)
     y = keras.layers.Add(dtype=last)([image, y])
     return keras.Model(image, keras.layers.Activation("tanh", dtype=last)(y), name="generator")
