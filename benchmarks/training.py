@@ -149,6 +149,12 @@ def operations(engine):
         elif operation.type == "MatMul":
             factor = operation.inputs[0].shape
             kernel, images = [factor[0] if operation.get_attr("transpose_a") else factor[1]], operation.outputs[0]
+        elif operation.type.endswith("PartitionedCall"):  # models/winograd.py: as much as the plain convolution
+            tensors = [*operation.inputs, *operation.outputs]
+            (kernel,) = [tensor.shape for tensor in tensors if tensor.shape[:2] == (3, 3)]
+            images = operation.outputs[0] if operation.outputs[0].shape != kernel else operation.inputs[1]
+            channels = kernel[3] if images.shape[3] == kernel[2] else kernel[2]
+            kernel = [3, 3, channels]
         else:
             continue
         products = math.prod(images.shape) * math.prod(kernel[:3])

@@ -73,6 +73,7 @@ BACKENDS = {
         "model.py",
         "data/pipeline.py",
         "models/blocks.py",
+        "models/winograd.py",
         "hardware.py",
         "inference/folding.py",
         "inference/networks.py",

@@ -157,6 +157,14 @@ def left_out_of_averages():
     return _marked("leaves_out")
 
 
+def training_on_processors():
+    """Convolutions may be put in the way that is quickest there, with TensorFlow (`models.winograd`).
+
+    Not those of a network that answers: an export is for any machine.
+    """
+    return _marked("trains_on_processors")
+
+
 def estimate_statistics(network, run_passes):
     """Moving averages anew: of the passes in training that `run_passes()` makes, line by line, and of no others."""
     layers = normalisations(network)
@@ -275,6 +283,8 @@ def _transposed_conv_of_jax():
 class Conv2D(keras.layers.Conv2D):
     """Keras' own, which adds its bias as it is; but of JAX, to one channel, a product with each tap, shifted and added.
 
+    In training on processors large ones and tiny maps' are put otherwise (`training_on_processors`).
+
     Keras gives the bias three more axes, which TensorFlow takes away again: operations that a round has to trace.
 
     A convolution with one output leaves a GPU's matrix units idle: measured on an H200, a gradient step of the one that
@@ -285,7 +295,8 @@ class Conv2D(keras.layers.Conv2D):
         """[B, H, W, C] to [B, H, W, filters]."""
         is_plain = (self.kernel_size, self.strides, self.dilation_rate) == ((3, 3), (1, 1), (1, 1))
         if keras.backend.backend() != "jax" or self.filters > 1 or self.padding != "same" or not is_plain:
-            outputs = self.convolution_op(inputs, self.kernel)
+            convolve = self._quicker(inputs) if is_plain else None
+            outputs = (convolve or self.convolution_op)(inputs, self.kernel)
             return self.activation(ops.add(outputs, self.bias) if self.use_bias else outputs)
         height, width, channels = inputs.shape[1:]
         found = ops.matmul(inputs, ops.transpose(ops.reshape(self.kernel, (9, channels))))
@@ -293,6 +304,15 @@ class Conv2D(keras.layers.Conv2D):
         shifted = [found[:, i : i + height, j : j + width, 3 * i + j] for i in range(3) for j in range(3)]
         outputs = ops.expand_dims(sum(shifted), -1)
         return self.activation(outputs + self.bias if self.use_bias else outputs)
+
+    def _quicker(self, inputs):
+        if not getattr(_thread, "trains_on_processors", False) or self.padding != "same":
+            return None
+        if keras.backend.standardize_dtype(inputs.dtype) != "float32" or self.groups > 1:
+            return None
+        from descargan_tf.models.winograd import quicker_convolution
+
+        return quicker_convolution(inputs.shape, self.filters)
 
 
 class MaxPooling2D(keras.layers.MaxPooling2D):

@@ -16,7 +16,7 @@ import tensorflow as tf
 from descargan_tf.data.pipeline import Share, training_batches
 from descargan_tf.errors import UserError
 from descargan_tf.methods.base import Method
-from descargan_tf.models.blocks import estimate_statistics, fix_statistics
+from descargan_tf.models.blocks import estimate_statistics, fix_statistics, training_on_processors
 from descargan_tf.training.draws import seed_of
 from descargan_tf.training.engine import STATISTICS_PASSES, Engine, assign_state, state_arrays
 from descargan_tf.training.workers import ALONE, Workers
@@ -157,7 +157,10 @@ class TrainStep:
         replicas = self.strategy.num_replicas_in_sync
         draws = self._draws(phase, 2 * batch.healthy.shape[0] * replicas, number)
         weights = self.method.weights(phase)
-        with tf.GradientTape(watch_accessed_variables=False) as tape:
+        # XLA chooses by itself how to convolve, and so does what drives a GPU.
+        on_processors = not self.jit_compile and not tf.config.get_visible_devices("GPU")
+        quicker = training_on_processors() if on_processors else contextlib.nullcontext()
+        with quicker, tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch([v.value for v in network.trainable_variables])
             terms = self.method.losses(phase, batch, draws, input_gradient)
             # Means over this replica's examples; dividing by the replicas makes their sum the mean over the batch.
