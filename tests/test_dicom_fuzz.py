@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from dicom_writing import SENTINEL, radiograph
 from dicom_writing import encoded as in_syntax
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 from PIL import Image
 from pydicom import dcmread, uid
@@ -174,10 +174,12 @@ def judged(path, content):
 def test_a_dicom_file_is_read_or_named(tmp_path, syntax, kind):
     seen = {True: 0, False: 0}
 
-    @FUZZ
     @given(damaged(sound(syntax)) if kind == "damaged" else odd(syntax))
     def attempt(content):
         seen[judged(tmp_path / "a.dcm", content)] += 1
+
+    # CharLS takes ten seconds over some streams of 300 bytes; one of them is among the files that are usually drawn.
+    attempt = FUZZ(seed(1)(attempt) if syntax == "jpegls" and "FUZZ_TRIES" not in os.environ else attempt)
 
     assert judged(tmp_path / "a.dcm", sound(syntax))
     attempt()
