@@ -322,7 +322,7 @@ def test_a_run_on_it_is_taken_up_evaluated_and_exported_unchanged(written, tmp_p
     monkeypatch.chdir(tmp_path)
     flags = (
         *("--dataset=prepared", "--data_dir=d", f"--image_size={SIZE}", "--batch_size=4", "--run_dir=runs/p"),
-        *("--generator_filters=2", "--discriminator_filters=2", "--critic_updates=1", "--decay_steps=0"),
+        *("--method=vae", "--generator_filters=2", "--latent_units=4"),
         *("--validate_every_steps=2", "--checkpoint_every_steps=1"),
     )
     assert main(["main", *flags, "--max_steps=1"]) == 0
