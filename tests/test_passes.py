@@ -307,7 +307,7 @@ def test_from_their_share_of_the_training_statistics_stay_as_they_are(fixed):
 def test_rounds_are_traced_anew_where_statistics_are_fixed(tmp_path):
     """In a graph from before, moving averages would go on and batches' own statistics be used."""
     settings = {"fixed_statistics_from": 0.5, "checkpoint_every_steps": 1, "keep_checkpoints": 6, "max_steps": 6}
-    training = trainer(tmp_path, scripted(*range(9)), method=Normalising, **settings)
+    training = trainer(tmp_path, scripted(*range(9)), method=Normalising, traced=True, **settings)
     first = training.engine.train_step.round
     training.run()
     step = training.engine.train_step
@@ -357,7 +357,10 @@ def test_it_goes_on_from_the_averaged_weights_with_statistics_estimated_from_tra
 def test_rates_rise_again_and_the_log_says_so(fixed):
     run_dir, _, trainer = fixed
     assert [trainer._factor(step) for step in (2, 3, 4)] == pytest.approx([0.01, 0.02, 0.03])
-    assert f"step       {Constant.fixed_at}  from here on normalisation uses fixed statistics" in (run_dir / "train.log").read_text()
+    assert (
+        f"step       {Constant.fixed_at}  from here on normalisation uses fixed statistics"
+        in (run_dir / "train.log").read_text()
+    )
     assert checkpoint.describe(run_dir / "checkpoints" / "4")["fixed_statistics_at"] == Constant.fixed_at
 
 
