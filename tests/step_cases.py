@@ -36,15 +36,17 @@ def build(name, **changes):
     return entry.method(entry.settings(**{**CASES[name], **changes}))
 
 
-def critic_in_bfloat16(given, input_gradient):
+def critic_in_bfloat16(given, input_gradient, compiled=lambda fn: fn):
     """VAGAN's critic, built in bfloat16, of some images: its scores, and the penalty, which is to be float32."""
     method = build("vagan", precision="bfloat16")
     critic = method.networks["discriminator"]
     critic.set_weights(arrays_of(given, "vagan/networks/discriminator"))
-    images = split().images
-    gradient = input_gradient(lambda x: losses.score(method._in_float32(x)), ops.convert_to_tensor(images))
-    found = {"scores": losses.score(critic(images)), "penalty": losses.gradient_penalty(gradient)}
-    return {name: np.asarray(value) for name, value in found.items()}
+
+    def found(images):
+        gradient = input_gradient(lambda x: losses.score(method._in_float32(x)), images)
+        return {"scores": losses.score(critic(images)), "penalty": losses.gradient_penalty(gradient)}
+
+    return {name: np.asarray(value) for name, value in compiled(found)(ops.convert_to_tensor(split().images)).items()}
 
 
 def batches(count, half=2):
@@ -70,22 +72,32 @@ def split():
 ENGINE = {"batch_size": 4, "seed": SEED, "clip_norm": CLIP_NORM, "average_decay": AVERAGE_DECAY}
 FACTORS = [0.5, 0.25, 1.0]  # of the rounds that engines do
 DRAWS = [(7 * 2**31 + 12345, 0, (5,)), (2**62 + 2**31 - 1, 987654, (6, 64)), (3, 2**33 + 1, (4, 1, 1, 1))]
+FEW_PASSES = 6  # that statistics are estimated from
 PARTS = {"a": [1.0, np.nan, 3.0, np.inf], "b": [1.0, 2.0, 4.0, 8.0]}  # terms of four updates
 
 
 def answer(folder):
-    """JAX's side."""
+    """JAX's side.
+
+    In few programs: by itself, JAX lowers and compiles one for each operation and shape.
+    """
+    import jax
+
+    from descargan_tf.training import engine
+
+    engine.STATISTICS_PASSES = FEW_PASSES  # as the step takes it from there
     from descargan_tf.training.jax_step import input_gradient
 
     # What weights and slots begin with is overwritten; JAX would compile a program for each shape of it.
-    for kind in (keras.initializers.VarianceScaling, keras.initializers.Constant, keras.initializers.Zeros):
+    drawn = keras.initializers.VarianceScaling, keras.initializers.Constant, keras.initializers.Zeros
+    for kind in (*drawn, keras.initializers.Ones):
         kind.__call__ = lambda self, shape, dtype=None: np.zeros(shape, dtype)
     given, found = dict(np.load(folder / "given.npz")), {}
     for name in CASES:
         found |= {f"{name}/{key}": array for key, array in one_round(name, given).items()}
     found |= {f"engine/{key}": array for key, array in engines(given).items()}
     found |= {f"statistics/{key}": array for key, array in statistics(given).items()}
-    found |= {f"bfloat16/{key}": array for key, array in critic_in_bfloat16(given, input_gradient).items()}
+    found |= {f"bfloat16/{key}": array for key, array in critic_in_bfloat16(given, input_gradient, jax.jit).items()}
     found |= parts()
     np.savez(folder / "jax.npz", **found)
 
@@ -147,12 +159,18 @@ def engines(given):
 
 def statistics(given):
     """Averages estimated anew, and a batch translated with them."""
+    import jax
+
     engine = engine_of("vagan", given)
     engine.estimate_and_fix_statistics()
     engine.refresh()
-    images = split().images
-    fixed = engine.method.networks["generator"](images, training=True)
-    np.testing.assert_array_equal(fixed, engine.method.networks["generator"](images, training=False))
+    images, generator = split().images, engine.method.networks["generator"]
+
+    @jax.jit
+    def both(images):
+        return [generator(images, training=training) for training in (True, False)]
+
+    np.testing.assert_array_equal(*both(images))
     return engine.arrays() | {"maps": engine.predict(images).anomaly_map}
 
 
@@ -196,15 +214,21 @@ def poolings():
 
     x = jnp.asarray(np.random.default_rng(0).integers(-2, 3, (3, 8, 6, 2)), jnp.float32)
 
-    def penalty(pool, x):
-        return jnp.sum(jax.grad(lambda y: jnp.sum(pool(y * y) ** 3))(x) ** 2)
+    def found(pool):
+        def penalty(x):
+            return jnp.sum(jax.grad(lambda y: jnp.sum(pool(y * y) ** 3))(x) ** 2)
 
-    for fn in (lambda pool: pool(x), lambda pool: jax.grad(lambda y: jnp.sum(pool(y) ** 2))(x)):
-        np.testing.assert_array_equal(*(fn(kind(2)) for kind in (MaxPooling2D, keras.layers.MaxPooling2D)))
-    ours, theirs = (jax.grad(penalty, 1)(kind(2), x) for kind in (MaxPooling2D, keras.layers.MaxPooling2D))
-    np.testing.assert_array_equal(ours, theirs)
-    assert np.isnan(MaxPooling2D(2)(x.at[0, 0, 1, 0].set(jnp.nan))[0, 0, 0, 0])
-    assert np.isnan(MaxPooling2D(2)(x.at[0, 0, 0, 0].set(jnp.nan))[0, 0, 0, 0])
+        return jax.jit(lambda x: [pool(x), jax.grad(lambda y: jnp.sum(pool(y) ** 2))(x), jax.grad(penalty)(x)])(x)
+
+    for ours, theirs in zip(*(found(kind(2)) for kind in (MaxPooling2D, keras.layers.MaxPooling2D)), strict=True):
+        assert np.any(ours)
+        np.testing.assert_array_equal(ours, theirs)
+    x = np.array(x)
+    x[0, 0, 1, 0] = x[1, 0, 0, 0] = np.nan
+    holes = np.isnan(jax.jit(MaxPooling2D(2))(x))
+    assert holes[0, 0, 0, 0]
+    assert holes[1, 0, 0, 0]
+    assert holes.sum() == 2
 
 
 def convolutions():
@@ -224,13 +248,14 @@ def convolutions():
         bias = ours.bias
         for variable in (bias, ours.kernel):
             variable.assign(random.normal(size=variable.shape))
-        like = jnp.asarray(random.normal(size=ours(x).shape), jnp.float32)
+        like = jnp.asarray(random.normal(size=ours.compute_output_shape(x.shape)), jnp.float32)
 
         def products(x, kernel, layer, like=like, bias=bias):
             with keras.StatelessScope(list(zip(layer.weights, (kernel, bias), strict=True))):
                 return jnp.sum(layer(x) * like)
 
-        found = [jax.value_and_grad(products, (0, 1))(x, ours.kernel.value, layer) for layer in (ours, theirs)]
+        differentiated = jax.jit(jax.value_and_grad(products, (0, 1)), static_argnums=2)
+        found = [differentiated(x, ours.kernel.value, layer) for layer in (ours, theirs)]
         for mine, other in zip(*map(jax.tree.leaves, found), strict=True):
             np.testing.assert_allclose(mine, other, rtol=1e-4, atol=1e-4)
 

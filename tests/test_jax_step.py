@@ -19,6 +19,7 @@ from step_cases import (
     ENGINE,
     FACTOR,
     FACTORS,
+    FEW_PASSES,
     PARTS,
     SEED,
     STEP,
@@ -164,8 +165,9 @@ def test_the_engines_see_the_same_batches_and_answer_alike(both):
     assert np.ptp(logs["classifier/classification"]) > 1e-6
 
 
-def test_the_engines_estimate_the_same_statistics(both):
+def test_the_engines_estimate_the_same_statistics(both, monkeypatch):
     given, _, theirs = both
+    monkeypatch.setattr("descargan_tf.training.step.STATISTICS_PASSES", FEW_PASSES)
     engine = tensorflow_engine("vagan", given)
     engine.estimate_and_fix_statistics()
     engine.refresh()

@@ -46,7 +46,7 @@ FLAGS = """# A VAGAN of a few thousand weights
 """
 
 
-pytestmark = pytest.mark.usefixtures("one_replica", "graphs_as_traced", "forked", "no_pictures")
+pytestmark = pytest.mark.usefixtures("one_replica", "eager_rounds", "graphs_as_traced", "forked", "no_pictures")
 
 
 def in_jax(folder, *commands):

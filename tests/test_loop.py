@@ -34,13 +34,13 @@ from descargan_tf.types import Split
 
 def test_toy_training_resumed_twice_equals_one_in_one_go(tmp_path):
     keras.utils.set_random_seed(1)
-    trainer(tmp_path / "a", max_steps=9, checkpoint_every_steps=3).run()
+    trainer(tmp_path / "a", max_steps=9, checkpoint_every_steps=3, traced=True).run()
     keras.utils.set_random_seed(1)
     for rounds in (3, 4):  # at steps 3 and 7, where no validation is due
-        stopped = trainer(tmp_path / "b", max_steps=9, checkpoint_every_steps=3)
+        stopped = trainer(tmp_path / "b", max_steps=9, checkpoint_every_steps=3, traced=True)
         with pytest.raises(Interrupted):
             on_round(stopped, rounds, send(signal.SIGINT)).run()
-    trainer(tmp_path / "b", max_steps=9, checkpoint_every_steps=3).run()
+    trainer(tmp_path / "b", max_steps=9, checkpoint_every_steps=3, traced=True).run()
     assert_same_checkpoint(tmp_path / "a" / "checkpoints" / "9", tmp_path / "b" / "checkpoints" / "9")
     assert_same_metrics(tmp_path / "a", tmp_path / "b")
 
@@ -245,7 +245,7 @@ def test_data_that_vanish_are_named_and_when_they_are_back_the_run_goes_on(tmp_p
     np.save(tmp_path / "data" / "a.npy", np.random.default_rng(0).integers(0, 65536, (11, size, size), np.uint16))
     on_disk = StoredImages([(tmp_path / "data" / "a.npy", np.arange(11))], size, 2 / 65535, -1)
     split = Split(on_disk, SMALL.labels, None, SMALL.names)
-    often = {"max_steps": 30, "checkpoint_every_steps": 3, "validate_every_steps": 30}
+    often = {"max_steps": 30, "checkpoint_every_steps": 3, "validate_every_steps": 30, "traced": True}
     keras.utils.set_random_seed(1)
     trainer(tmp_path / "a", split=split, **often).run()
     keras.utils.set_random_seed(1)

@@ -27,13 +27,14 @@ from descargan_tf.export import saved_model
 from descargan_tf.export.bytes_input import FileRule
 from descargan_tf.inference import networks
 from descargan_tf.methods import METHODS, Entry
+from descargan_tf.models import stargan
 from descargan_tf.run_folder import configure
 from descargan_tf.training import checkpoint
 from descargan_tf.training.loop import LoopSettings, Trainer
 from descargan_tf.training.step import TensorFlowEngine, TrainStep
 from descargan_tf.types import DECISION, DISEASED, HEALTHY, Batch, Split
 
-pytestmark = pytest.mark.usefixtures("graphs_as_traced")
+pytestmark = pytest.mark.usefixtures("graphs_as_traced", "shallow")
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "adding_a_method.md"
@@ -93,6 +94,18 @@ def make_split():
 SPLIT = make_split()
 
 
+@pytest.fixture(scope="module")
+def shallow():
+    """What repeats itself in a network comes less often: most of a round's operations say the same again.
+
+    How often it is to come, test_compared_gans.py says by independent computations.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stargan, "_NUM_RESIDUAL_BLOCKS", 1)
+        patch.setattr(stargan, "_NUM_HALVINGS", 4)
+        yield
+
+
 class Trained(NamedTuple):
     """A trainer after its three rounds."""
 
@@ -108,7 +121,7 @@ def name(request):
 
 
 @pytest.fixture(scope="module")
-def trained(name, tmp_path_factory):
+def trained(name, tmp_path_factory, shallow):
     def watch(predict, monitor, translate):
         return validate(predict, monitor, translate, SPLIT, 0.5, 4)
 

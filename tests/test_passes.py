@@ -214,8 +214,8 @@ def test_averages_are_what_inference_would_measure(kind, rounds, fits):
         return np.mean(metrics.dice(d, truth, 0.2)), np.mean((d - truth) ** 2), np.mean(d_healthy**2)
 
     def passes():
-        for i in range(0, 240, half):
-            method.statistics_pass(Batch(*(tf.constant(x[i : i + half]) for x in real)))
+        for i in range(0, 240, 5 * half):  # they are run line by line: few and large ones
+            method.statistics_pass(Batch(*(tf.constant(x[i : i + 5 * half]) for x in real)))
 
     (dice, *squares), _ = measure(), estimate_statistics(method.networks["generator"], passes)
     again, *squares_again = measure()
@@ -227,17 +227,17 @@ def test_averages_are_what_inference_would_measure(kind, rounds, fits):
 # ---- fixed statistics
 
 
-FEW_PASSES = 5  # that statistics are estimated from: quicker, and nothing else about them differs
+FEW_PASSES = 3  # that statistics are estimated from: quicker, and nothing else about them differs
 
 
 class Constant:
     """Data and settings of a training whose last rounds are under fixed statistics."""
 
-    rounds, fixed_at = 6, 3
+    rounds, fixed_at = 4, 2
 
     @staticmethod
     def trainer(run_dir, settings, strategy=None, average_decay=0.5):
-        """Its rounds are run line by line: six are quicker so than traced twice."""
+        """Its rounds are run line by line: four are quicker so than traced twice."""
         keras.utils.set_random_seed(0)
         split = Split(np.concatenate(batch(8)), np.repeat([HEALTHY, DISEASED], 4), None, list("abcdefgh"))
         engine = TensorFlowEngine(
@@ -295,10 +295,11 @@ def test_from_their_share_of_the_training_statistics_stay_as_they_are(fixed):
     for step in range(1, Constant.rounds):
         same = all(np.array_equal(a, b) for a, b in zip(values[step], values[step + 1], strict=True))
         assert same == (step > Constant.fixed_at)
-    weights = [loaded[step]["networks/generator/000"] for step in (5, 6)]
+    weights = [loaded[step]["networks/generator/000"] for step in (Constant.rounds - 1, Constant.rounds)]
     assert not np.array_equal(*weights)  # while it goes on learning
-    averages = [Constant.statistics(loaded[step], network, "averaged") for step in (4, 6)]
-    for first, last, live in zip(*averages, values[4], strict=True):
+    first_fixed = Constant.fixed_at + 1
+    averages = [Constant.statistics(loaded[step], network, "averaged") for step in (first_fixed, Constant.rounds)]
+    for first, last, live in zip(*averages, values[first_fixed], strict=True):
         np.testing.assert_allclose(first, live, rtol=1e-5)
         np.testing.assert_allclose(last, live, rtol=1e-5)
 
@@ -306,7 +307,7 @@ def test_from_their_share_of_the_training_statistics_stay_as_they_are(fixed):
 def test_rounds_are_traced_anew_where_statistics_are_fixed(tmp_path):
     """In a graph from before, moving averages would go on and batches' own statistics be used."""
     settings = {"fixed_statistics_from": 0.5, "checkpoint_every_steps": 1, "keep_checkpoints": 6, "max_steps": 6}
-    training = trainer(tmp_path, scripted(*range(9)), method=Normalising, **settings)
+    training = trainer(tmp_path, scripted(*range(9)), method=Normalising, traced=True, **settings)
     first = training.engine.train_step.round
     training.run()
     step = training.engine.train_step
@@ -355,16 +356,19 @@ def test_it_goes_on_from_the_averaged_weights_with_statistics_estimated_from_tra
 
 def test_rates_rise_again_and_the_log_says_so(fixed):
     run_dir, _, trainer = fixed
-    assert [trainer._factor(step) for step in (3, 4, 5)] == pytest.approx([0.01, 0.02, 0.03])
-    assert "step       3  from here on normalisation uses fixed statistics" in (run_dir / "train.log").read_text()
-    assert checkpoint.describe(run_dir / "checkpoints" / "6")["fixed_statistics_at"] == Constant.fixed_at
+    assert [trainer._factor(step) for step in (2, 3, 4)] == pytest.approx([0.01, 0.02, 0.03])
+    assert (
+        f"step       {Constant.fixed_at}  from here on normalisation uses fixed statistics"
+        in (run_dir / "train.log").read_text()
+    )
+    assert checkpoint.describe(run_dir / "checkpoints" / "4")["fixed_statistics_at"] == Constant.fixed_at
 
 
 def test_a_resumed_training_has_the_same_fixed_statistics(fixed, tmp_path):
     run_dir, settings, _ = fixed
-    shutil.copytree(run_dir / "checkpoints" / "5", tmp_path / "checkpoints" / "5")
+    shutil.copytree(run_dir / "checkpoints" / "3", tmp_path / "checkpoints" / "3")
     assert Constant.trainer(tmp_path, settings).run() == Constant.rounds
-    first, second = (checkpoint.load(folder / "checkpoints" / "6")[0] for folder in (run_dir, tmp_path))
+    first, second = (checkpoint.load(folder / "checkpoints" / "4")[0] for folder in (run_dir, tmp_path))
     for name, array in first.items():
         np.testing.assert_array_equal(array, second[name], err_msg=name)
 

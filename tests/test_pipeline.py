@@ -4,6 +4,7 @@ import pytest
 from descargan_tf.data import order
 from descargan_tf.data.order import Order
 from descargan_tf.data.pipeline import Share, training_batches
+from descargan_tf.data.prepared import StoredImages
 from descargan_tf.types import DISEASED, HEALTHY, Split
 
 
@@ -40,6 +41,15 @@ def test_a_batch_is_a_function_of_seed_and_number(split):
         np.testing.assert_array_equal(a, b)
     other = take(training_batches(split, 4, seed=6), 8)
     assert any(not np.array_equal(a, b) for a, b in zip(whole, other, strict=True))
+
+
+@pytest.mark.parametrize("on_disk", [False, True])
+def test_nothing_is_tuned(split, on_disk, tmp_path):
+    """The thread that would do it is waited for, up to a minute, where an iterator is given up."""
+    if on_disk:
+        np.save(tmp_path / "a.npy", np.zeros((11, 8, 8), np.uint16))
+        split = split._replace(images=StoredImages([(tmp_path / "a.npy", np.arange(11))], 8, 1.0, 0.0))
+    assert training_batches(split, 4, seed=0).options().autotune.enabled is False
 
 
 def test_shares_of_two_replicas_make_up_the_batch_of_one(split):

@@ -47,7 +47,7 @@ def images():
 def uninterrupted(tmp_path_factory, images):
     """A training after its five rounds, and the arrays that it began with."""
     keras.utils.set_random_seed(0)
-    training = trainer(tmp_path_factory.mktemp("straight"), method=descargan, split=images)
+    training = trainer(tmp_path_factory.mktemp("straight"), method=descargan, split=images, traced=True)
     start = training.engine.arrays()
     assert training.run() == 5
     return training, start
@@ -62,7 +62,8 @@ def straight(uninterrupted):
 def interrupted(tmp_path_factory, images, uninterrupted):
     """Stopped by SIGTERM in round 3; then trained to the end by another engine.
 
-    The first rounds are the uninterrupted training's own graph, begun again: to trace it takes most of the time.
+    The first rounds are the uninterrupted training's own graph, begun again: to trace it takes most of the time. The
+    last two are run line by line: the same operations, as graphs are run as traced.
     """
     run_dir = tmp_path_factory.mktemp("interrupted")
     whole, start = uninterrupted

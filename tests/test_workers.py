@@ -85,7 +85,7 @@ def test_processes_that_were_started_differently_are_refused():
 
 
 def test_checkpoints_that_only_one_process_sees_are_refused(tmp_path):
-    training = trainer(tmp_path)
+    training = trainer(tmp_path, traced=True)
     training.engine.workers, training.engine.sum_over_processes = Workers(0, 2), lambda values: [values[0] + 4]
     with pytest.raises(UserError, match="holds step 0 for this process and another one elsewhere"):
         training.run()
@@ -126,7 +126,7 @@ def test_two_processes_train_as_one_and_go_on_after_one_is_killed(tmp_path, two_
     assert printed[1][0].splitlines()[0] == str(SETTINGS.max_steps), "one process reports, and it is the first"
 
     keras.utils.set_random_seed(SETTINGS.seed)
-    trainer(tmp_path / "one", strategy=two_replicas).run()
+    trainer(tmp_path / "one", strategy=two_replicas, traced=True).run()
     (one, about), (two, other) = (
         checkpoint.load(tmp_path / name / "checkpoints" / str(SETTINGS.max_steps)) for name in ("one", "two")
     )

@@ -116,13 +116,16 @@ def scripted(*selections):
     return lambda *_: Validation({"calls_left": float(len(left))}, left.pop(0), {}, ())
 
 
-def trainer(run_dir, validate=None, *, method=Toy, strategy=None, split=SMALL, **changes):
+def trainer(run_dir, validate=None, *, method=Toy, strategy=None, split=SMALL, traced=False, **changes):
+    """A toy's rounds are run line by line unless they are to be `traced`: to trace one takes as long as eight."""
     run_dir.mkdir(exist_ok=True)
     settings = dataclasses.replace(SETTINGS, **changes)
     of_both = {"batch_size": settings.batch_size, "seed": settings.seed}
     engine = TensorFlowEngine(
         method, strategy or tf.distribute.get_strategy(), split, **of_both, average_decay=AVERAGE_DECAY
     )
+    if not traced:
+        engine.train_step.round = engine.train_step._round
     return Trainer(run_dir, engine, settings, validate or watch(split))
 
 

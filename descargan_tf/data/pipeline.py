@@ -63,7 +63,16 @@ def training_batches(
 
     shape = (None, len(CLASS_NAMES), half)
     signature = tf.TensorSpec(shape, tf.int32), tf.TensorSpec((*shape, 2), tf.bool)
-    return tf.data.Dataset.from_generator(plans, output_signature=signature).unbatch().map(gather).prefetch(4)
+    return _untuned(tf.data.Dataset.from_generator(plans, output_signature=signature).unbatch().map(gather).prefetch(4))
+
+
+def _untuned(dataset):
+    """Here tf.data has nothing to tune. A thread would look, ever less often, and whoever gives up the iterator waits
+    for it: it can miss that it is to end, and the wait was up to 40 seconds.
+    """
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    return dataset.with_options(options)
 
 
 def _wanted(first, mine):
@@ -87,7 +96,7 @@ def _from_disk(split, half, seed, flips, start, mine):
                 yield tuple(_mirrored(parts[c][chosen[c]], mirrored[c]) for c in (HEALTHY, DISEASED))
 
     shape = tf.TensorSpec((half, *split.images.shape[1:]), tf.float32)
-    return tf.data.Dataset.from_generator(batches, output_signature=(shape, shape)).map(Batch).prefetch(4)
+    return _untuned(tf.data.Dataset.from_generator(batches, output_signature=(shape, shape)).map(Batch).prefetch(4))
 
 
 def _mirrored(images, coins):
