@@ -30,10 +30,12 @@ def pytest_sessionstart(session):
     if not hands_out_tests:  # to other processes; it needs no TensorFlow, whose messages would end what it prints
         with surroundings.unsearched():
             import tensorflow as tf
+        import program_starts
 
         from descargan_tf.hardware import keep_freed_memory
 
         keep_freed_memory()  # as training does
+        program_starts.leave_variables_nameless()
         # A process of tests has a core: threads that wait for work would take the time of the other process.
         tf.config.threading.set_intra_op_parallelism_threads(1)
         tf.config.threading.set_inter_op_parallelism_threads(1)

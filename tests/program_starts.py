@@ -93,6 +93,7 @@ def _serve(connection):
         import descargan_tf.run_folder  # noqa: F401
     from tensorflow.python.eager import context
 
+    leave_variables_nameless()
     assert context.context_safe() is None, "TensorFlow has been at work, and its threads would be missing in a fork"
     while True:
         request, descriptors, *_ = socket.recv_fds(connection, LARGEST_REQUEST, 100)
@@ -137,6 +138,14 @@ def leave_rounds_untraced(replace=setattr):
     from descargan_tf.training.step import TrainStep
 
     replace(TrainStep, "round", property(lambda step: step._round, lambda step, traced: None))
+
+
+def leave_variables_nameless(replace=setattr):
+    """TensorFlow's eager runtime makes a kernel for each other name of a variable: a quarter of a network's making."""
+    from tensorflow.python.ops import gen_resource_variable_ops as operations
+
+    make = operations.var_handle_op
+    replace(operations, "var_handle_op", lambda **given: make(**{**given, "debug_name": ""}))
 
 
 def leave_graphs_as_traced(leave=True):
