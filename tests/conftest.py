@@ -29,8 +29,9 @@ def pytest_sessionstart(session):
     hands_out_tests = session.config.getoption("numprocesses", None) and not hasattr(session.config, "workerinput")
     if not hands_out_tests:  # to other processes; it needs no TensorFlow, whose messages would end what it prints
         with surroundings.unsearched():
-            import tensorflow as tf
+            surroundings.load_alone()
         import program_starts
+        import tensorflow as tf
 
         from descargan_tf.hardware import keep_freed_memory
 

@@ -89,6 +89,7 @@ def _serve(connection):
     surroundings.settle()
     # A fork would copy all that it only looks through.
     with surroundings.held_back_unless_it_fails(2), surroundings.unsearched():
+        surroundings.load_alone()
         import descargan_tf.commands
         import descargan_tf.run_folder  # noqa: F401
     from tensorflow.python.eager import context
