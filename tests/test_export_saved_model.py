@@ -10,13 +10,12 @@ import types
 import numpy as np
 import pytest
 import tensorflow as tf
-from exports import SIZE, UINT8, encoded, lively_method, write_export
+from exports import SIZE, UINT8, OnlyClasses, encoded, lively_method, write_export
 
 from descargan_tf.data.images import Scaling
 from descargan_tf.errors import UserError
 from descargan_tf.export import reference, saved_model, verify, warmup
 from descargan_tf.export.bytes_input import FileRule
-from descargan_tf.methods.base import Method
 from descargan_tf.prediction.files import predict_files
 from descargan_tf.prediction.overlay import overlay
 from descargan_tf.types import Prediction
@@ -285,27 +284,6 @@ def test_only_what_prediction_needs_is_exported(moving):
     assert len(content) < 4 * (sum(size.values()) - critics) + 400_000
     assert b"diseased" not in content
     assert b"critic" not in content
-
-
-class OnlyClasses(Method):
-    """A method without maps."""
-
-    networks = {}  # noqa: RUF012
-    averaged = ""
-    phases = ()
-
-    def weights(self, phase):
-        """None."""
-
-    def draws(self, phase, batch_size):
-        """None."""
-
-    def losses(self, phase, batch, draws, input_gradient):
-        """None."""
-
-    def predict(self, images):
-        p = tf.sigmoid(tf.reduce_mean(images, axis=(1, 2, 3)))
-        return Prediction(None, None, None, tf.stack([1 - p, p], axis=1))
 
 
 def test_channels_first_is_refused(tmp_path, monkeypatch):
