@@ -153,6 +153,17 @@ def graphs_as_traced():
 
 
 @pytest.fixture
+def shapes_alone():
+    """Networks have weights of a shape and without values, which is enough to count them."""
+    import keras
+    from keras.src.backend.common import global_state
+
+    with keras.StatelessScope(initialize_variables=False):
+        yield
+    global_state.set_global_attribute("uninitialized_variables", [])  # which the next scope would make up for
+
+
+@pytest.fixture
 def tiny_settings():
     """A DeScarGAN of a few thousand weights at 64x64."""
     from descargan_tf.methods.descargan import DeScarGANSettings
