@@ -36,6 +36,8 @@ _CHANGING_RESULTS = (
     "JAX_NUMPY_DTYPE_PROMOTION",
     "JAX_DISABLE_JIT",
 )
+# What TensorFlow and Keras load where it is installed, for parts of them that nothing here uses.
+_LOADED_FOR_NOTHING = ("IPython", "jax", "matplotlib", "pandas", "scipy", "sklearn")
 _DRIVER = (Path("/proc/driver/nvidia/version"), Path("/dev/nvidiactl"), Path("/dev/dxg"))  # the last is of WSL
 _REQUIREMENTS = {"tensorflow": "requirements.txt", "jax": "requirements-jax.txt"}
 
@@ -77,11 +79,14 @@ def loading(backend: str = "tensorflow", driver: tuple[Path, ...] = _DRIVER, own
         driver: what is there where the machine has a driver for GPUs.
         own_process: whether all that there is in this process is the program's.
     """
+    begins = own_process and backend not in sys.modules
     with (
         held_back_unless_it_fails(2) as terminal,
         signals.caught(signals.leave_at_once(terminal)),
-        unsearched(for_good=own_process and backend not in sys.modules),
+        unsearched(for_good=begins),
     ):
+        if begins and backend == "tensorflow":
+            load_alone()
         yield
     if backend != "tensorflow":
         return
@@ -92,6 +97,21 @@ def loading(backend: str = "tensorflow", driver: tuple[Path, ...] = _DRIVER, own
     else:
         with held_back_unless_it_fails(2):  # that there is no driver is said as an error: "failed call to cuInit"
             tf.config.list_physical_devices()
+
+
+def load_alone() -> None:
+    """Load TensorFlow and Keras as where no package is installed that they would load for nothing.
+
+    That is half of the time they take. Whoever imports such a package afterwards finds it.
+    """
+    hidden = [name for name in _LOADED_FOR_NOTHING if name not in sys.modules]
+    sys.modules.update(dict.fromkeys(hidden))  # None: an ImportError
+    try:
+        import keras  # noqa: F401
+        import tensorflow  # noqa: F401
+    finally:
+        for name in hidden:
+            del sys.modules[name]
 
 
 @contextlib.contextmanager

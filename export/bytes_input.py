@@ -6,6 +6,7 @@ here as no operation of TensorFlow tells a PNG's size or a JPEG's orientation; t
 nothing beside the walk to the orientation, and calls 12 bits an invalid file.
 """
 
+import functools
 from typing import NamedTuple
 
 import tensorflow as tf
@@ -47,13 +48,24 @@ def decode_images(image_bytes, image_size: int, rule: FileRule):
     In the graph's own words InvalidArgumentError, HTTP 400 of a server: neither PNG nor JPEG, too many pixels, colour,
     transparency, values outside the scaling, a damaged file.
     """
+    return _decoder(image_size, rule)(image_bytes)
+
+
+@functools.cache
+def _decoder(image_size, rule):
+    """The graph of it, which hangs on no method: traced once for all exports of a process."""
     shape = (image_size, image_size, 1)
-    return tf.map_fn(
-        lambda content: tf.ensure_shape(decode_image(content, image_size, rule), shape),
-        image_bytes,
-        fn_output_signature=tf.TensorSpec(shape, tf.float32),
-        parallel_iterations=2,  # decoded images in memory at a time
-    )
+
+    def decode(image_bytes):
+        return tf.map_fn(
+            lambda content: tf.ensure_shape(decode_image(content, image_size, rule), shape),
+            image_bytes,
+            fn_output_signature=tf.TensorSpec(shape, tf.float32),
+            parallel_iterations=2,  # decoded images in memory at a time
+        )
+
+    with tf.init_scope():  # outside of the graph that asks for it, which it would keep
+        return tf.function(decode, autograph=False).get_concrete_function(tf.TensorSpec((None,), tf.string))
 
 
 def decode_image(content, image_size: int, rule: FileRule):

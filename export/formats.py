@@ -100,7 +100,8 @@ class _PredictionModel(keras.Model):
 
     def __init__(self, method):
         super().__init__(name="prediction")
-        self.networks = list(method.networks.values())  # for Keras to find the weights
+        # For Keras to find the weights. Networks it would trace one by one, with each that is in them.
+        self.found = [weight for network in method.networks.values() for weight in network.weights]
         self._predict = method.predict
 
     def call(self, image):

@@ -77,12 +77,14 @@ def write_saved_model(folder: Path, predictor: Predictor, rule: FileRule) -> Non
             answers["anomaly_map_png_bytes"] = map_png(prediction.anomaly_map)
         return answers
 
-    archive = keras.export.ExportArchive()
     image = tf.TensorSpec(predictor.shape, tf.float32, name="image")
-    archive.add_endpoint(FLOAT_SIGNATURE, from_images, input_signature=[image])
     image_bytes = tf.TensorSpec((None,), tf.string, name="image_bytes")
-    archive.add_endpoint(BYTES_SIGNATURE, from_bytes, input_signature=[image_bytes])
-    archive.write_out(str(folder), verbose=False)
+    # Traced once each; by Keras' ExportArchive they would be twice.
+    signatures = {
+        FLOAT_SIGNATURE: tf.function(from_images, autograph=False).get_concrete_function(image),
+        BYTES_SIGNATURE: tf.function(from_bytes, autograph=False).get_concrete_function(image_bytes),
+    }
+    tf.saved_model.save(tf.Module(), str(folder), signatures=signatures)
 
 
 def _checked(image):

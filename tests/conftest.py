@@ -29,12 +29,14 @@ def pytest_sessionstart(session):
     hands_out_tests = session.config.getoption("numprocesses", None) and not hasattr(session.config, "workerinput")
     if not hands_out_tests:  # to other processes; it needs no TensorFlow, whose messages would end what it prints
         with surroundings.unsearched():
-            import tensorflow as tf
+            surroundings.load_alone()
+        import program_starts
+        import tensorflow as tf
 
         from descargan_tf.hardware import keep_freed_memory
 
         keep_freed_memory()  # as training does
-        _name_no_handles()
+        program_starts.leave_variables_nameless()
         # A process of tests has a core: threads that wait for work would take the time of the other process.
         tf.config.threading.set_intra_op_parallelism_threads(1)
         tf.config.threading.set_inter_op_parallelism_threads(1)
@@ -42,18 +44,6 @@ def pytest_sessionstart(session):
         tf.config.set_logical_device_configuration(
             tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
         )
-
-
-def _name_no_handles():
-    """A variable's handle bears no name to be debugged by: one that is new costs a kernel of its own.
-
-    Layers are numbered through a process, so that all names are new: 1.5 of the 2 ms that TensorFlow takes to make a
-    variable, and the tests make some hundred thousand.
-    """
-    from tensorflow.python.ops import gen_resource_variable_ops
-
-    made = gen_resource_variable_ops.var_handle_op
-    gen_resource_variable_ops.var_handle_op = lambda debug_name="", **parts: made(**parts)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -160,6 +150,17 @@ def graphs_as_traced():
         patch.setenv(program_starts.GRAPHS_AS_TRACED, "1")
         yield
     program_starts.leave_graphs_as_traced(False)
+
+
+@pytest.fixture
+def shapes_alone():
+    """Networks have weights of a shape and without values, which is enough to count them."""
+    import keras
+    from keras.src.backend.common import global_state
+
+    with keras.StatelessScope(initialize_variables=False):
+        yield
+    global_state.set_global_attribute("uninitialized_variables", [])  # which the next scope would make up for
 
 
 @pytest.fixture

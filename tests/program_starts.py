@@ -23,6 +23,7 @@ LARGEST_REQUEST = 2**17
 PR_SET_CHILD_SUBREAPER = 36
 # In the environment of a start: what tests/conftest.py's fixtures of these names do here, done in what is forked.
 EAGER_ROUNDS, GRAPHS_AS_TRACED = "EAGER_ROUNDS_IN_FORKS", "GRAPHS_AS_TRACED_IN_FORKS"
+FORKS_TOO = "FORKS_IN_FORKS"  # as of the fixture `forked`: what a start starts itself is a fork of what it began as
 
 
 def start(folder, *arguments, module="descargan_tf.main", anew=False, **options):
@@ -69,7 +70,7 @@ class Fork(_Popen):
 @functools.cache
 def _server():
     """The socket of a process that forks; it ends when we do."""
-    ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    its, ours = _socket_pair()
     process = _Popen(
         [sys.executable, __file__, str(its.fileno())],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
@@ -82,6 +83,10 @@ def _server():
     return ours
 
 
+def _socket_pair():
+    return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+
+
 def _serve(connection):
     """Fork for every request; in a child, return the arguments of `-m`, and all else is as in a new Python."""
     from descargan_tf import surroundings
@@ -89,10 +94,12 @@ def _serve(connection):
     surroundings.settle()
     # A fork would copy all that it only looks through.
     with surroundings.held_back_unless_it_fails(2), surroundings.unsearched():
+        surroundings.load_alone()
         import descargan_tf.commands
         import descargan_tf.run_folder  # noqa: F401
     from tensorflow.python.eager import context
 
+    leave_variables_nameless()
     assert context.context_safe() is None, "TensorFlow has been at work, and its threads would be missing in a fork"
     while True:
         request, descriptors, *_ = socket.recv_fds(connection, LARGEST_REQUEST, 100)
@@ -105,7 +112,18 @@ def _serve(connection):
                 connection.send(str(child).encode())
                 os._exit(0)  # so that the other's parent is who asked
             connection.close()
-            return _settle_in(*json.loads(request), descriptors[:3])
+            wanted = json.loads(request)
+            if FORKS_TOO in wanted[2]:
+                connection, other = _socket_pair()
+                if os.fork() == 0:  # before anything is at work here
+                    other.close()
+                    for descriptor in descriptors:
+                        os.close(descriptor)
+                    continue
+                connection.close()
+                global _server
+                _server, subprocess.Popen = lambda: other, Fork
+            return _settle_in(*wanted, descriptors[:3])
         os.waitpid(between, 0)
         connection.send(b"nobody is between")
         for descriptor in descriptors:
@@ -137,6 +155,14 @@ def leave_rounds_untraced(replace=setattr):
     from descargan_tf.training.step import TrainStep
 
     replace(TrainStep, "round", property(lambda step: step._round, lambda step, traced: None))
+
+
+def leave_variables_nameless(replace=setattr):
+    """TensorFlow's eager runtime makes a kernel for each other name of a variable: a quarter of a network's making."""
+    from tensorflow.python.ops import gen_resource_variable_ops as operations
+
+    make = operations.var_handle_op
+    replace(operations, "var_handle_op", lambda **given: make(**{**given, "debug_name": ""}))
 
 
 def leave_graphs_as_traced(leave=True):

@@ -53,6 +53,7 @@ def test_every_flagfile_of_an_ablation_is_tested():
     assert {path.stem for path in (ROOT / "configs").glob("ablation_*")} == {f"ablation_{name}" for name in ABLATIONS}
 
 
+@pytest.mark.usefixtures("shapes_alone")
 def test_parameter_counts_at_the_papers_size_follow_from_the_layers():
     # Without skips the first convolutions after the two joins do not read 256 and 128 channels more.
     assert count(build_generator(image_size=64, skip_connections="none")) == 8_528_262 - 9 * (256 * 256 + 128 * 128)

@@ -8,6 +8,7 @@ import numpy as np
 import oracles
 import pytest
 import tensorflow as tf
+from keras.src.applications import densenet as densenet_of_keras  # its public functions have depths of their own
 
 from descargan_tf.data.images import Scaling, write_npy
 from descargan_tf.errors import UserError
@@ -15,6 +16,7 @@ from descargan_tf.evaluation import evaluator, figures, report
 from descargan_tf.evaluation.validation import validate
 from descargan_tf.methods.dcls import DCls, DClsSettings
 from descargan_tf.methods.densenet169 import DenseNet169, DenseNet169Settings
+from descargan_tf.models.blocks import normalisations
 from descargan_tf.models.densenet import build_densenet
 from descargan_tf.models.discriminator import build_discriminator
 from descargan_tf.prediction.files import predict_files
@@ -22,6 +24,9 @@ from descargan_tf.prediction.splits import predict_split
 from descargan_tf.run_folder import configure
 from descargan_tf.training.step import TrainStep, input_gradient
 from descargan_tf.types import Batch, Split
+
+
+pytestmark = pytest.mark.usefixtures("graphs_as_traced")
 
 
 def count(model):
@@ -66,14 +71,21 @@ def densenet():
 # ---- networks
 
 
-def test_densenet_is_that_of_keras_applications():
-    """Which has fixed widths, so it has to be the whole of it; the image size changes no weight."""
+def test_parameter_counts_at_the_papers_size(shapes_alone):
+    """Which hang on no image size."""
     settings = DenseNet169Settings()
     assert settings.dense_blocks == "6,12,32,32"
-    ours = build_densenet(image_size=64, filters=settings.discriminator_filters)
-    assert count(ours) == 12_481_538
-    theirs = keras.applications.DenseNet169(
-        weights=None, input_shape=(64, 64, 1), classes=2, classifier_activation=None
+    assert count(build_densenet(image_size=64, filters=settings.discriminator_filters)) == 12_481_538
+    filters = DClsSettings().discriminator_filters
+    assert count(build_discriminator(image_size=256, filters=filters, critics=())) == 8_729_922
+
+
+def test_densenet_is_that_of_keras_applications():
+    """Which has fixed widths; of its layers in each block a few will do."""
+    blocks = (2, 3, 2, 1)
+    ours = build_densenet(image_size=64, filters=DenseNet169Settings().discriminator_filters, blocks=blocks)
+    theirs = densenet_of_keras.DenseNet(
+        blocks, weights=None, input_shape=(64, 64, 1), classes=2, classifier_activation=None, name="few"
     )
     randomise(ours)
     theirs.set_weights(ours.get_weights())
@@ -82,9 +94,6 @@ def test_densenet_is_that_of_keras_applications():
 
 
 def test_dcls_is_the_classifier_of_the_discriminator(dcls):
-    settings = DClsSettings()
-    alone = build_discriminator(image_size=256, filters=settings.discriminator_filters, critics=())
-    assert count(alone) == 8_729_922
     with_critics = build_discriminator(image_size=64, filters=2)
     for part in ("trunk", "classifier"):
         source = dcls.networks["classifier"].get_layer(part).get_weights()
@@ -189,8 +198,9 @@ def trained(request):
     step = TrainStep(method, predictor.networks["classifier"], tf.distribute.get_strategy(), seed=1, average_decay=0.8)
     split = make_split()
     batch = Batch(*(tf.constant(part) for part in np.split(split.images, 2)))
-    rounds = 60 if request.param == "dcls" else 300  # moving averages forget their start in hundreds of rounds
-    losses = [float(step.round((batch,))["classifier/total"]) for _ in range(rounds)]
+    for layer in normalisations(method.networks["classifier"]):
+        layer.momentum = 0.9  # or the moving averages would forget their start in hundreds of rounds
+    losses = [float(step.round((batch,))["classifier/total"]) for _ in range(60)]
     return predictor, losses
 
 

@@ -5,17 +5,17 @@ import re
 import shutil
 import subprocess
 import sys
+import types
 
 import numpy as np
 import pytest
 import tensorflow as tf
-from exports import SIZE, UINT8, encoded, lively_method, write_export
+from exports import SIZE, UINT8, OnlyClasses, encoded, lively_method, write_export
 
 from descargan_tf.data.images import Scaling
 from descargan_tf.errors import UserError
 from descargan_tf.export import reference, saved_model, verify, warmup
 from descargan_tf.export.bytes_input import FileRule
-from descargan_tf.methods.base import Method
 from descargan_tf.prediction.files import predict_files
 from descargan_tf.prediction.overlay import overlay
 from descargan_tf.types import Prediction
@@ -137,7 +137,7 @@ def test_files_are_answered_as_by_predict(moving, tmp_path):
     for name, content in files.items():
         (tmp_path / name).write_bytes(content)
     paths, out = [tmp_path / name for name in files], tmp_path / "out"
-    assert predict_files(tf.function(method.predict), paths, out, SIZE, UINT8.scaling, "uint8", 2) == []
+    assert predict_files(lambda batch: method.predict(tf.constant(batch)), paths, out, SIZE, UINT8.scaling, "uint8", 2) == []
     found = ask_bytes(signatures, list(files.values()))
     rows = (out / "predictions.csv").read_text().splitlines()[1:]
     for i, path in enumerate(paths):
@@ -180,20 +180,29 @@ def test_files_of_other_sizes_and_depths_may_share_a_request(moving):
 # ---- what they refuse
 
 
+@pytest.fixture(scope="module")
+def unguarded(exports):
+    """The score's graph as in a server: nobody looks at the placeholder's static shape."""
+    _, folder, _ = exports["moving"]
+    graph = tf.Graph()
+    session = tf.compat.v1.Session(graph=graph)
+    with graph.as_default():
+        image = tf.compat.v1.placeholder(tf.float32, None)
+        name = "serving_default_image:0"
+        loaded = tf.compat.v1.saved_model.load(session, ["serve"], str(folder), input_map={name: image})
+        signature = loaded.signature_def["serving_default"]
+        assert signature.inputs["image"].name == name
+    yield lambda given: session.run(signature.outputs["anomaly_score"].name, {image: given})
+    session.close()
+
+
 @pytest.mark.parametrize(
     "shape", [(), (SIZE,), (SIZE, SIZE), (SIZE, SIZE, 1), (1, 8, 8, 1), (1, SIZE, SIZE, 3), (1, SIZE, SIZE, 1, 1)]
 )
-def test_another_shape_is_refused_and_nothing_crashes(moving, shape):
+def test_another_shape_is_refused_and_nothing_crashes(unguarded, shape):
     """Without a guard inside the graph a rank below 4 ends the process."""
-    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
-        # As in a server: nobody looks at the placeholder's static shape.
-        image = tf.compat.v1.placeholder(tf.float32, None)
-        name = "serving_default_image:0"
-        loaded = tf.compat.v1.saved_model.load(session, ["serve"], str(moving[1]), input_map={name: image})
-        signature = loaded.signature_def["serving_default"]
-        assert signature.inputs["image"].name == name
-        with pytest.raises(tf.errors.InvalidArgumentError) as caught:
-            session.run(signature.outputs["anomaly_score"].name, {image: np.zeros(shape, np.float32)})
+    with pytest.raises(tf.errors.InvalidArgumentError) as caught:
+        unguarded(np.zeros(shape, np.float32))
     assert "is not compatible with expected shape [?,64,64,1]" in caught.value.message
 
 
@@ -236,8 +245,8 @@ def test_the_operations_are_those_of_every_server(exported):
 
 def test_a_server_loads_and_runs_it_without_complaint(moving):
     """TensorFlow's optimisers say on standard error what they cannot do with a graph; then it runs unoptimised."""
-    code = "import sys, pathlib; from descargan_tf.export.embedded.servable import Servable as S; "
-    code += "S('m', 1, pathlib.Path(sys.argv[1]))"
+    code = "import sys, pathlib; from descargan_tf import surroundings; surroundings.load_alone(); "
+    code += "from descargan_tf.export.embedded.servable import Servable as S; S('m', 1, pathlib.Path(sys.argv[1]))"
     environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run(
         [sys.executable, "-c", code, moving[1]], env=environment, capture_output=True, text=True, check=False
@@ -277,36 +286,22 @@ def test_only_what_prediction_needs_is_exported(moving):
     assert b"critic" not in content
 
 
-def test_channels_first_is_refused(tmp_path, moving, monkeypatch):
+def test_channels_first_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(saved_model.keras.config, "image_data_format", lambda: "channels_first")
     with pytest.raises(UserError, match='serving needs "channels_last"'):
-        saved_model.write_saved_model(tmp_path, saved_model.Predictor(moving[0], SIZE), UINT8)
+        saved_model.write_saved_model(tmp_path, saved_model.Predictor(OnlyClasses(), SIZE), UINT8)
 
 
-class OnlyClasses(Method):
-    """A method without maps."""
-
-    networks = {}  # noqa: RUF012
-    averaged = ""
-    phases = ()
-
-    def weights(self, phase):
-        """None."""
-
-    def draws(self, phase, batch_size):
-        """None."""
-
-    def losses(self, phase, batch, draws, input_gradient):
-        """None."""
-
-    def predict(self, images):
-        p = tf.sigmoid(tf.reduce_mean(images, axis=(1, 2, 3)))
-        return Prediction(None, None, None, tf.stack([1 - p, p], axis=1))
+def loaded_once(folder, monkeypatch):
+    """Its signatures, which `verify` then takes too: loading and optimising them again is most of what it does."""
+    loaded = tf.saved_model.load(str(folder))
+    monkeypatch.setattr(tf.saved_model, "load", lambda _: loaded)
+    return loaded.signatures
 
 
-def test_what_a_method_does_not_say_is_left_out(tmp_path):
+def test_what_a_method_does_not_say_is_left_out(tmp_path, monkeypatch):
     folder = write_export(tmp_path / "1", OnlyClasses())
-    signatures = tf.saved_model.load(str(folder)).signatures
+    signatures = loaded_once(folder, monkeypatch)
     images = images_like(2)
     found = ask(signatures, images)
     assert set(found) == {"disease_probability", "predicted_class"}
@@ -319,12 +314,11 @@ def test_what_a_method_does_not_say_is_left_out(tmp_path):
 # ---- bfloat16
 
 
-def test_bfloat16_stays_inside(tmp_path):
+def test_bfloat16_stays_inside(tmp_path, monkeypatch):
     full, half = lively_method(), lively_method(precision="bfloat16")
     rule = FileRule(Scaling(-1, 1), "float32")
     folder = write_export(tmp_path / "1", half, rule, "bfloat16", full)
-    signatures = tf.saved_model.load(str(folder)).signatures
-    for spec in signatures["serving_default"].structured_outputs.values():
+    for spec in loaded_once(folder, monkeypatch)["serving_default"].structured_outputs.values():
         assert spec.dtype in (tf.float32, tf.int64)
     result = verify.verify(folder)
     assert result["measure"] == "root mean square"
@@ -378,7 +372,9 @@ def test_verification_finds_the_export_right(exported):
 
 
 @pytest.fixture
-def copied(moving, tmp_path):
+def copied(moving, tmp_path, monkeypatch):
+    """A folder whose reference and requests can be changed; the SavedModel stays as it is, and is loaded already."""
+    monkeypatch.setattr(tf.saved_model, "load", lambda _: types.SimpleNamespace(signatures=moving[2]))
     return shutil.copytree(moving[1], tmp_path / "1")
 
 

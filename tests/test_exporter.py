@@ -1,5 +1,6 @@
 """From a method to a published version: complete, described, held to the live model, or not there at all."""
 
+import copy
 import functools
 import json
 import os
@@ -8,7 +9,7 @@ import signal
 import numpy as np
 import pytest
 import tensorflow as tf
-from exports import SIZE, UINT8, lively_method
+from exports import SIZE, UINT8, OnlyClasses, lively_method
 
 from descargan_tf import signals
 from descargan_tf.errors import UserError
@@ -16,6 +17,7 @@ from descargan_tf.export import exporter, formats, reference, warmup
 from descargan_tf.export.card import CARD, JSON, description, write_card
 from descargan_tf.export.publish import publish, versions
 from descargan_tf.export.verify import REFERENCE
+from descargan_tf.inference.folding import fold_method
 from descargan_tf.measures import TABLE_1, TABLE_2
 from descargan_tf.prediction.outputs import named_outputs
 
@@ -121,6 +123,14 @@ def described(_):
     return {"report": REPORT, "checkpoint": "best (step 9)", "versions": {"keras": "3"}, "git_commit": "c0ffee"}
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_predictor():
+    """Of the one method that is exported here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(exporter, "Predictor", functools.cache(exporter.Predictor))
+        yield
+
+
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
     base = tmp_path_factory.mktemp("base")
@@ -206,7 +216,9 @@ def test_what_was_prepared_is_to_be_prepared_before_it_is_sent(exported, tmp_pat
 
 
 def test_what_does_not_answer_as_the_live_model_is_not_published(forked, tmp_path):
-    export = an_export(live_float32=live(seed=1))
+    other = copy.copy(live())
+    other.predict = lambda images: live().predict(0.9 * images)
+    export = an_export(live_float32=other)
     with pytest.raises(UserError) as caught:
         exporter.export_version(tmp_path, 0, export, lambda _: pytest.fail("must not be described"))
     assert "does not answer as the live model and was not published: serving_bytes: " in str(caught.value)
@@ -224,18 +236,24 @@ def test_a_verification_that_ends_by_itself_is_not_taken_for_a_good_one(tmp_path
 # ---- other engines' files
 
 
+@pytest.fixture(scope="module")
+def of_all_formats(tmp_path_factory):
+    """The folder of a file for each engine, and how far they are from the live model."""
+    formats.check_formats(tuple(formats.FORMATS))  # all of them are in requirements-dev.txt
+    folder = tmp_path_factory.mktemp("engines") / "formats"
+    inference, _ = fold_method(live())
+    return folder, formats.write_formats(tuple(formats.FORMATS), folder, inference, live(), SIZE)
+
+
 @pytest.mark.parametrize("name", formats.FORMATS)
-def test_a_file_of_another_engine_answers_as_the_live_model(tmp_path, name):
-    formats.check_formats((name,))  # all of them are in requirements-dev.txt
-    method = live()
-    inference = exporter.Predictor(method, SIZE).method
-    found = formats.write_formats((name,), tmp_path / "formats", inference, method, SIZE)
+def test_a_file_of_another_engine_answers_as_the_live_model(of_all_formats, name):
+    folder, found = of_all_formats
     assert set(found[name]) == {"anomaly_map", "healthy_image", "anomaly_score", "disease_probability"}
     assert all(difference <= 1e-4 for difference in found[name].values())
     # Once more, by hand, alone, and with images that were not looked at.
-    path = tmp_path / "formats" / formats.FORMATS[name].file
+    path = folder / formats.FORMATS[name].file
     images = reference.drawn_images(3, SIZE, seed=8)
-    expected = method.predict(tf.constant(images))
+    expected = live().predict(tf.constant(images))
     answers = formats.FORMATS[name].run(path, images[:1])
     np.testing.assert_allclose(answers["healthy_image"], expected.healthy_image[:1], atol=1e-4)
     assert formats.FORMATS[name].run(path, images)["anomaly_map"].shape == (3, SIZE, SIZE, 1)
@@ -252,7 +270,7 @@ def test_every_file_is_compared_on_32_images(tmp_path, monkeypatch):
         answers = named_outputs(method.predict(tf.constant(images)))
         return {name: np.asarray(value) + wrong for name, value in answers.items()}
 
-    method = live()
+    method = OnlyClasses()
     monkeypatch.setattr(formats, "write_format", write)
     monkeypatch.setattr(formats, "FORMATS", {"onnx": formats.FORMATS["onnx"]._replace(run=run)})
     wrong = 0

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import nbformat
 import numpy as np
+import program_starts
 import pytest
 from nbclient import NotebookClient
 from PIL import Image
@@ -14,11 +15,8 @@ pytestmark = pytest.mark.usefixtures("eager_rounds", "graphs_as_traced")
 
 ROOT = Path(__file__).resolve().parent.parent
 SETTINGS = """
-import subprocess
-from program_starts import Fork
-
-subprocess.Popen = Fork  # four starts of the program load TensorFlow once
-
+%matplotlib inline
+# which a kernel that matplotlib is not loaded in yet takes from its environment
 DATA = "mine"
 RUN = "runs/mine"
 IMAGE_SIZE = 64
@@ -51,6 +49,9 @@ def test_every_cell_runs(tmp_path, monkeypatch):
     path = os.pathsep.join(filter(None, [str(ROOT), str(ROOT / "tests"), os.environ.get("PYTHONPATH")]))
     monkeypatch.setenv("PYTHONPATH", path)
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
+    # The kernel, four starts of the program and one that it starts itself load TensorFlow once.
+    monkeypatch.setenv(program_starts.FORKS_TOO, "1")
+    monkeypatch.setattr("jupyter_client.launcher.Popen", program_starts.Fork)
     NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}}).execute()
     printed = ["".join(output.get("text", "") for output in cell.outputs) for cell in code]
     assert "1=diseased n=12" in printed[2]

@@ -28,6 +28,8 @@ from descargan_tf.types import Prediction, Split
 
 SIZE = 16
 
+pytestmark = pytest.mark.usefixtures("graphs_as_traced")
+
 
 def images(count, size=64, seed=0):
     return np.random.default_rng(seed).uniform(-1, 1, (count, size, size, 1)).astype("f")
@@ -78,6 +80,13 @@ def densenet():
     return DenseNet169(DenseNet169Settings(image_size=64, discriminator_filters=4, dense_blocks="1,1,1,1"))
 
 
+@pytest.fixture
+def few_steps(monkeypatch):
+    """Where it does not matter how many: 5 of the path, 49 patches."""
+    monkeypatch.setattr(saliency, "_PATH_STEPS", 5)
+    monkeypatch.setattr(saliency, "_PATCHES_ASIDE", 4)
+
+
 def log_odds(classifier, x):
     logits = np.asarray(classifier.logits(classifier.features(x)), np.float64)
     return logits[:, 1] - logits[:, 0]
@@ -94,7 +103,7 @@ def test_integrated_gradients_of_a_linear_function_are_its_summands(linear):
 
 def test_integrated_gradients_add_up_to_the_difference_from_black(dcls, monkeypatch):
     monkeypatch.setattr(saliency, "_PATH_STEPS", 1000)  # the fewer, the less exactly
-    x = images(3)
+    x = images(1)
     total = explain("integrated_gradients", dcls, x).sum((1, 2, 3))
     expected = log_odds(dcls, x) - log_odds(dcls, -np.ones_like(x))
     assert np.abs(expected).min() > 1e-3
@@ -144,6 +153,7 @@ def test_grad_cam_of_a_mean_and_a_dense_layer_is_the_class_activation_map(densen
 # ---- as an answer
 
 
+@pytest.mark.usefixtures("few_steps")
 @pytest.mark.parametrize("kind", MAPS)
 def test_the_largest_value_is_the_disease_probability(dcls, kind):
     x = images(3, seed=4)
@@ -159,17 +169,20 @@ def test_the_largest_value_is_the_disease_probability(dcls, kind):
     assert dcls.predict(x).anomaly_map is None  # the method itself is as it was
 
 
+@pytest.mark.usefixtures("few_steps")
 def test_an_image_that_is_called_healthy_has_a_dark_map():
     found = explained(Linear(bias=-30.0), "occlusion", input_gradient).predict(tf.constant(images(2, SIZE)))
     assert 0 < np.asarray(found.anomaly_map).max() < 1e-6
 
 
+@pytest.mark.usefixtures("few_steps")
 def test_nothing_to_explain_is_a_map_of_zeros():
     for kind in MAPS:
         found = explained(Linear(size=0.0), kind, input_gradient).predict(tf.constant(images(2, SIZE)))
         np.testing.assert_array_equal(np.asarray(found.anomaly_map), 0)
 
 
+@pytest.mark.usefixtures("few_steps")
 @pytest.mark.parametrize("kind", MAPS)
 def test_a_saved_model_explains_each_image_by_itself(dcls, kind, tmp_path):
     explaining = explained(dcls, kind, input_gradient)
@@ -178,10 +191,10 @@ def test_a_saved_model_explains_each_image_by_itself(dcls, kind, tmp_path):
     signature = [tf.TensorSpec((None, 64, 64, 1))]
     module.answer = tf.function(lambda x: explaining.predict(x).anomaly_map, input_signature=signature)
     tf.saved_model.save(module, str(tmp_path))
-    x = images(3, seed=5)
+    x = images(2, seed=5)
     loaded = tf.saved_model.load(str(tmp_path))
     found = np.asarray(loaded.answer(tf.constant(x)))
-    expected = [np.asarray(module.answer(tf.constant(x[i : i + 1])))[0] for i in range(3)]
+    expected = [np.asarray(module.answer(tf.constant(x[i : i + 1])))[0] for i in range(2)]
     np.testing.assert_allclose(found, expected, atol=2e-4)
     assert found.max() > 0.1
 
@@ -323,7 +336,7 @@ FLAGS = """--dataset=synthetic
 """
 
 
-@pytest.mark.usefixtures("one_replica", "eager_rounds", "graphs_as_traced", "no_pictures")
+@pytest.mark.usefixtures("one_replica", "eager_rounds", "no_pictures", "few_steps")
 def test_a_classifier_goes_the_whole_way(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "tiny.flags").write_text(FLAGS)

@@ -34,10 +34,10 @@ from descargan_tf import surroundings
 surroundings.settle()
 with surroundings.loading():
     import descargan_tf.commands
-import json, keras, os, tensorflow as tf
+import json, keras, os, sys, tensorflow as tf
 settings = keras.config
 print(json.dumps([settings.backend(), settings.image_data_format(), settings.floatx(), settings.epsilon(),
-                  tf.executing_eagerly(), os.environ.get("TF_XLA_FLAGS")]))
+                  tf.executing_eagerly(), os.environ.get("TF_XLA_FLAGS"), "IPython" in sys.modules]))
 """
 
 
@@ -59,8 +59,9 @@ def run(folder, keras_json, *arguments):
 
 
 def test_the_program_computes_as_it_does_anywhere(tmp_path):
+    """And Keras loads nothing for parts that are not used."""
     done = run(tmp_path, json.dumps(OTHER_KERAS), "-c", SHOW)
-    assert json.loads(done.stdout) == ["tensorflow", "channels_last", "float32", 1e-07, True, None]
+    assert json.loads(done.stdout) == ["tensorflow", "channels_last", "float32", 1e-07, True, None, False]
     (line,) = done.stderr.splitlines()  # and not a word of cuInit
     assert line.startswith("not taken from the environment, as it would change what is computed: TF2_BEHAVIOR=0 ")
     assert "MPLBACKEND" not in line

@@ -18,6 +18,8 @@ from descargan_tf.types import Batch, Split
 
 SLOPE = 0.2
 
+pytestmark = pytest.mark.usefixtures("graphs_as_traced")
+
 
 def count(model):
     return sum(int(np.prod(v.shape)) for v in model.trainable_variables)
@@ -47,6 +49,7 @@ def method():
 # ---- networks
 
 
+@pytest.mark.usefixtures("shapes_alone")
 def test_parameter_counts_at_the_papers_size():
     settings = VAESettings()
     network = build_vae(

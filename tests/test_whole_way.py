@@ -15,7 +15,7 @@ from descargan_tf.measures import TABLE_1, TABLE_2
 from descargan_tf.types import CLASS_NAMES, DECISION, SPLITS
 
 pytestmark = pytest.mark.usefixtures("one_replica", "eager_rounds", "graphs_as_traced", "forked", "no_pictures")
-COUNTS = {"train": 12, "validate": 4, "test": 4}  # images of each class
+COUNTS = {"train": 6, "validate": 4, "test": 4}  # images of each class
 NUMBERS = [f"--num_{split}={count}" for split, count in COUNTS.items()]
 TINY = (
     "--dataset=prepared",
