@@ -212,7 +212,7 @@ def one_model(serving_config, tmp_path):
     return base, source
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def browser(tmp_path_factory):
     import viewer_page
 
