@@ -8,6 +8,7 @@ import socket
 import types
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # as `surroundings.settle`, which comes too late for some files
 os.environ["NO_PROXY"] = os.environ["no_proxy"] = "127.0.0.1,localhost"  # tests' own servers, whatever lies outside
 
 import pytest
@@ -211,7 +212,7 @@ def one_model(serving_config, tmp_path):
     return base, source
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def browser(tmp_path_factory):
     import viewer_page
 

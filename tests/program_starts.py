@@ -83,6 +83,10 @@ def _server():
     return ours
 
 
+def _itself(it):
+    return it
+
+
 def _socket_pair():
     return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
 
@@ -122,7 +126,7 @@ def _serve(connection):
                     continue
                 connection.close()
                 global _server
-                _server, subprocess.Popen = lambda: other, Fork
+                _server, subprocess.Popen = functools.partial(_itself, other), Fork
             return _settle_in(*wanted, descriptors[:3])
         os.waitpid(between, 0)
         connection.send(b"nobody is between")

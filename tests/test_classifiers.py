@@ -25,7 +25,6 @@ from descargan_tf.run_folder import configure
 from descargan_tf.training.step import TrainStep, input_gradient
 from descargan_tf.types import Batch, Split
 
-
 pytestmark = pytest.mark.usefixtures("graphs_as_traced")
 
 

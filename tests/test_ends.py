@@ -307,6 +307,7 @@ def pasted(out, name):
     return ["main", *words[3:]]
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_each_step_names_the_next_one(trained, inside, capsys):
     assert main(pasted(trained[1], "evaluate")) == 0
     out = capsys.readouterr().out

@@ -137,7 +137,11 @@ def test_files_are_answered_as_by_predict(moving, tmp_path):
     for name, content in files.items():
         (tmp_path / name).write_bytes(content)
     paths, out = [tmp_path / name for name in files], tmp_path / "out"
-    assert predict_files(lambda batch: method.predict(tf.constant(batch)), paths, out, SIZE, UINT8.scaling, "uint8", 2) == []
+
+    def predict(batch):
+        return method.predict(tf.constant(batch))
+
+    assert predict_files(predict, paths, out, SIZE, UINT8.scaling, "uint8", 2) == []
     found = ask_bytes(signatures, list(files.values()))
     rows = (out / "predictions.csv").read_text().splitlines()[1:]
     for i, path in enumerate(paths):

@@ -107,6 +107,7 @@ def test_what_sixteen_bits_cannot_hold_stays_as_it_is():
     np.testing.assert_array_equal(pretrained.unpack(pretrained.pack({"a/kernel": large}))["a/kernel"], large)
 
 
+@pytest.mark.usefixtures("shapes_alone")
 @pytest.mark.parametrize("name", METHODS)
 def test_weights_have_the_same_names_in_every_process(name):
     """Which begin counting their layers at different numbers."""
