@@ -7,6 +7,7 @@ from exports import SIZE, lively_method
 from keras import layers
 
 from descargan_tf.inference.folding import fold_method, fold_network, uses_own_statistics
+from descargan_tf.models import stargan
 from descargan_tf.models.blocks import BatchNormalization, UpsampleConv2D
 
 
@@ -58,6 +59,15 @@ def test_a_method_predicts_as_before(statistics):
     ):
         np.testing.assert_allclose(np.asarray(after), np.asarray(before), atol=1e-5, err_msg=name)
     assert len(normalisations(method.networks["generator"])) == 19  # the method itself stays as it was
+
+
+def test_leaky_rectifiers_keep_their_slope():
+    """0.01 here; a configuration has a function's name alone, and of that name Keras' own has 0.2."""
+    critic = stargan.build_discriminator(image_size=64, filters=2, initializer="he_normal")
+    images = np.random.default_rng(0).uniform(-1, 1, (3, 64, 64, 1)).astype("f")
+    folded, _ = fold_network(critic)
+    for name, expected in critic(images).items():
+        np.testing.assert_allclose(folded(images)[name], expected, rtol=1e-4, atol=1e-5, err_msg=name)
 
 
 def test_upsampling_becomes_one_transposed_convolution_borders_and_all():

@@ -55,6 +55,9 @@ def fold_network(network: keras.Model) -> tuple[keras.Model, int]:
             return keras.layers.Identity(name=layer.name, dtype=layer.dtype_policy)
         is_convolution = isinstance(layer, _CONVOLUTIONS)
         new = _empty_convolution(layer) if is_convolution else type(layer).from_config(layer.get_config())
+        if hasattr(layer, "activation"):
+            # A configuration holds its name alone: of a leaky rectifier not its slope.
+            new.activation = layer.activation
         rewritten.append((layer, new))
         return new
 
