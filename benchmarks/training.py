@@ -152,9 +152,7 @@ def operations(engine):
         elif operation.type.endswith("PartitionedCall"):  # models/winograd.py: as much as the plain convolution
             tensors = [*operation.inputs, *operation.outputs]
             (kernel,) = [tensor.shape for tensor in tensors if tensor.shape[:2] == (3, 3)]
-            images = operation.outputs[0] if operation.outputs[0].shape != kernel else operation.inputs[1]
-            channels = kernel[3] if images.shape[3] == kernel[2] else kernel[2]
-            kernel = [3, 3, channels]
+            images = next(t for t in tensors if t.shape != kernel and t.shape[3] == kernel[3])
         else:
             continue
         products = math.prod(images.shape) * math.prod(kernel[:3])

@@ -83,12 +83,14 @@ def _server():
     return ours
 
 
-def _itself(it):
-    return it
-
-
 def _socket_pair():
     return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+
+
+def _fork_by(connection):
+    """What this process starts from now on is asked of that one."""
+    global _server
+    _server, subprocess.Popen = lambda: connection, Fork
 
 
 def _serve(connection):
@@ -125,8 +127,7 @@ def _serve(connection):
                         os.close(descriptor)
                     continue
                 connection.close()
-                global _server
-                _server, subprocess.Popen = functools.partial(_itself, other), Fork
+                _fork_by(other)
             return _settle_in(*wanted, descriptors[:3])
         os.waitpid(between, 0)
         connection.send(b"nobody is between")

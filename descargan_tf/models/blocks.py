@@ -293,8 +293,9 @@ class Conv2D(keras.layers.Conv2D):
 
     def call(self, inputs):
         """[B, H, W, C] to [B, H, W, filters]."""
-        is_plain = (self.kernel_size, self.strides, self.dilation_rate) == ((3, 3), (1, 1), (1, 1))
-        if keras.backend.backend() != "jax" or self.filters > 1 or self.padding != "same" or not is_plain:
+        kind = self.kernel_size, self.strides, self.dilation_rate, self.padding, self.groups
+        is_plain = kind == ((3, 3), (1, 1), (1, 1), "same", 1)
+        if keras.backend.backend() != "jax" or self.filters > 1 or not is_plain:
             convolve = self._quicker(inputs) if is_plain else None
             outputs = (convolve or self.convolution_op)(inputs, self.kernel)
             return self.activation(ops.add(outputs, self.bias) if self.use_bias else outputs)
@@ -306,9 +307,8 @@ class Conv2D(keras.layers.Conv2D):
         return self.activation(outputs + self.bias if self.use_bias else outputs)
 
     def _quicker(self, inputs):
-        if not getattr(_thread, "trains_on_processors", False) or self.padding != "same":
-            return None
-        if keras.backend.standardize_dtype(inputs.dtype) != "float32" or self.groups > 1:
+        is_float32 = keras.backend.standardize_dtype(inputs.dtype) == "float32"
+        if not is_float32 or not getattr(_thread, "trains_on_processors", False):
             return None
         from descargan_tf.models.winograd import quicker_convolution
 
