@@ -254,7 +254,7 @@ def split_of_halves():
 def test_rates_that_are_much_too_high_are_told_and_lowered(tmp_path, tiny_settings):
     """A real training, whose critics overflow within a few rounds at 0.7 times the rate too."""
     keras.utils.set_random_seed(0)
-    rates = {"discriminator_learning_rate": 1e4, "discriminator_activation": "leaky_relu"}
+    rates = {"discriminator_learning_rate": 30.0, "discriminator_activation": "leaky_relu"}
     settings = dataclasses.replace(tiny_settings, critic_updates=1, **rates)
     engine = TensorFlowEngine(
         lambda: DeScarGAN(settings), tf.distribute.get_strategy(), split_of_halves(), batch_size=4, seed=0
