@@ -113,12 +113,20 @@ def _serve(connection):
             os._exit(0)  # there is nothing to tidy up, which takes a second
         between = os.fork()
         if between == 0:
+            *wanted, new_session = json.loads(request)
+            ready, settled = os.pipe()
             child = os.fork()
             if child != 0:
+                os.close(settled)
+                os.read(ready, 1)
                 connection.send(str(child).encode())
                 os._exit(0)  # so that the other's parent is who asked
+            # Before anybody is told of it: who asks for its group sooner gets ours, and ends us all by it (Jupyter does).
+            if new_session:
+                os.setsid()
+            os.close(ready)
+            os.close(settled)
             connection.close()
-            wanted = json.loads(request)
             if FORKS_TOO in wanted[2]:
                 connection, other = _socket_pair()
                 if os.fork() == 0:  # before anything is at work here
@@ -135,9 +143,7 @@ def _serve(connection):
             os.close(descriptor)
 
 
-def _settle_in(arguments, folder, environment, new_session, streams):
-    if new_session:
-        os.setsid()
+def _settle_in(arguments, folder, environment, streams):
     for own, given in enumerate(streams):
         os.dup2(given, own)
         os.close(given)
