@@ -6,6 +6,7 @@ from keras import ops
 from descargan_tf.models.blocks import BatchNormalization, Conv2D, MaxPooling2D, UpsampleConv2D, policy
 from descargan_tf.types import CLASS_NAMES
 
+_WIDTHS = 1, 2, 4, 8  # of the levels, with a pooling between two, in widths of the first
 _INITIAL_CHANGE = 0.1  # scale of the normalisation before the tanh of a change
 
 
@@ -66,16 +67,16 @@ def build_generator(
             x = keras.layers.Concatenate(dtype=dtype)([x, skip])
         return block(block(x, n), n)
 
-    n = filters
+    n, *widths = (filters * width for width in _WIDTHS)
     image = keras.Input((image_size, image_size, 1), name="image")
     target = keras.Input((len(CLASS_NAMES),), name="target")
-    x0 = LabelPlanes(dtype=dtype)([image, target])
-    x0 = block(block(x0, n), n)
-    x1 = down(x0, 2 * n)
-    x2 = down(x1, 4 * n)
-    x3 = down(x2, 8 * n)
-    y = join(up(x3, 4 * n), x2, 4 * n)
-    y = join(up(y, 2 * n), x1, 2 * n)
+    x = LabelPlanes(dtype=dtype)([image, target])
+    levels = [block(block(x, n), n)]
+    for width in widths:
+        levels.append(down(levels[-1], width))
+    x0, *skips, y = levels
+    for skip, width in zip(reversed(skips), reversed(widths[:-1]), strict=True):
+        y = join(up(y, width), skip, width)
     y = up(y, n)  # no skip from x0: it holds the output to the input's class
     if skip_connections == "all":
         y = keras.layers.Concatenate(dtype=dtype)([y, x0])
