@@ -153,6 +153,17 @@ def graphs_as_traced():
     program_starts.leave_graphs_as_traced(False)
 
 
+@pytest.fixture(scope="module")
+def few_levels():
+    """DeScarGAN is less deep, here and in forked programs: for tests of what is done with any network."""
+    import program_starts
+
+    with pytest.MonkeyPatch.context() as patch:
+        program_starts.make_few_levels(patch.setattr)
+        patch.setenv(program_starts.FEW_LEVELS, "1")
+        yield
+
+
 @pytest.fixture
 def shapes_alone():
     """Networks have weights of a shape and without values, which is enough to count them."""

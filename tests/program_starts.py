@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parent.parent
 LARGEST_REQUEST = 2**17
 PR_SET_CHILD_SUBREAPER = 36
 # In the environment of a start: what tests/conftest.py's fixtures of these names do here, done in what is forked.
-EAGER_ROUNDS, GRAPHS_AS_TRACED = "EAGER_ROUNDS_IN_FORKS", "GRAPHS_AS_TRACED_IN_FORKS"
+EAGER_ROUNDS, GRAPHS_AS_TRACED, FEW_LEVELS = "EAGER_ROUNDS_IN_FORKS", "GRAPHS_AS_TRACED_IN_FORKS", "FEW_LEVELS_IN_FORKS"
 FORKS_TOO = "FORKS_IN_FORKS"  # as of the fixture `forked`: what a start starts itself is a fork of what it began as
 
 
@@ -158,6 +158,8 @@ def _settle_in(arguments, folder, environment, streams):
         leave_rounds_untraced()
     if GRAPHS_AS_TRACED in os.environ:
         leave_graphs_as_traced()
+    if FEW_LEVELS in os.environ:
+        make_few_levels()
     return arguments
 
 
@@ -174,6 +176,16 @@ def leave_variables_nameless(replace=setattr):
 
     make = operations.var_handle_op
     replace(operations, "var_handle_op", lambda **given: make(**{**given, "debug_name": ""}))
+
+
+def make_few_levels(replace=setattr):
+    """DeScarGAN's networks have half of their layers, of every kind one at least."""
+    from descargan_tf.models import discriminator, generator
+
+    replace(generator, "_WIDTHS", (1, 2, 4))
+    replace(discriminator, "_LEVELS", ((1,), (2,)))
+    replace(discriminator, "_LAST", (4,))
+    replace(discriminator, "_HEAD", (4,))
 
 
 def leave_graphs_as_traced(leave=True):

@@ -17,6 +17,8 @@ from descargan_tf.export import card
 from descargan_tf.export.bytes_input import FileRule
 from descargan_tf.export.saved_model import BYTES_SIGNATURE
 
+pytestmark = pytest.mark.usefixtures("few_levels")
+
 ROOT = Path(__file__).resolve().parent.parent
 SIZE = exports.SIZE
 NAMES = {"anomaly_map", "healthy_image", "anomaly_score", "disease_probability", "predicted_class"}

@@ -15,6 +15,8 @@ import served_model
 import tensorflow as tf
 from PIL import Image
 
+pytestmark = pytest.mark.usefixtures("few_levels")
+
 ROOT = Path(__file__).resolve().parent.parent
 SECTION = (ROOT / "README.md").read_text().split("\n## Export and serve\n")[1].split("\n## ")[0]
 (COMMANDS, SHELL), (PYTHON,) = (re.findall(f"```{language}\n(.*?)```", SECTION, re.S) for language in ("sh", "python"))

@@ -17,6 +17,8 @@ from viewer_page import SIZE, use
 from descargan_tf.data.images import write_png
 from descargan_tf.prediction.overlay import NEGATIVE_COLOUR, POSITIVE_COLOUR, SCALE, overlay
 
+pytestmark = pytest.mark.usefixtures("few_levels")
+
 
 def as_arrays(outputs):
     signed, healthy = (np.float32(outputs[name])[..., 0] for name in ("anomaly_map", "healthy_image"))
