@@ -101,6 +101,8 @@ def _serve(connection):
     # A fork would copy all that it only looks through.
     with surroundings.held_back_unless_it_fails(2), surroundings.unsearched():
         surroundings.load_alone()
+        import sklearn.metrics  # noqa: F401
+
         import descargan_tf.commands
         import descargan_tf.run_folder  # noqa: F401
     from tensorflow.python.eager import context

@@ -10,8 +10,8 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
+import scipy  # whose statistics load when they are asked for: most of what starts does not
 from scipy.ndimage import binary_dilation
-from scipy.stats import hypergeom
 
 from descargan_tf.names import name_some, shown
 from descargan_tf.types import CLASS_NAMES, DISEASED, SPLITS
@@ -173,7 +173,9 @@ def score(truth: np.ndarray, said: np.ndarray) -> Score:
     """Judge answers [N] bool by the truth [N] bool, both classes in it; luck by Fisher's exact test, one-sided."""
     hits = int((truth & said).sum())
     accuracy = (said[truth].mean() + 1 - said[~truth].mean()) / 2
-    return Score(float(accuracy), float(hypergeom.sf(hits - 1, len(truth), int(truth.sum()), int(said.sum()))))
+    return Score(
+        float(accuracy), float(scipy.stats.hypergeom.sf(hits - 1, len(truth), int(truth.sum()), int(said.sum())))
+    )
 
 
 def fit_threshold(values: np.ndarray, diseased: np.ndarray) -> tuple[float, bool]:

@@ -14,7 +14,6 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox
-from sklearn.metrics import roc_curve
 
 from descargan_tf.errors import UserError
 from descargan_tf.evaluation import decisions, evaluator, metrics
@@ -156,6 +155,8 @@ def figure_roc(path, prediction, split, threshold=None):
     axes = figure.subplots(1, has_roc + has_pixels, squeeze=False)[0].tolist()
     captions = []
     if has_roc:
+        from sklearn.metrics import roc_curve  # takes a second to load
+
         axis = axes.pop(0)
         false_rate, true_rate, _ = roc_curve(labels, score)
         axis.plot([0, 1], [0, 1], color="0.7", linewidth=1, linestyle="--")

@@ -18,9 +18,8 @@ takes it after a third normalisation. D7.n numbers the rules of the authors' eva
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-from scipy.stats import binomtest
-from skimage.filters import threshold_otsu
-from skimage.metrics import structural_similarity
+import scipy  # whose parts load when they are asked for, as do skimage's: to predict or to serve needs none
+import skimage
 
 from descargan_tf.errors import UserError
 from descargan_tf.measures import HEADLINE, OF_PROBABILITIES, PROTOCOLS
@@ -90,7 +89,7 @@ def _otsu(each):
     # Of two values every threshold between them is as good; the library gives the lowest, which is next to nothing.
     if np.all((values == low) | (values == high)):
         return (low + high) / 2
-    return threshold_otsu(values)
+    return skimage.filters.threshold_otsu(values)
 
 
 def dice(anomaly_map, ground_truth, threshold, map_threshold=None):
@@ -181,7 +180,7 @@ def ssim(anomaly_map, ground_truth, data_range=2):
         if min(d.shape) < SSIM_WINDOW:
             raise UserError(f"SSIM needs images of at least {SSIM_WINDOW} pixels a side, got {d.shape[0]}x{d.shape[1]}")
         # The mean that scikit-image returns is over positions with a whole window, which is the valid crop.
-        return structural_similarity(
+        return skimage.metrics.structural_similarity(
             d,
             gt,
             win_size=SSIM_WINDOW,
@@ -264,7 +263,7 @@ def called_right(score, labels, threshold):
 
 def proportion_interval(count, total, level=0.95):
     """Wilson's score interval (low, high) of a share; a bootstrap of images that all are right has no width."""
-    low, high = binomtest(count, total).proportion_ci(level, method="wilson")
+    low, high = scipy.stats.binomtest(count, total).proportion_ci(level, method="wilson")
     return float(low), float(high)
 
 
