@@ -51,9 +51,12 @@ def decode_images(image_bytes, image_size: int, rule: FileRule):
     return _decoder(image_size, rule)(image_bytes)
 
 
+# Graphs that hang on no method, nor the second on the scaling: traced once for all exports of a process. They are made
+# outside of the graph that asks for them, which they would keep.
+
+
 @functools.cache
 def _decoder(image_size, rule):
-    """The graph of it, which hangs on no method: traced once for all exports of a process."""
     shape = (image_size, image_size, 1)
 
     def decode(image_bytes):
@@ -64,19 +67,19 @@ def _decoder(image_size, rule):
             parallel_iterations=2,  # decoded images in memory at a time
         )
 
-    with tf.init_scope():  # outside of the graph that asks for it, which it would keep
+    with tf.init_scope():
         return tf.function(decode, autograph=False).get_concrete_function(tf.TensorSpec((None,), tf.string))
+
+
+@functools.cache
+def _pixel_reader():
+    with tf.init_scope():
+        return tf.function(_pixels, autograph=False).get_concrete_function(tf.TensorSpec((), tf.string))
 
 
 def decode_image(content, image_size: int, rule: FileRule):
     """One file's bytes, [] string, to [image_size, image_size, 1] float32 in [-1, 1]; other sizes are stretched."""
-    is_png = tf.equal(tf.strings.substr(content, 0, len(_PNG)), _PNG)
-    is_jpeg = tf.equal(tf.strings.substr(content, 0, len(_JPEG)), _JPEG)
-    known = tf.Assert(is_png | is_jpeg, ["Unknown image file format: image_bytes must hold a PNG or a JPEG file"])
-    with tf.control_dependencies([known]):
-        content = tf.identity(content)
-    pixels = tf.cond(is_png, lambda: _decode_png(content), lambda: _decode_jpeg(content))
-    pixels = tf.ensure_shape(pixels, (None, None))
+    pixels = _pixel_reader()(content)
     factor, offset = rule.training_units()
     pixels = _inside(pixels, factor, offset, rule.scaling)
     # Where the size is right already, every weight of this is 1 or 0, and no value changes.
@@ -89,6 +92,17 @@ def decode_image(content, image_size: int, rule: FileRule):
     values = tf.ensure_shape(values, (*size, 1))
     scaled = values * rule.scaling.factor - (high + low) / (high - low)
     return tf.cast(tf.clip_by_value(scaled, -1.0, 1.0), tf.float32)
+
+
+def _pixels(content):
+    """One file's bytes to its pixels, [h, w] float32 in [0, 65535], upright."""
+    is_png = tf.equal(tf.strings.substr(content, 0, len(_PNG)), _PNG)
+    is_jpeg = tf.equal(tf.strings.substr(content, 0, len(_JPEG)), _JPEG)
+    known = tf.Assert(is_png | is_jpeg, ["Unknown image file format: image_bytes must hold a PNG or a JPEG file"])
+    with tf.control_dependencies([known]):
+        content = tf.identity(content)
+    pixels = tf.cond(is_png, lambda: _decode_png(content), lambda: _decode_jpeg(content))
+    return tf.ensure_shape(pixels, (None, None))
 
 
 def _inside(pixels, factor, offset, scaling):
