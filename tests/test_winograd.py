@@ -60,6 +60,7 @@ def test_many_channels_round_no_worse_than_is_said():
         ((10, 8, 8, 128), 128, None),  # little to compute
         ((10, 18, 18, 256), 256, None),  # no fours of rows
         ((10, 2, 2, 512), 512, winograd.convolve_columns),
+        ((10, 2, 2, 32), 32, None),
         ((None, 16, 16, 256), 256, None),
     ],
 )

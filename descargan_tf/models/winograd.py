@@ -18,6 +18,7 @@ import tensorflow as tf
 _MIN_CHANNELS = 128  # channels: of fewer, transforming rows takes the time that the products save
 _MIN_OPERATIONS = 3e8
 _MAX_COLUMNS = 4  # positions of a map
+_MIN_OPERATIONS_OF_COLUMNS = 1e6  # of less, it saves nothing and has a round's graph take longer to trace
 
 # Rows of the input, of the kernel and of the output (B^T, G, A^T) for the points 0, 1, -1, 2, -2 and infinity.
 _INPUT = np.array(
@@ -49,9 +50,10 @@ def quicker_convolution(shape, filters):
     if None in shape:
         return None
     batch, height, width, channels = shape
+    operations = 18 * batch * height * width * channels * filters
     if height * width <= _MAX_COLUMNS:
-        return convolve_columns
-    is_large = 18 * batch * height * width * channels * filters >= _MIN_OPERATIONS
+        return convolve_columns if operations >= _MIN_OPERATIONS_OF_COLUMNS else None
+    is_large = operations >= _MIN_OPERATIONS
     return convolve if is_large and height % 4 == 0 and min(channels, filters) >= _MIN_CHANNELS else None
 
 
