@@ -153,6 +153,17 @@ def graphs_as_traced():
     program_starts.leave_graphs_as_traced(False)
 
 
+@pytest.fixture(scope="module")
+def shallow():
+    """Networks of few layers, for tests of what is around them; here and in forked programs."""
+    import program_starts
+
+    with pytest.MonkeyPatch.context() as patch:
+        program_starts.leave_layers_out(patch.setattr)
+        patch.setenv(program_starts.SHALLOW, "1")
+        yield
+
+
 @pytest.fixture
 def shapes_alone():
     """Networks have weights of a shape and without values, which is enough to count them."""

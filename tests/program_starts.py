@@ -23,6 +23,7 @@ LARGEST_REQUEST = 2**17
 PR_SET_CHILD_SUBREAPER = 36
 # In the environment of a start: what tests/conftest.py's fixtures of these names do here, done in what is forked.
 EAGER_ROUNDS, GRAPHS_AS_TRACED = "EAGER_ROUNDS_IN_FORKS", "GRAPHS_AS_TRACED_IN_FORKS"
+SHALLOW = "SHALLOW_NETWORKS_IN_FORKS"
 FORKS_TOO = "FORKS_IN_FORKS"  # as of the fixture `forked`: what a start starts itself is a fork of what it began as
 
 
@@ -158,6 +159,8 @@ def _settle_in(arguments, folder, environment, streams):
         leave_rounds_untraced()
     if GRAPHS_AS_TRACED in os.environ:
         leave_graphs_as_traced()
+    if SHALLOW in os.environ:
+        leave_layers_out()
     return arguments
 
 
@@ -166,6 +169,25 @@ def leave_rounds_untraced(replace=setattr):
     from descargan_tf.training.step import TrainStep
 
     replace(TrainStep, "round", property(lambda step: step._round, lambda step, traced: None))
+
+
+def leave_layers_out(replace=setattr):
+    """What repeats itself in a network comes once or twice: most of a round's operations say the same again.
+
+    How often it is to come, test_models.py, test_vae.py and test_compared_gans.py say by independent computations.
+    """
+    from descargan_tf.models import discriminator, generator, stargan, vae, vagan
+
+    replace(generator, "_NUM_POOLINGS", 2)  # one has no skip connection
+    replace(generator, "_NUM_CONVOLUTIONS", 1)
+    replace(discriminator, "_TRUNK", ((1,), (2,)))
+    replace(discriminator, "_HEAD", (16,))
+    replace(vagan, "_NUM_POOLINGS", 1)
+    replace(vagan, "_NUM_CONVOLUTIONS", 1)
+    replace(vagan, "_CRITIC", ((1,), (2,), (4,)))
+    replace(vae, "_NUM_BLOCKS", 1)
+    replace(stargan, "_NUM_RESIDUAL_BLOCKS", 1)
+    replace(stargan, "_NUM_HALVINGS", 3)
 
 
 def leave_variables_nameless(replace=setattr):
