@@ -154,13 +154,13 @@ def graphs_as_traced():
 
 
 @pytest.fixture(scope="module")
-def few_levels():
-    """DeScarGAN is less deep, here and in forked programs: for tests of what is done with any network."""
+def shallow():
+    """Networks of few layers, for tests of what is around them; here and in forked programs."""
     import program_starts
 
     with pytest.MonkeyPatch.context() as patch:
-        program_starts.make_few_levels(patch.setattr)
-        patch.setenv(program_starts.FEW_LEVELS, "1")
+        program_starts.leave_layers_out(patch.setattr)
+        patch.setenv(program_starts.SHALLOW, "1")
         yield
 
 

@@ -22,7 +22,8 @@ ROOT = Path(__file__).resolve().parent.parent
 LARGEST_REQUEST = 2**17
 PR_SET_CHILD_SUBREAPER = 36
 # In the environment of a start: what tests/conftest.py's fixtures of these names do here, done in what is forked.
-EAGER_ROUNDS, GRAPHS_AS_TRACED, FEW_LEVELS = "EAGER_ROUNDS_IN_FORKS", "GRAPHS_AS_TRACED_IN_FORKS", "FEW_LEVELS_IN_FORKS"
+EAGER_ROUNDS, GRAPHS_AS_TRACED = "EAGER_ROUNDS_IN_FORKS", "GRAPHS_AS_TRACED_IN_FORKS"
+SHALLOW = "SHALLOW_NETWORKS_IN_FORKS"
 FORKS_TOO = "FORKS_IN_FORKS"  # as of the fixture `forked`: what a start starts itself is a fork of what it began as
 
 
@@ -160,8 +161,8 @@ def _settle_in(arguments, folder, environment, streams):
         leave_rounds_untraced()
     if GRAPHS_AS_TRACED in os.environ:
         leave_graphs_as_traced()
-    if FEW_LEVELS in os.environ:
-        make_few_levels()
+    if SHALLOW in os.environ:
+        leave_layers_out()
     return arguments
 
 
@@ -172,22 +173,31 @@ def leave_rounds_untraced(replace=setattr):
     replace(TrainStep, "round", property(lambda step: step._round, lambda step, traced: None))
 
 
+def leave_layers_out(replace=setattr):
+    """What repeats itself in a network comes once or twice: most of a round's operations say the same again.
+
+    How often it is to come, test_models.py, test_vae.py and test_compared_gans.py say by independent computations.
+    """
+    from descargan_tf.models import discriminator, generator, stargan, vae, vagan
+
+    replace(generator, "_NUM_POOLINGS", 2)  # one has no skip connection
+    replace(generator, "_NUM_CONVOLUTIONS", 1)
+    replace(discriminator, "_TRUNK", ((1,), (2,)))
+    replace(discriminator, "_HEAD", (16,))
+    replace(vagan, "_NUM_POOLINGS", 1)
+    replace(vagan, "_NUM_CONVOLUTIONS", 1)
+    replace(vagan, "_CRITIC", ((1,), (2,), (4,)))
+    replace(vae, "_NUM_BLOCKS", 1)
+    replace(stargan, "_NUM_RESIDUAL_BLOCKS", 1)
+    replace(stargan, "_NUM_HALVINGS", 3)
+
+
 def leave_variables_nameless(replace=setattr):
     """TensorFlow's eager runtime makes a kernel for each other name of a variable: a quarter of a network's making."""
     from tensorflow.python.ops import gen_resource_variable_ops as operations
 
     make = operations.var_handle_op
     replace(operations, "var_handle_op", lambda **given: make(**{**given, "debug_name": ""}))
-
-
-def make_few_levels(replace=setattr):
-    """DeScarGAN's networks have half of their layers, of every kind one at least."""
-    from descargan_tf.models import discriminator, generator
-
-    replace(generator, "_WIDTHS", (1, 2, 4))
-    replace(discriminator, "_LEVELS", ((1,), (2,)))
-    replace(discriminator, "_LAST", (4,))
-    replace(discriminator, "_HEAD", (4,))
 
 
 def leave_graphs_as_traced(leave=True):

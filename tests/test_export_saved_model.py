@@ -20,7 +20,7 @@ from descargan_tf.prediction.files import predict_files
 from descargan_tf.prediction.overlay import overlay
 from descargan_tf.types import Prediction
 
-pytestmark = pytest.mark.usefixtures("few_levels")
+pytestmark = pytest.mark.usefixtures("shallow")
 
 STATISTICS = ("moving", "per_image")
 FLOAT_OUTPUTS = {"anomaly_map", "healthy_image", "anomaly_score", "disease_probability", "predicted_class"}

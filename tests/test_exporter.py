@@ -21,7 +21,7 @@ from descargan_tf.inference.folding import fold_method
 from descargan_tf.measures import TABLE_1, TABLE_2
 from descargan_tf.prediction.outputs import named_outputs
 
-pytestmark = pytest.mark.usefixtures("few_levels")
+pytestmark = pytest.mark.usefixtures("shallow")
 
 ENTRY = {"mean": 0.25, "ci95": [0.2, 0.3125], "var": None}
 REPORT = {

@@ -29,7 +29,7 @@ NAME = "pretrained/tiny"
 
 
 pytestmark = pytest.mark.usefixtures(
-    "one_replica", "eager_rounds", "graphs_as_traced", "forked", "no_pictures", "few_levels"
+    "one_replica", "eager_rounds", "graphs_as_traced", "forked", "no_pictures", "shallow"
 )
 
 

@@ -6,10 +6,9 @@ from descargan_tf.models.blocks import Conv2D, MaxPooling2D, new_initializer, po
 from descargan_tf.types import CLASS_NAMES
 
 CLASSIFIER_UNITS = 64
-# Of the convolutions, in widths of the first: a tuple for each level of the trunk, its last, those of a head.
-_LEVELS = (1,), (2,), (4, 4), (8, 8), (8, 8)
-_LAST = (16,)
-_HEAD = 16, 16
+# Numbers of channels, as multiples of the first layer's: of the trunk's convolutions between two poolings, of a head's.
+_TRUNK = ((1,), (2,), (4, 4), (8, 8), (8, 8))
+_HEAD = (16, 16)
 
 
 def build_discriminator(
@@ -51,10 +50,10 @@ def build_discriminator(
     """
     dtype, last = policy(precision), policy(precision, last=True)
 
-    def conv(x, widths):
+    def conv(x, *widths):
         for width in widths:
             x = Conv2D(
-                min(filters * width, max_filters or filters * width),
+                min(width * filters, max_filters or width * filters),
                 3,
                 padding="same",
                 activation=rectifier(activation),
@@ -67,17 +66,17 @@ def build_discriminator(
         return MaxPooling2D(2, dtype=dtype)(x)
 
     x = image = keras.Input((image_size, image_size, 1), name="image")
-    for level, widths in enumerate(_LEVELS):
-        x = conv(x, widths)
+    for level, widths in enumerate(_TRUNK):
+        x = conv(x, *widths)
         if level < poolings:
             x = pool(x)
-    trunk = keras.Model(image, conv(x, _LAST), name="trunk")
+    trunk = keras.Model(image, conv(x, 16), name="trunk")
     features = trunk(image)
 
     outputs = {}
     for name in dict.fromkeys(critics):
         z = keras.Input(features.shape[1:], dtype=features.dtype)
-        y = conv(z, _HEAD)
+        y = conv(z, *_HEAD)
         y = keras.layers.ZeroPadding2D(critic_padding, dtype=last)(y)
         y = Conv2D(1, 1, kernel_initializer=new_initializer(initializer), dtype=last)(y)
         critic = keras.Model(z, y, name=f"critic_{name}")
@@ -87,7 +86,7 @@ def build_discriminator(
     uniform = new_initializer("pytorch_uniform")
     z = keras.Input(features.shape[1:], dtype=features.dtype)
     keep = keras.Input((CLASSIFIER_UNITS,), name="keep")
-    y = keras.layers.Flatten(dtype=dtype)(pool(conv(z, _HEAD)))
+    y = keras.layers.Flatten(dtype=dtype)(pool(conv(z, *_HEAD)))
     y = keras.layers.Dense(CLASSIFIER_UNITS, activation=activation, kernel_initializer=uniform, dtype=last)(y)
     y = keras.layers.Multiply(dtype=last)([y, keep])
     y = keras.layers.Dense(len(CLASS_NAMES), kernel_initializer=uniform, dtype=last)(y)

@@ -6,7 +6,8 @@ from keras import ops
 from descargan_tf.models.blocks import BatchNormalization, Conv2D, MaxPooling2D, UpsampleConv2D, policy
 from descargan_tf.types import CLASS_NAMES
 
-_WIDTHS = 1, 2, 4, 8  # of the levels, with a pooling between two, in widths of the first
+_NUM_POOLINGS = 3
+_NUM_CONVOLUTIONS = 2  # at each size, and of each branch
 _INITIAL_CHANGE = 0.1  # scale of the normalisation before the tanh of a change
 
 
@@ -55,9 +56,10 @@ def build_generator(
         x = Conv2D(n, 3, padding="same", kernel_initializer="he_normal", dtype=dtype)(x)
         return normalise_activate(x, dtype, activation, scale)
 
-    def down(x, n):
-        x = MaxPooling2D(2, dtype=dtype)(x)
-        return block(block(x, n), n)
+    def blocks(x, n, count=_NUM_CONVOLUTIONS):
+        for _ in range(count):
+            x = block(x, n)
+        return x
 
     def up(x, n):
         return normalise_activate(UpsampleConv2D(n, dtype=dtype)(x))
@@ -65,21 +67,21 @@ def build_generator(
     def join(x, skip, n):
         if skip_connections != "none":
             x = keras.layers.Concatenate(dtype=dtype)([x, skip])
-        return block(block(x, n), n)
+        return blocks(x, n)
 
-    n, *widths = (filters * width for width in _WIDTHS)
+    n = filters
     image = keras.Input((image_size, image_size, 1), name="image")
     target = keras.Input((len(CLASS_NAMES),), name="target")
-    x = LabelPlanes(dtype=dtype)([image, target])
-    levels = [block(block(x, n), n)]
-    for width in widths:
-        levels.append(down(levels[-1], width))
-    x0, *skips, y = levels
-    for skip, width in zip(reversed(skips), reversed(widths[:-1]), strict=True):
-        y = join(up(y, width), skip, width)
-    y = up(y, n)  # no skip from x0: it holds the output to the input's class
+    y = blocks(LabelPlanes(dtype=dtype)([image, target]), n)
+    down = [y]
+    for level in range(1, _NUM_POOLINGS + 1):
+        y = blocks(MaxPooling2D(2, dtype=dtype)(y), 2**level * n)
+        down.append(y)
+    for level in range(_NUM_POOLINGS - 1, 0, -1):
+        y = join(up(y, 2**level * n), down[level], 2**level * n)
+    y = up(y, n)  # no skip from the topmost: it holds the output to the input's class
     if skip_connections == "all":
-        y = keras.layers.Concatenate(dtype=dtype)([y, x0])
+        y = keras.layers.Concatenate(dtype=dtype)([y, down[0]])
     trunk = keras.Model([image, target], y, name="trunk")
 
     last = policy(precision, last=True)
@@ -87,11 +89,12 @@ def build_generator(
     features = trunk([image, target])
     for name in dict.fromkeys(branches):
         z = keras.Input(trunk.output.shape[1:], dtype=trunk.output.dtype)
+        inner = blocks(z, n, _NUM_CONVOLUTIONS - 1)
         if output == "image":
-            made[name] = keras.Model(z, block(block(z, n), 1, last, "tanh"), name=name)(features)
+            made[name] = keras.Model(z, block(inner, 1, last, "tanh"), name=name)(features)
         else:
             x = keras.Input((image_size, image_size, 1))
-            change = block(block(z, n), 1, last, "tanh", _INITIAL_CHANGE)
+            change = block(inner, 1, last, "tanh", _INITIAL_CHANGE)
             change = keras.layers.Rescaling(2.0, dtype=last)(change)
             made[name] = keras.Model([z, x], keras.layers.Add(dtype=last)([x, change]), name=name)([features, image])
     outputs = {name: made[branch] for name, branch in zip(CLASS_NAMES, branches, strict=True)}

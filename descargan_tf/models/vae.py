@@ -4,6 +4,7 @@ import keras
 
 from descargan_tf.models.blocks import BatchNormalization, Conv2D, policy
 
+_NUM_BLOCKS = 4  # of the encoder, and of the decoder
 _SLOPE = 0.2  # of the rectifiers below zero
 
 
@@ -44,7 +45,8 @@ def build_vae(*, image_size, filters=16, latent_units=128, precision="float32", 
     n = filters
     image = keras.Input((image_size, image_size, 1), name="image")
     x = conv(image, n)
-    for width in (n, 2 * n, 4 * n, 8 * n):
+    widths = [2**i * n for i in range(_NUM_BLOCKS)]
+    for width in widths:
         x = residual(x, width, 2 * width, Conv2D)
     smallest = x.shape[1:]
     x = keras.layers.Flatten(dtype=dtype)(x)
@@ -58,9 +60,9 @@ def build_vae(*, image_size, filters=16, latent_units=128, precision="float32", 
     z = keras.Input((latent_units,), name="code")
     y = keras.layers.Dense(smallest[0] * smallest[1] * smallest[2], dtype=dtype)(z)
     y = keras.layers.Reshape(smallest, dtype=dtype)(y)
-    y = Conv2D(8 * n, 3, padding="same", kernel_initializer="he_normal", dtype=dtype)(y)
+    y = Conv2D(widths[-1], 3, padding="same", kernel_initializer="he_normal", dtype=dtype)(y)
     y = keras.layers.LeakyReLU(_SLOPE, dtype=dtype)(y)
-    for width in (8 * n, 4 * n, 2 * n, n):
+    for width in reversed(widths):
         y = residual(y, width, width // 2, keras.layers.Conv2DTranspose)
     # Reference: a second channel, a standard deviation that the program's loss never looks at.
     y = Conv2D(2, 3, padding="same", dtype=last)(y)

@@ -4,6 +4,11 @@ import keras
 
 from descargan_tf.models.blocks import BatchNormalization, Conv2D, MaxPooling2D, policy, rectifier
 
+_NUM_POOLINGS = 3
+_NUM_CONVOLUTIONS = 2  # at each size, before as after the smallest
+# Numbers of channels of the critic's convolutions between two poolings, as multiples of the first layer's.
+_CRITIC = ((1,), (2,), (4, 4), (8, 8), (16, 16, 16))
+
 
 def build_generator(*, image_size, filters=16, precision="float32", inference_statistics="moving"):
     """G: 462,305 trainable parameters at 16 filters, whatever the image size.
@@ -27,27 +32,23 @@ def build_generator(*, image_size, filters=16, precision="float32", inference_st
         x = BatchNormalization(inference_statistics, epsilon=1e-3, dtype=dtype)(x)
         return keras.layers.Activation("relu", dtype=dtype)(x)
 
-    def conv(x, *widths):
-        for n in widths:
-            x = block(x, Conv2D, n, 3)
+    def conv(x, level, count=_NUM_CONVOLUTIONS):
+        for _ in range(count):
+            x = block(x, Conv2D, 2**level * filters, 3)
         return x
-
-    def pool(x):
-        return MaxPooling2D(2, dtype=dtype)(x)
 
     def join(x, skip):
         x = block(x, keras.layers.Conv2DTranspose, filters, 4, strides=2)  # the same few filters at every level
         return keras.layers.Concatenate(dtype=dtype)([x, skip])
 
-    n = filters
     image = keras.Input((image_size, image_size, 1), name="image")
-    x0 = conv(image, n, n)
-    x1 = conv(pool(x0), 2 * n, 2 * n)
-    x2 = conv(pool(x1), 4 * n, 4 * n)
-    y = conv(pool(x2), 8 * n, 8 * n)
-    y = conv(join(y, x2), 4 * n, 4 * n)
-    y = conv(join(y, x1), 2 * n, 2 * n)
-    y = conv(join(y, x0), n)
+    down = [conv(image, 0)]
+    for level in range(1, _NUM_POOLINGS + 1):
+        down.append(conv(MaxPooling2D(2, dtype=dtype)(down[-1]), level))
+    y = down.pop()
+    for level in range(_NUM_POOLINGS - 1, 0, -1):
+        y = conv(join(y, down[level]), level)
+    y = conv(join(y, down[0]), 0, _NUM_CONVOLUTIONS - 1)  # the last is the output's
     # Keras' own: with JAX the project's would go by products with taps, which was not measured here.
     y = keras.layers.Conv2D(1, 3, padding="same", kernel_initializer="he_normal", dtype=last)(y)
     y = keras.layers.Add(dtype=last)([image, y])
@@ -67,22 +68,15 @@ def build_critic(*, image_size, filters=16, precision="float32"):
     """
     dtype, last = policy(precision), policy(precision, last=True)
 
-    def conv(x, *widths):
-        for n in widths:
-            x = Conv2D(n, 3, padding="same", activation=rectifier("relu"), kernel_initializer="he_normal", dtype=dtype)(
-                x
-            )
-        return x
+    def conv(x, n):
+        made = Conv2D(n, 3, padding="same", activation=rectifier("relu"), kernel_initializer="he_normal", dtype=dtype)
+        return made(x)
 
-    def pool(x):
-        return MaxPooling2D(2, dtype=dtype)(x)
-
-    n = filters
-    image = keras.Input((image_size, image_size, 1), name="image")
-    x = pool(conv(image, n))
-    x = pool(conv(x, 2 * n))
-    x = pool(conv(x, 4 * n, 4 * n))
-    x = pool(conv(x, 8 * n, 8 * n))
-    x = conv(x, 16 * n, 16 * n, 16 * n)
+    x = image = keras.Input((image_size, image_size, 1), name="image")
+    for level, widths in enumerate(_CRITIC):
+        if level:
+            x = MaxPooling2D(2, dtype=dtype)(x)
+        for width in widths:
+            x = conv(x, width * filters)
     x = Conv2D(1, 1, kernel_initializer="he_normal", dtype=last)(x)
     return keras.Model(image, x, name="discriminator")
