@@ -45,8 +45,8 @@ FLAGS = """# A VAGAN of a few thousand weights
 --max_steps=20
 """
 
-
-pytestmark = pytest.mark.usefixtures("one_replica", "eager_rounds", "graphs_as_traced", "forked", "no_pictures")
+QUICKER = ("one_replica", "eager_rounds", "graphs_as_traced", "forked", "no_pictures", "shallow")
+pytestmark = pytest.mark.usefixtures(*QUICKER)
 
 
 def in_jax(folder, *commands):
@@ -68,7 +68,7 @@ def in_jax(folder, *commands):
 
 
 @pytest.fixture(scope="module")
-def workplace(tmp_path_factory):
+def workplace(tmp_path_factory, shallow):
     """Twenty rounds in JAX (runs/tiny), and what was printed."""
     folder = tmp_path_factory.mktemp("workplace")
     (folder / "tiny.flags").write_text(FLAGS)

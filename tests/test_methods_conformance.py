@@ -302,7 +302,7 @@ def test_the_penalised_critic_is_float32_whatever_the_precision(row, replicas, t
             method = METHODS[row].method(dataclasses.replace(tiny(row), precision=precision))
         answer = strategy.run(scores_and_gradients, args=(method,))
         answers[precision] = [a for v in tf.nest.flatten(answer) for a in strategy.experimental_local_results(v)]
-    assert len(answers["float32"]) > 10
+    assert len(answers["float32"]) > 5
     for expected, found in zip(answers["float32"], answers["bfloat16"], strict=True):
         assert found.dtype == "float32"
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-7)

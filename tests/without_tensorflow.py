@@ -4,9 +4,13 @@ Ends with status 1 at the first command that fails, or where anything so much as
 evaluations the first alone draws its figures, which take half of the time.
 """
 
+import contextlib
 import importlib.abc
+import os
 import sys
 import traceback
+
+import program_starts
 
 
 class Absent(importlib.abc.MetaPathFinder):
@@ -26,11 +30,26 @@ def no_figures(folder, *_):
     return []
 
 
+def shallow(loading):
+    """Once the program has chosen its backend and loads it."""
+
+    @contextlib.contextmanager
+    def loading_shallow(backend):
+        with loading(backend):
+            yield
+            program_starts.leave_layers_out()
+
+    return loading_shallow
+
+
 def run(arguments):
     absent = Absent()
     sys.meta_path.insert(0, absent)
+    from descargan_tf import surroundings
     from descargan_tf.main import main
 
+    if program_starts.SHALLOW in os.environ:
+        surroundings.loading = shallow(surroundings.loading)
     while arguments:
         end = arguments.index("--") if "--" in arguments else len(arguments)
         status = main(["main", *arguments[:end]])

@@ -4,6 +4,7 @@ Philox 4x32 with ten rounds (Salmon et al., SC 2011); how TensorFlow makes key a
 `random_ops_util` and `stateless_random_ops`.
 """
 
+import functools
 import math
 
 import jax
@@ -41,6 +42,7 @@ def _philox(counter, key):
     return c0, c1, c2, c3
 
 
+@functools.partial(jax.jit, static_argnums=0)  # traced once for all of its forty calls
 def _multiply(a, b):
     """High and low word of a product; in halves, as JAX has no 64 bits unless all of it has."""
     a_high, a_low = jnp.uint32(a >> 16), jnp.uint32(a & 0xFFFF)

@@ -135,7 +135,8 @@ class JaxStep:
             seeds = [seed_of(self._seed, phase.name, number, name) for number in range(phase.updates)]
             words = np.array([(seed & 0xFFFFFFFF, seed >> 32) for seed in seeds], np.uint32)
             rounds = step.astype(jnp.uint32), jnp.uint32(0)
-            draws[name] = jnp.stack([uniform((*pair, *rounds), shape) for pair in words])
+            # All at once, so that the generator is traced and compiled once however many updates there are.
+            draws[name] = jax.vmap(lambda pair, shape=shape: uniform((*pair, *rounds), shape))(words)
         return draws
 
     def _average(self, averaged, live, step):
