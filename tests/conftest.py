@@ -153,6 +153,18 @@ def graphs_as_traced():
     program_starts.leave_graphs_as_traced(False)
 
 
+@pytest.fixture(scope="module")
+def shallow():
+    """Networks of a DeScarGAN, of D_cls and of a VAE have a few layers, here and in forked programs."""
+    import program_starts
+    import shallow_networks
+
+    with pytest.MonkeyPatch.context() as patch:
+        shallow_networks.use(patch.setattr)
+        patch.setenv(program_starts.SHALLOW, "1")
+        yield
+
+
 @pytest.fixture
 def shapes_alone():
     """Networks have weights of a shape and without values, which is enough to count them."""

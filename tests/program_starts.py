@@ -23,6 +23,7 @@ LARGEST_REQUEST = 2**17
 PR_SET_CHILD_SUBREAPER = 36
 # In the environment of a start: what tests/conftest.py's fixtures of these names do here, done in what is forked.
 EAGER_ROUNDS, GRAPHS_AS_TRACED = "EAGER_ROUNDS_IN_FORKS", "GRAPHS_AS_TRACED_IN_FORKS"
+SHALLOW = "SHALLOW_IN_FORKS"
 FORKS_TOO = "FORKS_IN_FORKS"  # as of the fixture `forked`: what a start starts itself is a fork of what it began as
 
 
@@ -158,6 +159,8 @@ def _settle_in(arguments, folder, environment, streams):
         leave_rounds_untraced()
     if GRAPHS_AS_TRACED in os.environ:
         leave_graphs_as_traced()
+    if SHALLOW in os.environ:
+        runpy.run_path(str(Path(__file__).with_name("shallow_networks.py")))["use"]()
     return arguments
 
 
