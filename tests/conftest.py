@@ -86,11 +86,15 @@ def two_replicas():
 
 @pytest.fixture(scope="module")
 def one_replica(two_replicas):  # which must be there before its maker is replaced
-    """The program's own strategy has one replica: quicker, where distribution is not what is tested."""
-    import tensorflow as tf
+    """The program's own strategy has one replica: quicker, where distribution is not what is tested.
+
+    Here and in forked programs.
+    """
+    import program_starts
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("descargan_tf.training.step.all_devices", tf.distribute.get_strategy)
+        program_starts.leave_replicas_out(patch.setattr)
+        patch.setenv(program_starts.ONE_REPLICA, "1")
         yield
 
 
@@ -106,14 +110,12 @@ def forked():
 
 @pytest.fixture(scope="module")
 def no_pictures():
-    """Reports are written without figures, which take half of an evaluation's time."""
-
-    def draw(folder, *_):
-        folder.mkdir(parents=True, exist_ok=True)
-        return []
+    """Reports are written without figures, which take half of an evaluation's time; by forked programs, too."""
+    import program_starts
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("descargan_tf.evaluation.figures.draw_all", draw)
+        program_starts.leave_pictures_undrawn(patch.setattr)
+        patch.setenv(program_starts.NO_PICTURES, "1")
         yield
 
 

@@ -23,7 +23,7 @@ LARGEST_REQUEST = 2**17
 PR_SET_CHILD_SUBREAPER = 36
 # In the environment of a start: what tests/conftest.py's fixtures of these names do here, done in what is forked.
 EAGER_ROUNDS, GRAPHS_AS_TRACED = "EAGER_ROUNDS_IN_FORKS", "GRAPHS_AS_TRACED_IN_FORKS"
-SHALLOW = "SHALLOW_NETWORKS_IN_FORKS"
+SHALLOW, ONE_REPLICA, NO_PICTURES = "SHALLOW_IN_FORKS", "ONE_REPLICA_IN_FORKS", "NO_PICTURES_IN_FORKS"
 FORKS_TOO = "FORKS_IN_FORKS"  # as of the fixture `forked`: what a start starts itself is a fork of what it began as
 
 
@@ -161,6 +161,10 @@ def _settle_in(arguments, folder, environment, streams):
         leave_rounds_untraced()
     if GRAPHS_AS_TRACED in os.environ:
         leave_graphs_as_traced()
+    if ONE_REPLICA in os.environ:
+        leave_replicas_out()
+    if NO_PICTURES in os.environ:
+        leave_pictures_undrawn()
     if SHALLOW in os.environ:
         leave_layers_out()
     return arguments
@@ -190,6 +194,26 @@ def leave_layers_out(replace=setattr):
     replace(vae, "_NUM_BLOCKS", 1)
     replace(stargan, "_NUM_RESIDUAL_BLOCKS", 1)
     replace(stargan, "_NUM_HALVINGS", 3)
+
+
+def leave_replicas_out(replace=setattr):
+    """The program's own strategy is none: over one device, too, TensorFlow's would start a thread for each update."""
+    import tensorflow as tf
+
+    from descargan_tf.training import step
+
+    replace(step, "all_devices", tf.distribute.get_strategy)
+
+
+def leave_pictures_undrawn(replace=setattr):
+    """Reports have no figures."""
+    from descargan_tf.evaluation import figures
+
+    def draw(folder, *_):
+        folder.mkdir(parents=True, exist_ok=True)
+        return []
+
+    replace(figures, "draw_all", draw)
 
 
 def leave_variables_nameless(replace=setattr):

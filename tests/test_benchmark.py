@@ -372,7 +372,7 @@ ARGUMENTS = (
 
 
 @pytest.fixture(scope="module")
-def ran(workplace, forked, eager_rounds, graphs_as_traced):
+def ran(workplace, forked, one_replica, shallow, eager_rounds, graphs_as_traced, no_pictures):
     """The whole program once, with its runs in processes of their own; status, output, errors."""
     out, err = io.StringIO(), io.StringIO()
     with contextlib.chdir(workplace), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):

@@ -10,7 +10,7 @@ from descargan_tf.data.images import write_npy, write_png
 from descargan_tf.main import main
 from descargan_tf.types import SPLITS
 
-pytestmark = pytest.mark.usefixtures("one_replica", "eager_rounds", "no_pictures")
+pytestmark = pytest.mark.usefixtures("one_replica", "shallow", "eager_rounds", "no_pictures")
 MASK = np.zeros((SIZE, SIZE), np.uint8)
 MASK[20:36, 20:36] = 255
 

@@ -35,7 +35,7 @@ FLAGS = (
     "--decay_steps=1",
 )
 
-pytestmark = pytest.mark.usefixtures("one_replica", "eager_rounds", "graphs_as_traced", "forked")
+pytestmark = pytest.mark.usefixtures("one_replica", "shallow", "eager_rounds", "graphs_as_traced", "forked")
 
 
 @pytest.fixture(scope="module")

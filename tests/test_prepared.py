@@ -315,7 +315,7 @@ def test_a_write_that_fails_leaves_the_shard_that_was_there(written, monkeypatch
     assert not list((written[0] / "shards").glob(".*"))
 
 
-@pytest.mark.usefixtures("one_replica", "eager_rounds", "no_pictures")
+@pytest.mark.usefixtures("one_replica", "shallow", "eager_rounds", "no_pictures")
 def test_a_run_on_it_is_taken_up_evaluated_and_exported_unchanged(written, tmp_path, monkeypatch, capsys):
     from descargan_tf.main import main
 

@@ -29,7 +29,7 @@ from descargan_tf.methods.descargan import DeScarGAN, DeScarGANSettings
 from descargan_tf.training import checkpoint
 from descargan_tf.training.loop import Interrupted, Trainer
 
-pytestmark = pytest.mark.usefixtures("graphs_as_traced")
+pytestmark = pytest.mark.usefixtures("shallow", "graphs_as_traced")
 
 
 def descargan():

@@ -14,7 +14,9 @@ from descargan_tf.main import main
 from descargan_tf.measures import TABLE_1, TABLE_2
 from descargan_tf.types import CLASS_NAMES, DECISION, SPLITS
 
-pytestmark = pytest.mark.usefixtures("one_replica", "eager_rounds", "graphs_as_traced", "forked", "no_pictures")
+pytestmark = pytest.mark.usefixtures(
+    "one_replica", "shallow", "eager_rounds", "graphs_as_traced", "forked", "no_pictures"
+)
 COUNTS = {"train": 6, "validate": 4, "test": 4}  # images of each class
 NUMBERS = [f"--num_{split}={count}" for split, count in COUNTS.items()]
 TINY = (
@@ -36,7 +38,7 @@ TINY = (
 
 
 @pytest.fixture(scope="module")
-def way(tmp_path_factory, one_replica, eager_rounds, graphs_as_traced, forked, no_pictures):
+def way(tmp_path_factory, one_replica, shallow, eager_rounds, graphs_as_traced, forked, no_pictures):
     """A folder with raw/, data/, run/, exports/ and found/: every step ended with 0."""
     root = tmp_path_factory.mktemp("way")
 

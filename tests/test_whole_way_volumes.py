@@ -15,7 +15,7 @@ from descargan_tf.data.nifti_files import Volume
 from descargan_tf.main import main
 from descargan_tf.types import CLASS_NAMES, SPLITS
 
-pytestmark = pytest.mark.usefixtures("one_replica", "eager_rounds", "graphs_as_traced", "no_pictures")
+pytestmark = pytest.mark.usefixtures("one_replica", "shallow", "eager_rounds", "graphs_as_traced", "no_pictures")
 SHAPE, SPACING = (36, 40, 20), (1.0, 1.2, 2.5)
 LESION = slice(8, 12)  # its axial slices
 METHOD = ("--method=vae", "--batch_size=4", "--generator_filters=2", "--latent_units=4")
@@ -49,7 +49,7 @@ def write_volumes(root):
 
 
 @pytest.fixture(scope="module")
-def way(tmp_path_factory, one_replica, eager_rounds, graphs_as_traced, no_pictures):
+def way(tmp_path_factory, one_replica, shallow, eager_rounds, graphs_as_traced, no_pictures):
     """A folder with raw/, data/, run/ and found/: every step ended with 0."""
     root = tmp_path_factory.mktemp("volumes")
     write_volumes(root / "raw")

@@ -131,6 +131,14 @@ def draw_frontal(
     Returns:
         [H, W] float64 in 0..1, bright where dense, and the mask, bool [H, W].
     """
+    image, _, mask = draw_with_twin(chest, effusion, height, width, rng)
+    return image, mask
+
+
+def draw_with_twin(
+    chest: Chest, effusion: Effusion | None, height: int, width: int, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """As `draw_frontal`, with the same view without the disease: image, twin, mask."""
     turn, shift, breath, grain, contrast, middle, dose = sample_exposure(height, width, rng)
     y, x = np.meshgrid(np.linspace(-1, 1, height), np.linspace(-1, 1, width) * width / height, indexing="ij")
     x, y = (x - shift[0]) * math.cos(turn) + y * math.sin(turn), (y - shift[1]) * math.cos(turn) - x * math.sin(turn)
@@ -155,15 +163,21 @@ def draw_frontal(
         return tissue + bone - trachea - (0.95 * air - vessels) * (1 - fluid / np.maximum(air, 1e-6))
 
     healthy = exposed(np.zeros_like(fluid))
-    drawn = exposed(fluid) if effusion else healthy
     # What a device makes of the path: contrast and brightness by the exposure, noise by the dose behind the body.
     noise = 0.012 * dose * _smooth(grain)
 
     def displayed(path):
         return 1 / (1 + np.exp(-4 * contrast * (path - 0.62) - 4 * (middle - 0.5)))
 
-    image = np.clip(displayed(drawn) + noise * (0.6 + 0.8 * displayed(drawn)), 0, 1)
-    return image, displayed(drawn) - displayed(healthy) > _VISIBLE
+    def detected(shown):
+        return np.clip(shown + noise * (0.6 + 0.8 * shown), 0, 1)
+
+    without = displayed(healthy)
+    twin = detected(without)
+    if effusion is None:
+        return twin, twin, np.zeros(twin.shape, bool)
+    shown = displayed(exposed(fluid))
+    return detected(shown), twin, shown - without > _VISIBLE
 
 
 def draw_lateral(chest: Chest, height: int, width: int, rng: np.random.Generator) -> np.ndarray:
@@ -229,15 +243,17 @@ def _vessels(chest, side, x, y):
     rng = np.random.default_rng([chest.vessels, side + 1])
     found = np.zeros_like(x)
     hilum = np.array([0.2, rng.uniform(-0.16, -0.04)])
+    u, v = side * x - hilum[0], y - hilum[1]
     for _ in range(16):
         angle, bend = rng.uniform(-1.35, 1.35), rng.normal(0, 0.5)
         length, strength = rng.uniform(0.3, 0.65), rng.uniform(0.08, 0.2)
-        u, v = side * x - hilum[0], y - hilum[1]
         along = u * math.cos(angle) + v * math.sin(angle)
-        across = v * math.cos(angle) - u * math.sin(angle) - bend * along**2
-        thin = np.clip(1 - along / length, 0, 1) * (along > 0)
-        found += strength * thin * np.exp(-((across / (0.006 + 0.022 * thin)) ** 2))
-    around = np.hypot(side * x - hilum[0], (y - hilum[1]) / 1.6)
+        there = (along > 0) & (along < length)  # elsewhere it is not: most of the picture
+        along, a, b = along[there], u[there], v[there]
+        across = b * math.cos(angle) - a * math.sin(angle) - bend * along**2
+        thin = 1 - along / length
+        found[there] += strength * thin * np.exp(-((across / (0.006 + 0.022 * thin)) ** 2))
+    around = np.hypot(u, v / 1.6)
     return 0.45 * np.tanh((found + 0.2 * np.exp(-((around / 0.14) ** 2))) / 0.45)
 
 
@@ -273,23 +289,26 @@ def _spine(x, y):
 def _ribs(chest, base, x, y):
     found = np.zeros_like(x)
     out = np.abs(x)
+    fade, lateral = _step((y - base - 0.5) / -0.1), _step((out - 0.36) / 0.05)
     for number in range(10):
         top = chest.apex + 0.06 + number * chest.ribs
         reach = 0.17 + chest.width * math.sqrt(max(0.0, 1 - (1 - min(1.0, (number + 0.8) / 7)) ** 2.4)) + 0.02
-        far = np.clip(out / reach, 0, 1.05)
+        far, within = np.clip(out / reach, 0, 1.05), _step((reach - out) / 0.012)
         # Behind: up from the spine and down along the wall. In front: from there to the breastbone, fainter.
         behind = top - 0.09 * np.sin(math.pi * np.clip(far * 1.1, 0, 1)) + chest.slope * far**2 * 0.75
         before = top + chest.slope * 0.75 + 0.22 * (1 - far) + 0.06 * (1 - far) ** 2
-        fade = _step((y - base - 0.5) / -0.1)
-        found += 0.12 * _band(y - behind, 0.033) * _step((reach - out) / 0.012) * fade
-        found += 0.06 * _band(y - before, 0.035) * _step((reach - out) / 0.012) * _step((out - 0.36) / 0.05) * fade
+        found += 0.12 * _band(y - behind, 0.033) * within * fade
+        found += 0.06 * _band(y - before, 0.035) * within * lateral * fade
     return found
 
 
 def _band(distance, half):
     """A rib's profile: a bar whose edges, hit along the surface, are denser than its marrow."""
-    bar = _step((half - np.abs(distance)) / 0.008)
-    return bar * (0.65 + 0.5 * (np.clip(np.abs(distance) / half, 0, 1)) ** 3)
+    distance = np.abs(distance)
+    bar, inside = _step((half - distance) / 0.008), distance < half
+    profile = np.full_like(bar, 0.65 + 0.5)  # a power is slow, and most of the picture lies outside
+    profile[inside] = 0.65 + 0.5 * (distance[inside] / half) ** 3
+    return bar * profile
 
 
 def _clavicles(chest, x, y):

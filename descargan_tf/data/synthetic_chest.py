@@ -27,15 +27,13 @@ def draw_example(seed: int, split: str, index: int, image_size: int) -> tuple[np
     rng = np.random.default_rng(stream)
     chest, effusion = chest_phantom.sample_chest(rng), chest_phantom.sample_effusion(rng)
 
-    def draw(disease):
-        factor = -(-_DRAWN // image_size)
-        size = image_size * factor
-        # The same posture, exposure and noise for both.
-        image, _ = chest_phantom.draw_frontal(chest, disease, size, size, np.random.default_rng([*stream, 1]))
-        return (image.reshape(image_size, factor, image_size, factor).mean((1, 3)) * 2 - 1).astype(np.float32)
-
-    healthy = draw(None)
-    if index % 2 == HEALTHY:
-        return healthy, HEALTHY, np.zeros_like(healthy)
-    diseased = draw(effusion)
-    return diseased, DISEASED, healthy - diseased
+    factor = -(-_DRAWN // image_size)
+    size = image_size * factor
+    disease = None if index % 2 == HEALTHY else effusion
+    # The same posture, exposure and noise for both.
+    drawn = chest_phantom.draw_with_twin(chest, disease, size, size, np.random.default_rng([*stream, 1]))
+    image, healthy = (
+        (each.reshape(image_size, factor, image_size, factor).mean((1, 3)) * 2 - 1).astype(np.float32)
+        for each in drawn[:2]
+    )
+    return image, HEALTHY if disease is None else DISEASED, healthy - image
