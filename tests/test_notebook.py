@@ -11,7 +11,7 @@ import pytest
 from nbclient import NotebookClient
 from PIL import Image
 
-pytestmark = pytest.mark.usefixtures("one_replica", "shallow", "eager_rounds", "graphs_as_traced", "no_pictures")
+pytestmark = pytest.mark.usefixtures("one_replica", "eager_rounds", "graphs_as_traced", "no_pictures")
 
 ROOT = Path(__file__).resolve().parent.parent
 SETTINGS = """
