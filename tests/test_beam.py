@@ -23,7 +23,7 @@ from descargan_tf.export.beam import main
 from descargan_tf.prediction.files import predict_files
 from descargan_tf.types import Prediction
 
-pytestmark = pytest.mark.usefixtures("shallow")
+pytestmark = pytest.mark.usefixtures("shallow", "graphs_as_traced")
 
 SIZE = exports.SIZE
 COLOUR = "is a colour image: its channels differ; expected gray, convert it to one gray channel"

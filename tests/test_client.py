@@ -25,7 +25,7 @@ from descargan_tf.export.client import Backoff, Client, RequestError, find_input
 from descargan_tf.prediction.files import predict_files as predict_files_locally
 from descargan_tf.types import Prediction
 
-pytestmark = pytest.mark.usefixtures("shallow")
+pytestmark = pytest.mark.usefixtures("shallow", "graphs_as_traced")
 
 SIZE = 16
 

@@ -20,7 +20,7 @@ from descargan_tf.export.embedded.models import ModelConfig
 from descargan_tf.export.embedded.server import EmbeddedServer, ServerSettings
 from descargan_tf.export.saved_model import Predictor, write_saved_model
 
-pytestmark = pytest.mark.usefixtures("shallow")
+pytestmark = pytest.mark.usefixtures("shallow", "graphs_as_traced")
 
 
 @pytest.mark.parametrize(

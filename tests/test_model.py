@@ -17,7 +17,7 @@ from descargan_tf.export import card
 from descargan_tf.export.bytes_input import FileRule
 from descargan_tf.export.saved_model import BYTES_SIGNATURE
 
-pytestmark = pytest.mark.usefixtures("shallow")
+pytestmark = pytest.mark.usefixtures("shallow", "graphs_as_traced")
 
 ROOT = Path(__file__).resolve().parent.parent
 SIZE = exports.SIZE

@@ -15,7 +15,7 @@ import served_model
 import tensorflow as tf
 from PIL import Image
 
-pytestmark = pytest.mark.usefixtures("shallow")
+pytestmark = pytest.mark.usefixtures("shallow", "graphs_as_traced")
 
 ROOT = Path(__file__).resolve().parent.parent
 SECTION = (ROOT / "README.md").read_text().split("\n## Export and serve\n")[1].split("\n## ")[0]

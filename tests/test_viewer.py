@@ -17,7 +17,7 @@ from viewer_page import SIZE, use
 from descargan_tf.data.images import write_png
 from descargan_tf.prediction.overlay import NEGATIVE_COLOUR, POSITIVE_COLOUR, SCALE, overlay
 
-pytestmark = pytest.mark.usefixtures("shallow")
+pytestmark = pytest.mark.usefixtures("shallow", "graphs_as_traced")
 
 
 def as_arrays(outputs):
