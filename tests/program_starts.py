@@ -193,7 +193,8 @@ def leave_layers_out(replace=setattr):
     replace(vagan, "_CRITIC", ((1,), (2,), (4,)))
     replace(vae, "_NUM_BLOCKS", 1)
     replace(stargan, "_NUM_RESIDUAL_BLOCKS", 1)
-    replace(stargan, "_NUM_HALVINGS", 3)
+    replace(stargan, "_NUM_SCALINGS", 1)
+    replace(stargan, "_NUM_HALVINGS", 2)
 
 
 def leave_replicas_out(replace=setattr):

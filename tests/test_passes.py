@@ -14,6 +14,7 @@ from toy_training import Normalising, scripted, trainer
 from descargan_tf import losses
 from descargan_tf.evaluation import metrics
 from descargan_tf.methods.descargan import DeScarGAN, DeScarGANSettings, _halves, _one_hot
+from descargan_tf.models import generator
 from descargan_tf.models.blocks import estimate_statistics, normalisations
 from descargan_tf.training import checkpoint
 from descargan_tf.training import step as step_module
@@ -21,6 +22,7 @@ from descargan_tf.training.loop import LoopSettings, Trainer
 from descargan_tf.training.step import TensorFlowEngine, TrainStep, input_gradient
 from descargan_tf.types import DISEASED, HEALTHY, Batch, Split, Validation
 
+pytestmark = pytest.mark.usefixtures("shallow")
 
 def batch(count=4, seed=0):
     healthy, diseased = np.random.default_rng(seed).uniform(-1, 1, (2, count // 2, 64, 64, 1)).astype("f")
@@ -72,8 +74,7 @@ def test_the_cycle_passes_as_many_healthy_looking_as_diseased_looking_images(met
 
 def test_averages_leave_the_cycles_pass_out(method):
     """It is over translated images, which inference never sees."""
-    generator = method.networks["generator"]
-    layers = normalisations(generator)
+    layers = normalisations(method.networks["generator"])
     for layer in layers:
         layer.momentum = 0.0  # so that the last pass that counts is all that is left
     found = []
@@ -184,14 +185,14 @@ def trained_on_blobs(kind, rounds, half=8):
             lambda_adv_d=4,
             lambda_cls_d=4,
             classifier_dropout=0,
-            generator_learning_rate=4e-3,
+            generator_learning_rate=6e-3,
             discriminator_learning_rate=2e-3,
         )
     )
-    generator = method.networks["generator"]
-    for layer in normalisations(generator):
+    averaged = method.networks["generator"]
+    for layer in normalisations(averaged):
         layer.momentum = 0.95  # of so few rounds the usual 0.99 would remember too many
-    step = TrainStep(method, generator, tf.distribute.get_strategy(), seed=0, clip_norm=10.0)  # averages nothing
+    step = TrainStep(method, averaged, tf.distribute.get_strategy(), seed=0, clip_norm=10.0)  # averages nothing
     images, rng = blobs(400, seed=1), np.random.default_rng(0)
     # Permutations, as in a training: which images chance leaves out moved a mean square by up to a seventh.
     order = np.concatenate([rng.permutation(400) for _ in range(math.ceil(rounds * half / 400))])
@@ -203,9 +204,12 @@ def trained_on_blobs(kind, rounds, half=8):
 
 
 @pytest.mark.usefixtures("graphs_as_traced")
-@pytest.mark.parametrize(("kind", "rounds", "fits"), [(DeScarGAN, 150, True), (Leaking, 80, False)])
-def test_averages_are_what_inference_would_measure(kind, rounds, fits):
+@pytest.mark.parametrize(("kind", "rounds", "fits"), [(DeScarGAN, 100, True), (Leaking, 50, False)])
+def test_averages_are_what_inference_would_measure(kind, rounds, fits, monkeypatch):
     """Statistics estimated anew from passes of inference's kind change next to nothing; with leaking passes, all."""
+    # Of networks of few layers the quickest learner; with two poolings of one convolution each dice stays at 0.24.
+    monkeypatch.setattr(generator, "_NUM_POOLINGS", 1)
+    monkeypatch.setattr(generator, "_NUM_CONVOLUTIONS", 2)
     method, real, half = trained_on_blobs(kind, rounds)
     healthy, diseased, truth = blobs(60, seed=2)
 
@@ -219,7 +223,7 @@ def test_averages_are_what_inference_would_measure(kind, rounds, fits):
 
     (dice, *squares), _ = measure(), estimate_statistics(method.networks["generator"], passes)
     again, *squares_again = measure()
-    assert dice > (0.3 if fits else 0.2)  # it does translate
+    assert dice > 0.2  # it does translate: after ten rounds it is 0.15
     kept = abs(again - dice) < 0.02 and np.allclose(squares_again, squares, rtol=0.1)
     assert kept == fits, (dice, again, squares, squares_again)
 
@@ -270,7 +274,7 @@ class Constant:
 
 
 @pytest.fixture(scope="module")
-def fixed(tmp_path_factory):
+def fixed(tmp_path_factory, shallow):
     settings = DeScarGANSettings(
         image_size=64,
         generator_filters=2,

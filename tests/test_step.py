@@ -13,7 +13,7 @@ from descargan_tf.training.engine import assign_state, state_arrays
 from descargan_tf.training.step import Adam, TensorFlowEngine, TrainStep
 from descargan_tf.types import Batch, Split
 
-pytestmark = pytest.mark.usefixtures("graphs_as_traced")
+pytestmark = pytest.mark.usefixtures("graphs_as_traced", "shallow")
 
 PROGRAM = {"rules": "program", "distance": "mse", "lambda_gp": 1.0}
 
@@ -180,6 +180,7 @@ def test_two_replicas_equal_one_on_the_same_global_batch(tiny_settings, two_repl
     # are tiny and the gradients themselves are compared, which Adam's momentum holds times 1 - beta_1.
     settings = dataclasses.replace(
         tiny_settings,
+        image_size=32,
         critic_updates=1,
         classifier_dropout=0.5,
         generator_learning_rate=1e-7,
@@ -189,7 +190,7 @@ def test_two_replicas_equal_one_on_the_same_global_batch(tiny_settings, two_repl
     one, two = build(settings), build(settings, two_replicas)
     for name, network in one.method.networks.items():
         two.method.networks[name].set_weights(network.get_weights())
-    data = [batch(8, seed) for seed in range(one.method.batches_per_round)]
+    data = [Batch(*(x[:, :32, :32] for x in batch(8, seed))) for seed in range(one.method.batches_per_round)]
     first = rounds(one, [data])[0]
     second = rounds(two, [shares(data, two_replicas)])[0]
     for name, value in first.items():

@@ -8,7 +8,8 @@ from descargan_tf.models.blocks import Conv2D, new_initializer, policy, rectifie
 from descargan_tf.models.generator import LabelPlanes
 
 _NUM_RESIDUAL_BLOCKS = 6
-_NUM_HALVINGS = 6
+_NUM_SCALINGS = 2  # halvings before the residual blocks, doublings after them
+_NUM_HALVINGS = 6  # of the discriminator
 _SLOPE = 0.01  # of the leaky rectifiers
 
 
@@ -49,14 +50,16 @@ def build_generator(*, image_size, filters=64, precision="float32", label_planes
     target = keras.Input((label_planes,), name="target")
     x = LabelPlanes(dtype=dtype)([image, target])
     x = block(x, conv, n, 7)
-    x = block(x, conv, 2 * n, 4, strides=2)
-    x = block(x, conv, 4 * n, 4, strides=2)
+    for _ in range(_NUM_SCALINGS):
+        n *= 2
+        x = block(x, conv, n, 4, strides=2)
     for _ in range(_NUM_RESIDUAL_BLOCKS):
-        y = block(x, conv, 4 * n, 3)
-        y = block(y, conv, 4 * n, 3, activation=None)
+        y = block(x, conv, n, 3)
+        y = block(y, conv, n, 3, activation=None)
         x = keras.layers.Add(dtype=dtype)([x, y])
-    x = block(x, up, 2 * n, 4, strides=2)
-    x = block(x, up, n, 4, strides=2)
+    for _ in range(_NUM_SCALINGS):
+        n //= 2
+        x = block(x, up, n, 4, strides=2)
     x = conv(1, 7, padding="same", use_bias=False, kernel_initializer=kernel(), dtype=last)(x)
     if additive:
         x = keras.layers.Add(dtype=last)([image, x])
