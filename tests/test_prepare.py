@@ -471,7 +471,8 @@ def test_what_may_not_be_read_is_a_line(tmp_path):
 
 
 @pytest.mark.parametrize("how", ["pad", "crop", "stretch"])
-def test_what_predict_reads_is_what_was_prepared(tmp_path, how):
+def test_what_predict_reads_is_what_was_prepared(tmp_path, monkeypatch, how):
+    monkeypatch.setattr("descargan_tf.processes.num_cores", lambda: 1)
     raw = tmp_path / "raw"
     rng = np.random.default_rng(4)
     for split in ("train", "validate", "test"):
