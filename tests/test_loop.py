@@ -34,19 +34,19 @@ from descargan_tf.types import Split
 
 def test_toy_training_resumed_twice_equals_one_in_one_go(tmp_path):
     keras.utils.set_random_seed(1)
-    trainer(tmp_path / "a", max_steps=9, checkpoint_every_steps=3, traced=True).run()
+    trainer(tmp_path / "a", max_steps=9, checkpoint_every_steps=3, short=True).run()
     keras.utils.set_random_seed(1)
     for rounds in (3, 4):  # at steps 3 and 7, where no validation is due
-        stopped = trainer(tmp_path / "b", max_steps=9, checkpoint_every_steps=3, traced=True)
+        stopped = trainer(tmp_path / "b", max_steps=9, checkpoint_every_steps=3, short=True)
         with pytest.raises(Interrupted):
             on_round(stopped, rounds, send(signal.SIGINT)).run()
-    trainer(tmp_path / "b", max_steps=9, checkpoint_every_steps=3, traced=True).run()
+    trainer(tmp_path / "b", max_steps=9, checkpoint_every_steps=3, short=True).run()
     assert_same_checkpoint(tmp_path / "a" / "checkpoints" / "9", tmp_path / "b" / "checkpoints" / "9")
     assert_same_metrics(tmp_path / "a", tmp_path / "b")
 
 
 def test_a_shortened_schedule_is_the_same_after_a_resumption(tmp_path):
-    changes = {"max_steps": 5, "warmup_steps": 4, "decay_steps": 16, "checkpoint_every_steps": 5}
+    changes = {"max_steps": 5, "warmup_steps": 4, "decay_steps": 16, "checkpoint_every_steps": 5, "short": True}
     said = "--max_steps=5 is too short for --warmup_steps=4 and --decay_steps=16: shortened in proportion, to 1 and 4 "
     keras.utils.set_random_seed(1)
     trainer(tmp_path / "a", **changes).run()
@@ -83,17 +83,17 @@ def test_without_the_clock_an_interrupted_training_logs_the_same_to_the_byte(tmp
 
 def test_a_killed_training_goes_on_from_its_last_checkpoint_without_double_lines(tmp_path):
     keras.utils.set_random_seed(1)
-    trainer(tmp_path / "a", max_steps=7, checkpoint_every_steps=3).run()
+    trainer(tmp_path / "a", max_steps=7, checkpoint_every_steps=3, short=True).run()
 
     def die():
         raise SystemExit
 
     keras.utils.set_random_seed(1)
     with pytest.raises(SystemExit):
-        on_round(trainer(tmp_path / "b", max_steps=7, checkpoint_every_steps=3), 6, die).run()
+        on_round(trainer(tmp_path / "b", max_steps=7, checkpoint_every_steps=3, short=True), 6, die).run()
     with open(tmp_path / "b" / "metrics.jsonl", "a") as file:
         file.write('{"step": 6, "gro')  # cut short
-    trainer(tmp_path / "b", max_steps=7, checkpoint_every_steps=3).run()
+    trainer(tmp_path / "b", max_steps=7, checkpoint_every_steps=3, short=True).run()
     assert_same_metrics(tmp_path / "a", tmp_path / "b")
     for name in ("7", "best"):
         assert_same_checkpoint(tmp_path / "a" / "checkpoints" / name, tmp_path / "b" / "checkpoints" / name)
@@ -102,11 +102,11 @@ def test_a_killed_training_goes_on_from_its_last_checkpoint_without_double_lines
 @pytest.mark.parametrize("step", [4, 5])
 def test_an_interruption_where_a_validation_is_due_does_not_lose_it(tmp_path, step):
     keras.utils.set_random_seed(1)
-    trainer(tmp_path / "a").run()
+    trainer(tmp_path / "a", short=True).run()
     keras.utils.set_random_seed(1)
     with pytest.raises(Interrupted):
-        on_round(trainer(tmp_path / "b"), step, send(signal.SIGTERM)).run()
-    trainer(tmp_path / "b").run()
+        on_round(trainer(tmp_path / "b", short=True), step, send(signal.SIGTERM)).run()
+    trainer(tmp_path / "b", short=True).run()
     assert [line["step"] for line in lines(tmp_path / "b", "validate")] == [2, 4, 5]
     assert_same_metrics(tmp_path / "a", tmp_path / "b")
 
@@ -137,19 +137,19 @@ def test_a_finished_run_says_that_nothing_is_to_do(tmp_path, capsys):
 
 
 def test_a_training_ends_when_its_minutes_are_over_and_saves(tmp_path, capsys):
-    training = trainer(tmp_path, max_steps=10**6, max_minutes=1e-9)
+    training = trainer(tmp_path, max_steps=10**6, max_minutes=1e-9, short=True)
     assert training.run() == 1
     assert "--max_minutes=1e-09 are over: ends at step 1 of 1000000" in capsys.readouterr().out
     assert names_in(tmp_path / "checkpoints") == ["1", "best"]
 
 
 def test_minutes_count_over_resumed_trainings(tmp_path, capsys):
-    trainer(tmp_path, max_steps=2).run()
+    trainer(tmp_path, max_steps=2, short=True).run()
     about = json.loads((tmp_path / "checkpoints" / "2" / "checkpoint.json").read_text())
     used = about["trained_seconds"]
     assert used > 0
     # A little less: (used / 60) * 60 can round to more than used.
-    assert trainer(tmp_path, max_steps=10**6, max_minutes=0.999 * used / 60).run() == 2
+    assert trainer(tmp_path, max_steps=10**6, max_minutes=0.999 * used / 60, short=True).run() == 2
     assert "were used up by step 2" in capsys.readouterr().out
 
 
@@ -218,10 +218,10 @@ def test_a_disk_that_fills_up_ends_the_run_with_one_clear_line(tmp_path, monkeyp
 def test_a_file_system_that_takes_no_more_leaves_the_last_checkpoint_and_the_next_start_goes_on(tmp_path):
     """The system itself refuses: no file of this process may become larger than half a checkpoint."""
     keras.utils.set_random_seed(1)
-    trainer(tmp_path / "a", checkpoint_every_steps=1).run()
+    trainer(tmp_path / "a", checkpoint_every_steps=1, short=True).run()
     keras.utils.set_random_seed(1)
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    stopped = trainer(tmp_path / "b", checkpoint_every_steps=1)
+    stopped = trainer(tmp_path / "b", checkpoint_every_steps=1, short=True)
 
     def fill():
         size = (tmp_path / "b" / "checkpoints" / "2" / "state.npz").stat().st_size
@@ -235,7 +235,7 @@ def test_a_file_system_that_takes_no_more_leaves_the_last_checkpoint_and_the_nex
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert names_in(tmp_path / "b" / "checkpoints") == ["1", "2", "best"]
-    trainer(tmp_path / "b", checkpoint_every_steps=1).run()
+    trainer(tmp_path / "b", checkpoint_every_steps=1, short=True).run()
     assert_same_checkpoint(tmp_path / "a" / "checkpoints" / "5", tmp_path / "b" / "checkpoints" / "5")
 
 
@@ -245,7 +245,7 @@ def test_data_that_vanish_are_named_and_when_they_are_back_the_run_goes_on(tmp_p
     np.save(tmp_path / "data" / "a.npy", np.random.default_rng(0).integers(0, 65536, (11, size, size), np.uint16))
     on_disk = StoredImages([(tmp_path / "data" / "a.npy", np.arange(11))], size, 2 / 65535, -1)
     split = Split(on_disk, SMALL.labels, None, SMALL.names)
-    often = {"max_steps": 30, "checkpoint_every_steps": 3, "validate_every_steps": 30, "traced": True}
+    often = {"max_steps": 30, "checkpoint_every_steps": 3, "validate_every_steps": 30, "short": True}
     keras.utils.set_random_seed(1)
     trainer(tmp_path / "a", split=split, **often).run()
     keras.utils.set_random_seed(1)
@@ -276,13 +276,13 @@ def test_a_log_that_cannot_be_written_is_the_users_error(tmp_path, name, monkeyp
 
 def test_a_damaged_checkpoint_is_set_aside_for_the_one_before(tmp_path):
     keras.utils.set_random_seed(1)
-    trainer(tmp_path / "a", max_steps=7, decay_steps=0).run()
+    trainer(tmp_path / "a", max_steps=7, decay_steps=0, short=True).run()
     keras.utils.set_random_seed(1)
-    trainer(tmp_path / "b", max_steps=6, decay_steps=0).run()
+    trainer(tmp_path / "b", max_steps=6, decay_steps=0, short=True).run()
     checkpoints = tmp_path / "b" / "checkpoints"
     (checkpoints / "6" / "state.npz").write_bytes(b"half")
     (checkpoints / "best" / "checkpoint.json").write_text("{}")
-    trainer(tmp_path / "b", max_steps=7, decay_steps=0).run()
+    trainer(tmp_path / "b", max_steps=7, decay_steps=0, short=True).run()
     log = (tmp_path / "b" / "train.log").read_text()
     for name, then in (("6", "going on from step 4, the latest that is whole"), ("best", "the best of the next")):
         assert f"WARNING: {checkpoints / name} is damaged (the sha256 of " in log

@@ -107,9 +107,7 @@ def workplace(tmp_path_factory):
     folder = tmp_path_factory.mktemp("workplace")
     (folder / "tiny.flags").write_text(FLAGS)
     (folder / "endless.flags").write_text(ENDLESS_FLAGS)
-    with pytest.MonkeyPatch.context() as patch:  # processes take longer to start than all of the work does
-        patch.setattr("descargan_tf.processes.num_cores", lambda: 1)
-        run_in(folder, "--mode=generate", "--flagfile=tiny.flags")
+    run_in(folder, "--mode=generate", "--flagfile=tiny.flags")
     return folder
 
 

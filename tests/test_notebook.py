@@ -22,7 +22,7 @@ RUN = "runs/mine"
 IMAGE_SIZE = 64
 FLAGS = [
     "--dataset=folders", "--batch_size=4", "--generator_filters=2", "--discriminator_filters=2", "--critic_updates=1",
-    "--max_steps=4", "--validate_every_steps=4", "--checkpoint_every_steps=4", "--log_every_steps=2",
+    "--max_steps=2", "--validate_every_steps=2", "--checkpoint_every_steps=2", "--log_every_steps=1",
 ]
 """
 

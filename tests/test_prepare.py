@@ -130,7 +130,8 @@ def test_masks_go_with_their_images(tmp_path):
     assert sum(value > 0 for value in marked) >= 2
 
 
-def test_masks_of_which_nothing_is_left_are_counted_and_named(tmp_path, capsys):
+def test_masks_of_which_nothing_is_left_are_counted_and_named(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("descargan_tf.processes.num_cores", lambda: 1)
     raw = tmp_path / "raw"
     for split in ("train", "validate", "test"):
         class_folders(raw / split, 3)
@@ -337,9 +338,21 @@ def test_a_class_of_which_nothing_is_left_stops_it(tmp_path):
 
 PROGRAM = """
 import sys
+import time
 from pathlib import Path
+from descargan_tf.data import prepared
 from descargan_tf.preparation.prepare import Settings, prepare
 from descargan_tf.preparation.sources import Options
+
+prepared.images_per_shard = lambda image_size: 16
+write = prepared.write_shard
+
+def write_shard(folder, split, label, number, *others):
+    if split == "train" and (label, number) != (0, 0) and Path(sys.argv[0]).with_name("held").exists():
+        time.sleep(600)
+    write(folder, split, label, number, *others)
+
+prepared.write_shard = write_shard
 if __name__ == "__main__":
     root, data, workers = sys.argv[1:]
     settings = Settings("folder", "pad", 1, 1, 0)
@@ -356,19 +369,20 @@ def alive(pid):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="finds child processes in /proc")
-def test_a_killed_preparation_goes_on_where_it_was(tmp_path):
+def test_a_killed_preparation_goes_on_where_it_was(tmp_path, monkeypatch):
     raw = tmp_path / "raw"
     for name in ("healthy", "diseased"):
         (raw / name).mkdir(parents=True)
         first = raw / name / "00000.png"
         picture(first, len(name), (300, 350))
-        for number in range(1, 700):
+        for number in range(1, 22):
             os.link(first, raw / name / f"{number:05d}.png")
     program = tmp_path / "program.py"
     program.write_text(PROGRAM)
+    (tmp_path / "held").touch()  # workers stand still where they would write other shards than the first
     environment = {**os.environ, "PYTHONPATH": os.getcwd()}
-    command = [sys.executable, str(program), str(raw), str(tmp_path / "data"), "2"]
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+    command = [sys.executable, str(program), str(raw), str(tmp_path / "data")]
+    process = subprocess.Popen([*command, "2"], env=environment, stdout=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 120
     while not list((tmp_path / "data" / WORK).glob("train-*.json")):  # a shard is done, and others are begun
         assert time.monotonic() < deadline
@@ -387,13 +401,15 @@ def test_a_killed_preparation_goes_on_where_it_was(tmp_path):
     assert not prepared.is_complete(tmp_path / "data")
     done = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "data" / WORK).glob("train-*.json")}
     shards = {path: path.stat().st_mtime_ns for path in (tmp_path / "data/shards").glob("*.npy")}
-    again = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+    (tmp_path / "held").unlink()
+    again = subprocess.run([*command, "1"], env=environment, stdout=subprocess.PIPE, text=True, check=True)
     assert "goes on: " in again.stdout
     assert prepared.is_complete(tmp_path / "data")
     kept = [path for path in shards if f"{path.stem}.json" in done]
     assert kept
     assert all(path.stat().st_mtime_ns == shards[path] for path in kept)  # what was done was not done again
-    run(raw, tmp_path / "whole", Options(image_size=SIZE, key=b"k"), num_workers=2)
+    monkeypatch.setattr(prepared, "images_per_shard", lambda image_size: 16)
+    run(raw, tmp_path / "whole", Options(image_size=SIZE, key=b"k"))
     assert everything(tmp_path / "data") == everything(tmp_path / "whole")
 
 
@@ -455,7 +471,8 @@ def test_what_may_not_be_read_is_a_line(tmp_path):
 
 
 @pytest.mark.parametrize("how", ["pad", "crop", "stretch"])
-def test_what_predict_reads_is_what_was_prepared(tmp_path, how):
+def test_what_predict_reads_is_what_was_prepared(tmp_path, monkeypatch, how):
+    monkeypatch.setattr("descargan_tf.processes.num_cores", lambda: 1)
     raw = tmp_path / "raw"
     rng = np.random.default_rng(4)
     for split in ("train", "validate", "test"):

@@ -74,7 +74,7 @@ def result(split, prediction, thresholds):
 @pytest.fixture(scope="module")
 def run_dir(tmp_path_factory, split, prediction, thresholds, result):
     folder = tmp_path_factory.mktemp("run")
-    drawn = figures.draw_all(folder / "figures", prediction, split, thresholds["image_units"]["value"])
+    drawn = figures.draw_all(folder / "figures", prediction, split, thresholds["image_units"]["value"], num_samples=1)
     about = {
         "method": "descargan",
         "config": {"image_size": np.int64(32), "data_dir": Path("/data/<set>"), "limit": float("nan")},
@@ -197,7 +197,7 @@ def test_a_report_without_ground_truth_and_about(tmp_path, split, prediction):
     unknown = split._replace(ground_truth=None)
     thresholds = evaluator.calibrate(unknown)
     result = evaluator.evaluate_split(prediction._replace(class_probabilities=None), unknown, thresholds, 0)
-    drawn = figures.draw_all(tmp_path / "figures", prediction._replace(class_probabilities=None), unknown, None)
+    drawn = figures.draw_all(tmp_path / "figures", prediction._replace(class_probabilities=None), unknown, None, 1)
     report.write_report(tmp_path, result, drawn, {})
     written = json.loads((tmp_path / "report.json").read_text())
     assert written["metrics"]["authors"]["dice"]["mean"] is None

@@ -280,7 +280,7 @@ def test_fixed_statistics_survive_going_back(tmp_path, monkeypatch):
         monkeypatch,
         fixed_statistics_from=0.5,
     )
-    training.engine.train_step.trace_anew = lambda: None  # the rounds stay the scripted ones
+    training.engine.estimate_and_fix_statistics = lambda: None  # a toy has none
     training.run()
     assert training._fixed_at == 6
     assert checkpoint.describe(tmp_path / "checkpoints" / "12")["fixed_statistics_at"] == 6

@@ -23,6 +23,7 @@ from descargan_tf.types import CLASS_NAMES, DISEASED, DRAWN, SPLITS
 
 MANIFEST = "manifest.json"
 _MODULES = dict(zip(DRAWN, (synthetic, synthetic_chest), strict=True))  # each with a VERSION and draw_example
+_TASK = 32  # images that a process draws at a time; fewer take less time than its start
 _BEING_GENERATED = "{{holder}} is generating {}: wait for it, or end it first."
 
 
@@ -37,7 +38,8 @@ def generate(
     Args:
         data_dir: must not exist, or be empty.
         settings: what to draw.
-        num_workers: processes; all cores by default. Any number gives the same bytes.
+        num_workers: processes; by default as many as there are cores, fewer for few images. Any number gives the same
+            bytes.
         progress: called with (images done, images in all).
 
     Returns:
@@ -64,7 +66,7 @@ def generate(
                 for folder in (*CLASS_NAMES, GROUND_TRUTH_FOLDER):
                     (partial / split / folder).mkdir(parents=True)
             # Closed, as workers that are still at work would write into what is cleared after a failure.
-            with contextlib.closing(_run(partial, settings, num_workers or processes.num_cores())) as drawn:
+            with contextlib.closing(_run(partial, settings, num_workers or _num_workers(settings))) as drawn:
                 for done, part in drawn:
                     checksums.update(part)
                     if progress:
@@ -187,11 +189,16 @@ def _remove_leftover(partial: Path) -> None:
         shutil.rmtree(partial)
 
 
+def _num_workers(settings):
+    total = sum(2 * settings.count(split) for split in SPLITS)
+    return min(processes.num_cores(), max(1, total // _TASK))
+
+
 def _run(root: Path, settings: SyntheticSettings, num_workers: int) -> Iterator[tuple[int, dict[str, str]]]:
     tasks = []
     for split in SPLITS:
         total = 2 * settings.count(split)
-        tasks += [(split, start, min(start + 32, total)) for start in range(0, total, 32)]
+        tasks += [(split, start, min(start + _TASK, total)) for start in range(0, total, _TASK)]
     done = 0
     with contextlib.closing(
         processes.in_order(_write_range, [(root, settings, *task) for task in tasks], num_workers)
