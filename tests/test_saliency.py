@@ -28,7 +28,7 @@ from descargan_tf.types import Prediction, Split
 
 SIZE = 16
 
-pytestmark = pytest.mark.usefixtures("graphs_as_traced")
+pytestmark = pytest.mark.usefixtures("graphs_as_traced", "shallow")
 
 
 def images(count, size=64, seed=0):
@@ -68,7 +68,7 @@ def linear():
 
 
 @pytest.fixture(scope="module")
-def dcls():
+def dcls(shallow):
     keras.utils.set_random_seed(0)
     settings = {"discriminator_filters": 4, "discriminator_initializer": "he_normal"}
     return DCls(DClsSettings(image_size=64, **settings))
@@ -77,7 +77,7 @@ def dcls():
 @pytest.fixture(scope="module")
 def densenet():
     keras.utils.set_random_seed(1)
-    return DenseNet169(DenseNet169Settings(image_size=64, discriminator_filters=4, dense_blocks="1,1,1,1"))
+    return DenseNet169(DenseNet169Settings(image_size=64, discriminator_filters=4, dense_blocks="1,1"))
 
 
 @pytest.fixture
