@@ -158,12 +158,22 @@ def graphs_as_traced():
 @pytest.fixture(scope="module")
 def shallow():
     """Networks of few layers, for tests of what is around them; here and in forked programs."""
+    with pytest.MonkeyPatch.context() as patch:
+        _leave_layers_out(patch)
+        yield
+
+
+@pytest.fixture
+def shallow_here(monkeypatch):
+    """As `shallow`, in files of which other tests want all layers."""
+    _leave_layers_out(monkeypatch)
+
+
+def _leave_layers_out(patch):
     import program_starts
 
-    with pytest.MonkeyPatch.context() as patch:
-        program_starts.leave_layers_out(patch.setattr)
-        patch.setenv(program_starts.SHALLOW, "1")
-        yield
+    program_starts.leave_layers_out(patch.setattr)
+    patch.setenv(program_starts.SHALLOW, "1")
 
 
 @pytest.fixture

@@ -101,6 +101,7 @@ def test_without_skips_nothing_passes_by_the_lowest_maps(tiny_settings):
         assert np.array_equal(first, second) != passes
 
 
+@pytest.mark.usefixtures("shallow_here")
 def test_one_generator_branch_serves_both_classes(tiny_settings):
     method = build(tiny_settings, generator_branches=1)
     generator, x = method.networks["generator"], images(2, 0)
@@ -114,6 +115,7 @@ def test_one_generator_branch_serves_both_classes(tiny_settings):
     np.testing.assert_allclose(method.predict(x).healthy_image, translated["healthy"], atol=1e-6)
 
 
+@pytest.mark.usefixtures("shallow_here")
 def test_one_generator_branch_normalises_over_both_targets(tiny_settings):
     """In a pass with one target for all images it could not see which."""
     method = build(tiny_settings, generator_branches=1)
@@ -126,6 +128,7 @@ def test_one_generator_branch_normalises_over_both_targets(tiny_settings):
     assert np.abs(found[0] - found[1]).max() > 1e-3
 
 
+@pytest.mark.usefixtures("shallow_here")
 def test_one_critic_serves_both_classes(tiny_settings):
     method = build(tiny_settings, critic_branches=1)
     discriminator = method.networks["discriminator"]
@@ -141,6 +144,7 @@ def test_one_critic_serves_both_classes(tiny_settings):
     assert not np.allclose(as_healthy, as_diseased, rtol=1e-2)
 
 
+@pytest.mark.usefixtures("shallow_here")
 def test_a_change_is_added_to_the_image(tiny_settings):
     new, change = build(tiny_settings), build(tiny_settings, output="change")
     for name, network in new.networks.items():
@@ -156,6 +160,7 @@ def test_a_change_is_added_to_the_image(tiny_settings):
     np.testing.assert_allclose(change.translate(x)["healthy"], answer.healthy_image, atol=1e-6)
 
 
+@pytest.mark.usefixtures("shallow_here")
 def test_a_change_is_small_at_the_start_and_none_is_possible_everywhere(tiny_settings):
     method = build(tiny_settings, output="change")
     x = images(4, 0)
@@ -171,7 +176,7 @@ def test_a_change_is_small_at_the_start_and_none_is_possible_everywhere(tiny_set
     np.testing.assert_array_equal(method._both(white)[0], white)
 
 
-@pytest.mark.usefixtures("eager")
+@pytest.mark.usefixtures("eager", "shallow_here")
 @pytest.mark.parametrize("name", [name for name in ABLATIONS if name != "no_identity"])
 def test_an_ablation_trains(tiny_settings, name):
     method = build(tiny_settings, **ABLATIONS[name])
@@ -184,6 +189,7 @@ def test_an_ablation_trains(tiny_settings, name):
     assert np.asarray(method.predict(images(1, 2)).class_probabilities)[0, HEALTHY] > 0
 
 
+@pytest.mark.usefixtures("shallow_here")
 def test_without_identity_loss_the_total_leaves_it_out(tiny_settings):
     method = build(tiny_settings, lambda_id=0.0)
     weights = method.weights(method.phases[1])
