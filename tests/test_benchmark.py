@@ -382,6 +382,7 @@ def ran(workplace, forked, one_replica, shallow, eager_rounds, graphs_as_traced,
 
 @pytest.fixture
 def inside(workplace, monkeypatch):
+    monkeypatch.setattr("descargan_tf.evaluation.figures.draw_comparison", lambda *_: [])  # `ran` drew them
     monkeypatch.chdir(workplace)
     return workplace
 
@@ -409,6 +410,7 @@ def test_one_that_fails_is_reported_and_the_other_is_there(ran, workplace):
     assert report["training"]["rounds"] == 6
     assert report["config"]["flips"] is False
     assert (workplace / "bench" / "report.html").stat().st_size > 10_000
+    assert (workplace / "bench" / "figures" / "diseased_maps.png").stat().st_size > 10_000
     holders = {(workplace / folder / "lock").read_text() for folder in ("bench", "bench/good_seed0", "bench/bad_seed4")}
     assert len(holders) == 3  # each run was a process of its own, and alone in its folder
 
