@@ -6,7 +6,6 @@ import types
 
 import keras
 import numpy as np
-import program_starts
 import pytest
 import tensorflow as tf
 from exports import SIZE, lively_method
@@ -190,8 +189,7 @@ def test_a_method_predicts_as_before(changes, fewest, tolerance, monkeypatch):
         np.testing.assert_allclose(getattr(after, name), expected, atol=tolerance * largest, err_msg=name)
 
 
-def test_bfloat16_is_as_far_from_float32_as_before(monkeypatch):
-    program_starts.leave_layers_out(monkeypatch.setattr)
+def test_bfloat16_is_as_far_from_float32_as_before():
     images = np.random.default_rng(0).uniform(-1, 1, (2, SIZE, SIZE, 1)).astype("float32")
     changes = {"generator_filters": 16, "discriminator_filters": 8}
     exact = compiled_predict(TENSORFLOW, lively_method(**changes))(images).anomaly_map
@@ -201,8 +199,7 @@ def test_bfloat16_is_as_far_from_float32_as_before(monkeypatch):
     assert 0 < of_rows < 2 * error
 
 
-def test_weights_that_stay_are_those_of_the_first_call(monkeypatch):
-    program_starts.leave_layers_out(monkeypatch.setattr)
+def test_weights_that_stay_are_those_of_the_first_call():
     method = lively_method()
     images = tf.constant(np.random.default_rng(0).uniform(-1, 1, (1, SIZE, SIZE, 1)).astype("float32"))
     answers = {False: method.predict, True: compiled_predict(TENSORFLOW, method, weights_stay=True)}
