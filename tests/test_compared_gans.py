@@ -6,6 +6,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import oracles
+import program_starts
 import pytest
 import tensorflow as tf
 
@@ -191,8 +192,11 @@ def test_layers_of_one_shape_start_with_different_weights():
 
 @pytest.fixture(scope="module")
 def methods():
+    """Of few layers: above it is their networks that are tested, below what is done with them."""
     keras.utils.set_random_seed(0)
-    found = {name: method(settings(**TINY)) for name, (method, settings) in METHODS.items()}
+    with pytest.MonkeyPatch.context() as patch:
+        program_starts.leave_layers_out(patch.setattr)
+        found = {name: method(settings(**TINY)) for name, (method, settings) in METHODS.items()}
     for method in found.values():
         for seed, network in enumerate(method.networks.values()):
             randomise(network, seed)
@@ -357,6 +361,7 @@ def test_vagans_generator_never_sees_healthy_images(methods, batch):
     check(terms(methods["vagan"], 1, batch._replace(healthy=np.full_like(batch.healthy, np.nan)))[0], found)
 
 
+@pytest.mark.usefixtures("shallow_here")
 def test_vagans_betas_reach_its_optimisers(methods):
     method = methods["vagan"]
     predictor = VAGAN(VAGANSettings(**TINY))

@@ -35,7 +35,7 @@ CRITICS = {  # name -> builder by precision, the score map by its parts, the num
     "stargan": (
         lambda precision: stargan.build_discriminator(image_size=SIZE, filters=2, precision=precision),
         lambda part, x: part(part(x, "trunk"), "critic"),
-        4,
+        3,
     ),
 }
 
@@ -79,7 +79,7 @@ def test_the_penaltys_gradient_passes_each_layer_four_times_and_is_the_same(monk
     # convolutions the gradient with respect to the kernel, and with respect to what comes in, but into the last.
     expected = {"Conv2D": 2 * (layers - 1), "Conv2DBackpropInput": layers, "Conv2DBackpropFilter": layers}
     assert convolutions(short) == expected
-    assert sum(convolutions(plain).values()) > 1.3 * sum(expected.values())
+    assert sum(convolutions(plain).values()) > 1.25 * sum(expected.values())
     found, wanted = short(images), plain(images)
     assert sum(np.abs(g).max() > 0 for g in wanted) == layers  # kernels alone: an offset does not change a slope
     for one, other in zip(found, wanted, strict=True):
