@@ -77,7 +77,7 @@ def dcls(shallow):
 @pytest.fixture(scope="module")
 def densenet():
     keras.utils.set_random_seed(1)
-    return DenseNet169(DenseNet169Settings(image_size=64, discriminator_filters=4, dense_blocks="1,1"))
+    return DenseNet169(DenseNet169Settings(image_size=64, discriminator_filters=4, dense_blocks="1,1,1,1"))
 
 
 @pytest.fixture
