@@ -227,9 +227,7 @@ def test_check_data(inside, monkeypatch, capsys, number):
     assert capsys.readouterr().err == f"{signals.name_of(number)}: stopped; not everything was checked\n"
 
 
-@pytest.mark.parametrize(
-    ("number", "num_workers"), [*((number, 1) for number in signals.ENDINGS), (signal.SIGINT, 2)]
-)
+@pytest.mark.parametrize(("number", "num_workers"), [*((number, 1) for number in signals.ENDINGS), (signal.SIGINT, 2)])
 def test_generate_leaves_nothing(tmp_path, number, num_workers):
     with pytest.raises(signals.Stopped) as caught, signals.raised():
         generation.generate(

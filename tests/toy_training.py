@@ -116,9 +116,7 @@ def scripted(*selections):
     return lambda *_: Validation({"calls_left": float(len(left))}, left.pop(0), {}, ())
 
 
-def trainer(
-    run_dir, validate=None, *, method=Toy, strategy=None, split=SMALL, traced=False, short=False, **changes
-):
+def trainer(run_dir, validate=None, *, method=Toy, strategy=None, split=SMALL, traced=False, short=False, **changes):
     """A toy's rounds are run line by line unless they are to be `traced`: to trace one takes as long as eight.
 
     `short` rounds have no gradients and take a tenth of that.
