@@ -37,35 +37,27 @@ from descargan_tf.run_folder import configure
 from descargan_tf.training import checkpoint
 
 ROOT = Path(__file__).resolve().parent.parent
-FLAGS = """# A DeScarGAN of a few thousand weights
+OF_BOTH = """
 --dataset=synthetic
 --image_size=64
 --num_train=6
 --num_validate=4
 --num_test=4
 --batch_size=4
---generator_filters=2
 --discriminator_filters=2
 --discriminator_activation=leaky_relu
---critic_updates=1
---average_decay=0.9
 --log_every_steps=1
 --validate_every_steps=1000000
+"""
+FLAGS = f"""# A DeScarGAN of a few thousand weights{OF_BOTH}
+--generator_filters=2
+--critic_updates=1
+--average_decay=0.9
 --checkpoint_every_steps=1
 --max_steps=2
 """
-ENDLESS_FLAGS = """# A classifier, which is traced in a second
---dataset=synthetic
---image_size=64
---num_train=6
---num_validate=4
---num_test=4
---batch_size=4
+ENDLESS_FLAGS = f"""# A classifier, which is traced in a second{OF_BOTH}
 --method=dcls
---discriminator_filters=2
---discriminator_activation=leaky_relu
---log_every_steps=1
---validate_every_steps=1000000
 --checkpoint_every_steps=1000000
 --max_steps=1000000
 """

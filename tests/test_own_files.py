@@ -13,8 +13,10 @@ from image_folders import SIZE, make_data_set, picture
 import descargan_tf
 from descargan_tf.commands import COMMANDS
 from descargan_tf.data.images import write_npy, write_png
+from descargan_tf.evaluation import figures
+from descargan_tf.export import exporter
 from descargan_tf.export.embedded.servable import Servable
-from descargan_tf.export.exporter import verify_apart
+from descargan_tf.export.verify import verify
 from descargan_tf.main import main
 from descargan_tf.types import SPLITS
 
@@ -82,7 +84,11 @@ def rows_of(path):
         return list(csv.DictReader(file))
 
 
-def test_evaluation_names_each_image(inside):
+def test_evaluation_names_each_image(inside, monkeypatch):
+    def draw_what_shows_names(folder, prediction, split, _):
+        return [figures.figure_samples(folder / "samples.png", prediction, split)]
+
+    monkeypatch.setattr(figures, "draw_all", draw_what_shows_names)
     assert main(["main", "--mode=evaluate", f"--run_dir={RUN}"]) == 0
     names = [row["name"] for row in rows_of(inside / RUN / "per_image.csv")]
     assert names[3:] == sorted((f"test/diseased/{name}.png" for name in SHOWN), key=names.index)
@@ -104,8 +110,10 @@ def test_prediction_names_each_file_and_its_results(inside, capfdbinary):
     assert os.fsencode(f"{RUN}/predictions/predictions.csv") in capfdbinary.readouterr().out  # can be pasted
 
 
-def test_an_export_is_written_and_read_where_a_name_is_no_text(inside, capfdbinary):
-    assert main(["main", "--mode=export", f"--run_dir={RUN}"]) == 0
+def test_an_export_is_written_and_read_where_a_name_is_no_text(inside, capfdbinary, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(exporter, "verify_apart", verify)  # at the end another process does
+        assert main(["main", "--mode=export", f"--run_dir={RUN}"]) == 0
     base = inside / RUN / "export"
     assert os.fsencode(f"{RUN}/export/1") in capfdbinary.readouterr().out  # can be pasted
     assert [path.name for path in base.iterdir()] == ["1"]
@@ -115,7 +123,7 @@ def test_an_export_is_written_and_read_where_a_name_is_no_text(inside, capfdbina
     served = Servable("m", 1, base / "1")  # runs the warm-up requests
     assert "serving_default" in served.signatures
     served.close()
-    verify_apart(base / "1")
+    exporter.verify_apart(base / "1")
 
 
 def test_a_run_is_taken_up_with_what_nobody_reads_and_not_with_other_images(inside, refused):

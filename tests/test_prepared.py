@@ -121,8 +121,9 @@ def test_memory_does_not_grow_with_the_number_of_images(tmp_path):
         finally:
             tracemalloc.stop()
 
-    small, large = peak(32), peak(512)
-    assert large < small + 512 * SIZE**2 * 4 / 8, (small, large)  # an eighth of what the further images would take
+    small, large = peak(16), peak(128)
+    further = 2 * (128 - 16) * SIZE**2 * 4
+    assert large < small + further / 8, (small, large)
 
 
 def test_the_manifest_takes_little_memory(tmp_path):
