@@ -34,13 +34,13 @@ from descargan_tf.types import Split
 
 def test_toy_training_resumed_twice_equals_one_in_one_go(tmp_path):
     keras.utils.set_random_seed(1)
-    trainer(tmp_path / "a", max_steps=9, checkpoint_every_steps=3, short=True).run()
+    trainer(tmp_path / "a", max_steps=9, checkpoint_every_steps=3, traced=True).run()
     keras.utils.set_random_seed(1)
     for rounds in (3, 4):  # at steps 3 and 7, where no validation is due
-        stopped = trainer(tmp_path / "b", max_steps=9, checkpoint_every_steps=3, short=True)
+        stopped = trainer(tmp_path / "b", max_steps=9, checkpoint_every_steps=3, traced=True)
         with pytest.raises(Interrupted):
             on_round(stopped, rounds, send(signal.SIGINT)).run()
-    trainer(tmp_path / "b", max_steps=9, checkpoint_every_steps=3, short=True).run()
+    trainer(tmp_path / "b", max_steps=9, checkpoint_every_steps=3, traced=True).run()
     assert_same_checkpoint(tmp_path / "a" / "checkpoints" / "9", tmp_path / "b" / "checkpoints" / "9")
     assert_same_metrics(tmp_path / "a", tmp_path / "b")
 
