@@ -181,7 +181,7 @@ def leave_layers_out(replace=setattr):
     replace(generator, "_NUM_POOLINGS", 2)  # one has no skip connection
     replace(generator, "_NUM_CONVOLUTIONS", 1)
     replace(discriminator, "_TRUNK", ((1,), (2,)))
-    replace(discriminator, "_HEAD", (16,))
+    replace(discriminator, "_HEAD", ())
     replace(vagan, "_NUM_POOLINGS", 1)
     replace(vagan, "_NUM_CONVOLUTIONS", 1)
     replace(vagan, "_CRITIC", ((1,), (2,), (4,)))
