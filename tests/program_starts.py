@@ -122,7 +122,7 @@ def _serve(connection):
                 os.read(ready, 1)
                 connection.send(str(child).encode())
                 os._exit(0)  # so that the other's parent is who asked
-            # Before anybody is told of it: who asks for its group sooner gets ours, and ends us all by it (Jupyter does).
+            # Before anybody is told of it: who asks for its group sooner gets ours, and ends us all (Jupyter does).
             if new_session:
                 os.setsid()
             os.close(ready)

@@ -24,6 +24,7 @@ from descargan_tf.types import DISEASED, HEALTHY, Batch, Split, Validation
 
 pytestmark = pytest.mark.usefixtures("shallow")
 
+
 def batch(count=4, seed=0):
     healthy, diseased = np.random.default_rng(seed).uniform(-1, 1, (2, count // 2, 64, 64, 1)).astype("f")
     return Batch(tf.constant(healthy), tf.constant(0.5 * diseased + 0.3))

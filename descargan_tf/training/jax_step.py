@@ -130,11 +130,10 @@ class JaxStep:
 
     def _draws(self, phase, batch_size, step):
         """Of all updates of the phase: [updates, ...] by name."""
-        draws = {}
+        draws, rounds = {}, (step.astype(jnp.uint32), jnp.uint32(0))
         for name, shape in self.method.draws(phase, batch_size).items():
             seeds = [seed_of(self._seed, phase.name, number, name) for number in range(phase.updates)]
             words = np.array([(seed & 0xFFFFFFFF, seed >> 32) for seed in seeds], np.uint32)
-            rounds = step.astype(jnp.uint32), jnp.uint32(0)
             # All at once, so that the generator is traced and compiled once however many updates there are.
             draws[name] = jax.vmap(lambda pair, shape=shape: uniform((*pair, *rounds), shape))(words)
         return draws
