@@ -250,7 +250,7 @@ def split_of_halves():
     return Split(images, labels, None, [f"{i}.npy" for i in range(16)])
 
 
-@pytest.mark.usefixtures("eager", "shallow_here")
+@pytest.mark.usefixtures("eager")
 def test_rates_that_are_much_too_high_are_told_and_lowered(tmp_path, tiny_settings):
     """A real training, whose critics overflow within a few rounds at 0.7 times the rate too."""
     keras.utils.set_random_seed(0)
