@@ -124,11 +124,7 @@ def _serve(connection):
                 os.read(ready, 1)
                 connection.send(str(child).encode())
                 os._exit(0)  # so that the other's parent is who asked
-<<<<<<< HEAD
             # Before anybody is told of it: who asks for its group sooner gets ours, and ends us all (as Jupyter does).
-=======
-            # Before anybody is told of it: who asks for its group sooner gets ours, and ends us all (Jupyter does).
->>>>>>> helper-a
             if new_session:
                 os.setsid()
             os.close(ready)
