@@ -21,7 +21,7 @@ def three_heads(activation):
             image_size=SIZE, filters=2, precision=precision, activation=activation, initializer="he_normal"
         )
 
-    return build, lambda part, x: part(part(x, "trunk"), "critic_healthy"), 5
+    return build, lambda part, x: part(part(x, "trunk"), "critic_healthy"), 4
 
 
 CRITICS = {  # name -> builder by precision, the score map by its parts, the number of convolutions in it

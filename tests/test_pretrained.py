@@ -396,13 +396,13 @@ def test_at_another_size_the_dense_layers_begin_anew(inside, capsys):
     )
     method, fresh = run_folder.begun(config)
     assert {name for name in fresh if "critic" not in name} == {
+        "discriminator/classifier/00_Dense",
         "discriminator/classifier/01_Dense",
-        "discriminator/classifier/02_Dense",
     }
     weights, named = pretrained.load(Path(NAME)), pretrained.named_weights(method.networks)
-    for key in ("generator/healthy/00_Conv2D/kernel", "discriminator/classifier/00_Conv2D/kernel"):
+    for key in ("generator/healthy/00_Conv2D/kernel", "discriminator/trunk/00_Conv2D/kernel"):
         np.testing.assert_array_equal(named[key], weights[key])
-    last = "discriminator/classifier/02_Dense/kernel"
+    last = "discriminator/classifier/01_Dense/kernel"
     assert named[last].shape == weights[last].shape
     assert np.abs(named[last] - weights[last]).max() > 1e-3
 
