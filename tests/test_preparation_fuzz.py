@@ -20,7 +20,7 @@ from descargan_tf.names import one_line
 from descargan_tf.preparation import folder
 from descargan_tf.preparation.tables import read_table
 
-TRIES = int(os.environ.get("FUZZ_TRIES", "300"))  # of each test; raise it for a search
+TRIES = int(os.environ.get("FUZZ_TRIES", "150"))  # of each test; raise it for a search
 FUZZ = settings(max_examples=TRIES, deadline=None, suppress_health_check=list(HealthCheck), database=None)
 
 
