@@ -50,7 +50,7 @@ def images(*shape, seed=0):
 # ---- networks
 
 
-def test_parameter_counts_at_the_papers_size():
+def test_parameter_counts_at_the_papers_size(shapes_alone):
     assert count(stargan.build_generator(image_size=256)) == 8_408_576
     assert count(stargan.build_discriminator(image_size=256)) == 44_784_576
     assert count(stargan.build_generator(image_size=256, label_planes=1, additive=True)) == 8_405_440

@@ -30,7 +30,7 @@ def randomise(model, seed=0):
         v.assign(offset + np.abs(rng.normal(0, spread, v.shape)) * (1 if offset else rng.choice([-1, 1], v.shape)))
 
 
-def test_parameter_counts_of_the_paper():
+def test_parameter_counts_of_the_paper(shapes_alone):
     assert count(build_generator(image_size=256, filters=64)) == 8_528_262
     assert count(build_discriminator(image_size=256, filters=32)) == 18_170_180
     assert count(build_discriminator(image_size=256, filters=32, max_filters=512)) == 18_170_180
