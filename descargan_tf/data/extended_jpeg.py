@@ -7,7 +7,7 @@ import array
 import itertools
 
 import numpy as np
-import scipy.fft
+import scipy  # whose parts load when they are asked for: most of what starts does not
 
 from descargan_tf.data.jpeg_scans import Scan, Table, scan_of
 

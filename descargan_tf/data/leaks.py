@@ -10,8 +10,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-import scipy  # whose statistics load when they are asked for: most of what starts does not
-from scipy.ndimage import binary_dilation
+import scipy  # whose parts load when they are asked for: most of what starts does not
 
 from descargan_tf.names import name_some, shown
 from descargan_tf.types import CLASS_NAMES, DISEASED, SPLITS
@@ -115,7 +114,7 @@ def _high_pass(image):
 
 def outside_disease(image: np.ndarray, mask: np.ndarray) -> list[Statistics]:
     """The numbers of a diseased image [H, W] away from where its mask [H, W] is not 0; none where that is nowhere."""
-    near = binary_dilation(mask != 0, np.ones((3, 3), bool), iterations=_RIM)
+    near = scipy.ndimage.binary_dilation(mask != 0, np.ones((3, 3), bool), iterations=_RIM)
     found = statistics_of(image, ~near)
     return [found] if found else []
 

@@ -13,9 +13,8 @@ from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
+import scipy  # whose parts load when they are asked for: most of what starts does not
 from PIL import Image
-from scipy.fft import dctn
-from scipy.ndimage import gaussian_filter
 
 _HASH_SIDE, _FREQUENCIES = 32, 16
 _BITS = _FREQUENCIES**2 - 1  # the mean is not one of them
@@ -45,13 +44,13 @@ def fingerprint_of(image: np.ndarray) -> Fingerprint | None:
     """That of an image [H, W]; None of one without any structure."""
     values = np.asarray(image, np.float32)
     detail = _shrunk(values, _DETAIL_SIDE)
-    detail = detail - gaussian_filter(detail, _SHADES)
+    detail = detail - scipy.ndimage.gaussian_filter(detail, _SHADES)
     size = np.sqrt(np.mean(np.square(detail)))
     if size <= 1e-6 * max(np.abs(values).max(), 1e-30):
         return None
     # Clipped, as a few strong edges, those of black bars above all, would outweigh the rest.
     detail = np.clip(detail / size, -1, 1)
-    waves = dctn(_shrunk(values, _HASH_SIDE), norm="ortho")[:_FREQUENCIES, :_FREQUENCIES].ravel()[1:]
+    waves = scipy.fft.dctn(_shrunk(values, _HASH_SIDE), norm="ortho")[:_FREQUENCIES, :_FREQUENCIES].ravel()[1:]
     return Fingerprint(waves > np.median(waves), np.rint(detail.ravel() * 127).astype(np.int8))
 
 
