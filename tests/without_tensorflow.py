@@ -1,7 +1,8 @@
 """`python without_tensorflow.py <flags> [-- <flags> ...]`: the program's commands where TensorFlow cannot be imported.
 
-`copy <run> <other> <checkpoint>` among them copies a run without that checkpoint. Ends with status 1 at the first command that fails, or where anything so much as looks for TensorFlow. Of several
-evaluations the first alone draws its figures, which take half of the time.
+`copy <run> <other> <checkpoint>` among them copies a run without that checkpoint. Ends with status 1 at the first
+command that fails, or where anything so much as looks for TensorFlow. Of several evaluations the first alone draws its
+figures, which take half of the time.
 """
 
 import contextlib
