@@ -219,6 +219,8 @@ def test_a_prepared_data_set_is_trained_on_and_evaluated_in_jax(there_and_back):
     for found in (validation["dice"], report["metrics"]["image_units"]["dice"]["mean"]):
         assert 0 <= found <= 1
     assert report["metrics"]["image_units"]["ssim"]["reason"] == "not available: masks"
+    for name in ("samples.png", "calibration.png"):
+        assert (folder / "runs" / "prepared" / "figures" / name).stat().st_size > 0, name
 
 
 def test_a_call_of_many_rounds_ends_where_something_is_to_be_done(tmp_path):
