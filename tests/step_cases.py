@@ -14,6 +14,7 @@ from keras import ops
 
 from descargan_tf import losses
 from descargan_tf.methods import METHODS
+from descargan_tf.models import discriminator, generator
 from descargan_tf.types import Batch, Split
 
 # For processes of JAX: of code that is compiled quickly, to run slowly; and in one piece, not in many at a time.
@@ -30,6 +31,15 @@ CASES = {
     "dcls": SMALL,
 }
 ROUNDS = ("descargan", "vagan")  # of the other, engines do three
+
+
+def leave_more_layers_out(replace=setattr):
+    """Beyond what is left out of shallow networks: skip connections, and all but one of a trunk's sizes.
+
+    Each kind of layer is there still, in a network or other; TensorFlow's engine goes through the same ones.
+    """
+    replace(generator, "_NUM_POOLINGS", 1)
+    replace(discriminator, "_TRUNK", ((1,),))
 
 
 def build(name, **changes):
@@ -92,6 +102,7 @@ def answer(folder):
 
     engine.STATISTICS_PASSES = FEW_PASSES  # as the step takes it from there
     program_starts.leave_layers_out()
+    leave_more_layers_out()
     from descargan_tf.training.jax_step import input_gradient
 
     # What weights and slots begin with is overwritten; JAX would compile a program for each shape of it.
@@ -170,11 +181,11 @@ def statistics(given):
     engine = engine_of("vagan", given)
     engine.estimate_and_fix_statistics()
     engine.refresh()
-    images, generator = split().images, engine.method.networks["generator"]
+    images, network = split().images, engine.method.networks["generator"]
 
     @jax.jit
     def both(images):
-        return [generator(images, training=training) for training in (True, False)]
+        return [network(images, training=training) for training in (True, False)]
 
     np.testing.assert_array_equal(*both(images))
     return engine.arrays() | {"maps": engine.predict(images).anomaly_map}

@@ -30,7 +30,7 @@ from descargan_tf.training.engine import state_arrays
 from descargan_tf.training.step import TensorFlowEngine, TrainStep, _sum_up_to_a_failure, input_gradient
 from descargan_tf.types import Batch
 
-pytestmark = pytest.mark.usefixtures("shallow")
+pytestmark = pytest.mark.usefixtures("shallower")
 
 ENDLESS = 300  # seconds after which a process is taken to hang
 ROOT = Path(__file__).resolve().parent.parent
@@ -86,7 +86,14 @@ def arrays_of(steps):
 
 
 @pytest.fixture(scope="module")
-def both(tmp_path_factory, shallow):
+def shallower(shallow):
+    with pytest.MonkeyPatch.context() as patch:
+        step_cases.leave_more_layers_out(patch.setattr)
+        yield
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory, shallower):
     """Arrays of all cases: before a round, after it in TensorFlow, and in JAX; with what the rounds logged."""
     folder = tmp_path_factory.mktemp("steps")
     rng = np.random.default_rng(1)

@@ -1,8 +1,9 @@
 """Runs of the program with --backend=jax, in processes that have no TensorFlow, and what TensorFlow makes of them."""
 
+import contextlib
 import json
 import os
-import shutil
+import signal
 import subprocess
 import sys
 import types
@@ -16,9 +17,11 @@ from raw_files import class_folders
 from step_cases import COMPILED_QUICKLY
 
 from descargan_tf.data.images import write_png
+from descargan_tf.export.verify import verify
 from descargan_tf.main import main
 from descargan_tf.training import checkpoint
 from descargan_tf.training.loop import LoopSettings, Trainer
+from descargan_tf.training.step import TrainStep
 from descargan_tf.training.workers import ALONE
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -45,7 +48,7 @@ FLAGS = """# A VAGAN of a few thousand weights
 --max_steps=20
 """
 
-QUICKER = ("one_replica", "eager_rounds", "graphs_as_traced", "forked", "no_pictures", "shallow")
+QUICKER = ("one_replica", "eager_rounds", "graphs_as_traced", "no_pictures", "shallow")
 pytestmark = pytest.mark.usefixtures(*QUICKER)
 
 
@@ -67,58 +70,60 @@ def in_jax(folder, *commands):
     return done.stdout
 
 
+def stopped_in_its_first_round(patch):
+    """As a user would, with SIGTERM; the round is done."""
+    whole = TrainStep._round
+
+    def stopped(step, *arguments):
+        signal.raise_signal(signal.SIGTERM)
+        return whole(step, *arguments)
+
+    patch.setattr(TrainStep, "_round", stopped)
+
+
 @pytest.fixture(scope="module")
-def workplace(tmp_path_factory, shallow):
-    """Twenty rounds in JAX (runs/tiny), and what was printed."""
+def there_and_back(tmp_path_factory, shallow, one_replica, eager_rounds, graphs_as_traced, no_pictures):
+    """A run (runs/tiny) of one round in TensorFlow, taken on in JAX to round twenty; then by TensorFlow to 21.
+
+    All that is done in JAX is done in one process: before, pictures with masks are prepared, trained on for two rounds
+    and evaluated (runs/prepared), as much as that compiles; afterwards a run like the first, stopped at round ten, is
+    resumed (runs/resumed), and the first is evaluated at round twenty, as TensorFlow does it later.
+    """
     folder = tmp_path_factory.mktemp("workplace")
     (folder / "tiny.flags").write_text(FLAGS)
-    printed = in_jax(folder, "--flagfile=tiny.flags")
-    return folder, printed
-
-
-@pytest.fixture(scope="module")
-def there_and_back(workplace):
-    """The run taken on by TensorFlow to round 22, evaluated and exported; then, in JAX, evaluated again and taken on.
-
-    In the same process in JAX: a run like the first one, stopped at round ten, is resumed (runs/resumed); pictures with
-    masks are prepared, trained on for two rounds and evaluated (runs/prepared); as many as before, whose rounds are
-    compiled.
-    """
-    folder, _ = workplace
-    shutil.copytree(folder / "runs" / "tiny", folder / "runs" / "both")
-    shutil.copytree(folder / "runs" / "tiny", folder / "runs" / "resumed")
-    shutil.rmtree(folder / "runs" / "resumed" / "checkpoints" / "20")
-    before = Path.cwd()
-    os.chdir(folder)
-    try:
-        statuses = [
-            main(["main", *command.split()])
-            for command in (
-                "--flagfile=tiny.flags --run_dir=runs/both --max_steps=22",
-                "--mode=evaluate --run_dir=runs/both --checkpoint=22",
-                "--mode=export --run_dir=runs/both --checkpoint=22 --export_dir=exports",
-            )
-        ]
-    finally:
-        os.chdir(before)
-    report = json.loads((folder / "runs" / "both" / "report.json").read_text())
     (folder / "raw" / "ground_truth").mkdir(parents=True)
     for path in (class_folders(folder / "raw", 10) / "diseased").iterdir():
         mask = np.zeros(np.asarray(Image.open(path)).shape, np.uint8)
         mask[10:20, 5:25] = 255
         write_png(folder / "raw" / "ground_truth" / path.name, mask)
     prepared = "--dataset=prepared --data_dir=data/prepared --run_dir=runs/prepared --max_steps=2 --log_every_steps=1"
+    with contextlib.chdir(folder), pytest.MonkeyPatch.context() as patch:
+        stopped_in_its_first_round(patch)
+        statuses = [main(["main", "--flagfile=tiny.flags"])]
+    first = arrays(folder, "tiny", "1")  # which is not kept
     printed = in_jax(
         folder,
         "--mode=prepare --input=raw --data_dir=data/prepared --image_size=64 --num_validate=2 --num_test=2",
         f"--flagfile=tiny.flags {prepared} --validate_every_steps=2",
         "--mode=evaluate --run_dir=runs/prepared",
+        "--flagfile=tiny.flags",
+        "copy runs/tiny runs/resumed 20",
         "--flagfile=tiny.flags --run_dir=runs/resumed",
-        "--mode=evaluate --run_dir=runs/both --checkpoint=22",
-        "--mode=predict --run_dir=runs/both --checkpoint=22 --input=data/synthetic_64/test/diseased --output_dir=found",
-        "--flagfile=tiny.flags --run_dir=runs/both --max_steps=24",
+        "--mode=evaluate --run_dir=runs/tiny --checkpoint=20",
+        "--mode=predict --run_dir=runs/tiny --checkpoint=20 --input=data/synthetic_64/test/diseased --output_dir=found",
     )
-    return folder, statuses, report, printed
+    report = json.loads((folder / "runs" / "tiny" / "report.json").read_text())
+    with contextlib.chdir(folder), pytest.MonkeyPatch.context() as patch:
+        patch.setattr("descargan_tf.export.exporter.verify_apart", verify)  # another process takes longer
+        statuses += [
+            main(["main", *command.split(), "--run_dir=runs/tiny"])
+            for command in (
+                "--mode=evaluate --checkpoint=20",
+                "--mode=export --checkpoint=20 --export_dir=exports",
+                "--flagfile=tiny.flags --max_steps=21",
+            )
+        ]
+    return folder, (statuses, first), report, printed
 
 
 def arrays(folder, run, name):
@@ -130,28 +135,29 @@ def lines(folder, run, group):
     return [line for line in map(json.loads, text.splitlines()) if line["group"] == group]
 
 
-def test_a_run_in_jax_leaves_what_every_run_leaves(workplace):
-    folder, printed = workplace
+def test_a_run_in_jax_leaves_what_every_run_leaves(there_and_back):
+    folder, *_, printed = there_and_back
     run = folder / "runs" / "tiny"
-    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["10", "20", "best"]
-    assert [line["step"] for line in lines(folder, "tiny", "train")] == [4, 8, 12, 16, 20]
-    assert [line["step"] for line in lines(folder, "tiny", "validate")] == [20]
-    assert all(any(run.glob(f"{group}/*tfevents*")) for group in ("train", "validate"))
+    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["20", "21", "best"]
+    assert [line["step"] for line in lines(folder, "tiny", "train")] == [4, 8, 12, 16, 20, 21]
+    assert [line["step"] for line in lines(folder, "tiny", "validate")] == [20, 21]
     assert "step      15  from here on normalisation uses fixed statistics" in printed
-    assert "--precision=float32\n" in (run / "flags.txt").read_text()  # auto, on any processor
     assert "step      20  validation  mse_healthy" in (run / "train.log").read_text()
+    begun_in_jax = folder / "runs" / "prepared"
+    assert all(any(begun_in_jax.glob(f"{group}/*tfevents*")) for group in ("train", "validate"))
+    assert "--precision=float32\n" in (begun_in_jax / "flags.txt").read_text()  # auto, on any processor
 
 
-def test_pace_and_share_of_the_device_are_logged(workplace):
-    folder, printed = workplace
-    last = lines(folder, "tiny", "train")[-1]
+def test_pace_and_share_of_the_device_are_logged(there_and_back):
+    folder, *_, printed = there_and_back
+    (last,) = [line for line in lines(folder, "tiny", "train") if line["step"] == 20]
     assert last["images_per_second"] > 0
     assert 0 < last["share_of_matrix_product_speed"] < 1
     assert "images/s  share of matrix product speed" in printed
 
 
-def test_compiled_code_is_kept_in_the_users_cache(workplace):
-    folder, _ = workplace
+def test_compiled_code_is_kept_in_the_users_cache(there_and_back):
+    folder, *_ = there_and_back
     assert any((folder / ".cache" / "descargan_tf" / "jax").iterdir())
 
 
@@ -161,33 +167,37 @@ def test_a_resumed_run_in_jax_is_the_uninterrupted_one(there_and_back):
     resumed = arrays(folder, "resumed", "20")
     for key, value in arrays(folder, "tiny", "20").items():
         np.testing.assert_array_equal(resumed[key], value, err_msg=key)
-    for whole, again in zip(*(lines(folder, run, "train")[-2:] for run in ("tiny", "resumed")), strict=True):
+    for step in (16, 20):
+        (whole,), (again,) = (
+            [line for line in lines(folder, run, "train")[-3:] if line["step"] == step] for run in ("tiny", "resumed")
+        )
         assert {name: whole[name] for name in whole if "/" in name} == {
             name: again[name] for name in again if "/" in name
         }
 
 
-def test_twenty_rounds_in_jax_go_on_in_tensorflow_and_back(there_and_back):
-    folder, statuses, report, printed = there_and_back
-    assert statuses == [0, 0, 0]
-    assert report["checkpoint"].endswith("(step 22)")
+def test_a_round_in_tensorflow_goes_on_in_jax_and_back(there_and_back):
+    folder, (statuses, first), _, printed = there_and_back
+    assert statuses == [143, 0, 0, 0]
+    assert "resuming at step 1\n" in printed
+    assert "resuming at step 20" in (folder / "runs" / "tiny" / "train.log").read_text()
     assert (folder / "exports" / "1" / "saved_model.pb").exists()
-    ours, theirs = arrays(folder, "tiny", "20"), arrays(folder, "both", "24")
-    assert {key: (a.shape, a.dtype) for key, a in ours.items()} == {
-        key: (a.shape, a.dtype) for key, a in theirs.items()
-    }
+    ours, last = (arrays(folder, "tiny", name) for name in ("20", "21"))
+    for theirs in (first, last):
+        assert {key: (a.shape, a.dtype) for key, a in ours.items()} == {
+            key: (a.shape, a.dtype) for key, a in theirs.items()
+        }
     counters = [key for key, value in ours.items() if key.startswith("optimizers/") and value.dtype == np.int64]
-    assert [int(theirs[key] - ours[key]) for key in counters] == [4, 4]
-    assert "resuming at step 22" in printed
-    assert [line["step"] for line in lines(folder, "both", "train")][-2:] == [22, 24]
+    assert [(int(ours[key] - first[key]), int(last[key] - ours[key])) for key in counters] == [(19, 1), (19, 1)]
 
 
 def test_both_backends_measure_the_same(there_and_back):
     folder, _, report, _ = there_and_back
-    again = json.loads((folder / "runs" / "both" / "report.json").read_text())
+    again = json.loads((folder / "runs" / "tiny" / "report.json").read_text())
     assert again["checkpoint"] == report["checkpoint"]
-    assert "jax" in again["versions"]
-    assert "tensorflow" in report["versions"]
+    assert report["checkpoint"].endswith("(step 20)")
+    assert "jax" in report["versions"]
+    assert "tensorflow" in again["versions"]
     for protocol, metrics in report["metrics"].items():
         measured = {name: found["mean"] for name, found in metrics.items() if found["mean"] is not None}
         assert {"dice", "auroc_pixel", "mse_healthy"} <= measured.keys()
@@ -211,6 +221,7 @@ def test_a_prepared_data_set_is_trained_on_and_evaluated_in_jax(there_and_back):
     for found in (validation["dice"], report["metrics"]["image_units"]["dice"]["mean"]):
         assert 0 <= found <= 1
     assert report["metrics"]["image_units"]["ssim"]["reason"] == "not available: masks"
+    assert (folder / "runs" / "prepared" / "figures" / "samples.png").stat().st_size > 0
 
 
 def test_a_call_of_many_rounds_ends_where_something_is_to_be_done(tmp_path):

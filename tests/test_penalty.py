@@ -30,7 +30,7 @@ CRITICS = {  # name -> builder by precision, the score map by its parts, the num
     "vagan": (
         lambda precision: vagan.build_critic(image_size=SIZE, filters=2, precision=precision),
         lambda part, x: part(x),
-        4,
+        3,
     ),
     "stargan": (
         lambda precision: stargan.build_discriminator(image_size=SIZE, filters=2, precision=precision),

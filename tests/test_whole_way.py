@@ -122,6 +122,15 @@ def test_the_report_has_table_2_and_pixel_measures_against_the_masks(way):
         assert len([*csv.DictReader(file)]) == 2 * COUNTS["test"]
 
 
+def test_the_export_is_described_by_the_evaluation(way):
+    """In another precision: test_main.py."""
+    report = json.loads((way / "run" / "report.json").read_text())
+    facts = json.loads((way / "exports" / "1" / "assets.extra" / "model.json").read_text())
+    assert (facts["metrics"], facts["thresholds"]) == (report["metrics"], report["threshold"])
+    assert (facts["precision"], facts["other_precision"], facts["method"]) == ("float32", None, "descargan")
+    assert (facts["data_digest"], facts["checkpoint"]) == (report["data_digest"], report["checkpoint"])
+
+
 def test_a_raw_file_has_the_map_of_its_stored_image_from_the_run_and_from_the_export(way):
     opened = prepared.open_prepared(way / "data")
     images = np.rint((opened.images("test")[:][..., 0].astype(np.float64) + 1) / 2 * prepared.WHITE).astype(np.uint16)

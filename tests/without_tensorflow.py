@@ -1,14 +1,17 @@
 """`python without_tensorflow.py <flags> [-- <flags> ...]`: the program's commands where TensorFlow cannot be imported.
 
-Ends with status 1 at the first command that fails, or where anything so much as looks for TensorFlow. Of several
-evaluations the first alone draws its figures, which take half of the time.
+`copy <run> <other> <checkpoint>` among them copies a run without that checkpoint. Ends with status 1 at the first
+command that fails, or where anything so much as looks for TensorFlow. Of several evaluations the first alone draws its
+figures, which take half of the time.
 """
 
 import contextlib
 import importlib.abc
 import os
+import shutil
 import sys
 import traceback
+from pathlib import Path
 
 import program_starts
 
@@ -28,6 +31,12 @@ class Absent(importlib.abc.MetaPathFinder):
 def no_figures(folder, *_):
     folder.mkdir(parents=True, exist_ok=True)
     return []
+
+
+def copy(run_dir, other, checkpoint):
+    """As a run that was stopped before that checkpoint."""
+    shutil.copytree(run_dir, other)
+    shutil.rmtree(Path(other) / "checkpoints" / checkpoint)
 
 
 def shallow(loading):
@@ -52,6 +61,10 @@ def run(arguments):
         surroundings.loading = shallow(surroundings.loading)
     while arguments:
         end = arguments.index("--") if "--" in arguments else len(arguments)
+        if arguments[0] == "copy":
+            copy(*arguments[1:4])
+            arguments = arguments[end + 1 :]
+            continue
         status = main(["main", *arguments[:end]])
         if status:
             return status
