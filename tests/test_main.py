@@ -65,7 +65,6 @@ ENDLESS_FLAGS = f"""# A classifier, which is traced in a second{OF_BOTH}
 ENDLESS = 240  # seconds after which a process is taken to hang
 NAMES = ("dice", "auroc_pixel", "mse_d_gt", "ssim", "mse_healthy", "accuracy", "kappa", "auroc_image")
 
-
 QUICKER = ("one_replica", "shallow", "eager_rounds", "graphs_as_traced", "forked", "no_pictures")
 pytestmark = pytest.mark.usefixtures(*QUICKER)
 
