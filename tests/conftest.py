@@ -90,12 +90,18 @@ def one_replica(two_replicas):  # which must be there before its maker is replac
 
     Here and in forked programs.
     """
+    with pytest.MonkeyPatch.context() as patch:
+        _leave_out_here_and_in_forks("ONE_REPLICA", patch)
+        yield
+
+
+def _leave_out_here_and_in_forks(name, patch):
+    """One of `program_starts.LEFT_OUT`, until the patch is undone."""
     import program_starts
 
-    with pytest.MonkeyPatch.context() as patch:
-        program_starts.leave_replicas_out(patch.setattr)
-        patch.setenv(program_starts.ONE_REPLICA, "1")
-        yield
+    variable = getattr(program_starts, name)
+    program_starts.LEFT_OUT[variable](patch.setattr)
+    patch.setenv(variable, "1")
 
 
 @pytest.fixture(scope="module")
@@ -111,11 +117,8 @@ def forked():
 @pytest.fixture(scope="module")
 def no_pictures():
     """Reports are written without figures, which take half of an evaluation's time; by forked programs, too."""
-    import program_starts
-
     with pytest.MonkeyPatch.context() as patch:
-        program_starts.leave_pictures_undrawn(patch.setattr)
-        patch.setenv(program_starts.NO_PICTURES, "1")
+        _leave_out_here_and_in_forks("NO_PICTURES", patch)
         yield
 
 
@@ -159,21 +162,14 @@ def graphs_as_traced():
 def shallow():
     """Networks of few layers, for tests of what is around them; here and in forked programs."""
     with pytest.MonkeyPatch.context() as patch:
-        _leave_layers_out(patch)
+        _leave_out_here_and_in_forks("SHALLOW", patch)
         yield
 
 
 @pytest.fixture
 def shallow_here(monkeypatch):
     """As `shallow`, in files of which other tests want all layers."""
-    _leave_layers_out(monkeypatch)
-
-
-def _leave_layers_out(patch):
-    import program_starts
-
-    program_starts.leave_layers_out(patch.setattr)
-    patch.setenv(program_starts.SHALLOW, "1")
+    _leave_out_here_and_in_forks("SHALLOW", monkeypatch)
 
 
 @pytest.fixture

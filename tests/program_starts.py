@@ -21,7 +21,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 LARGEST_REQUEST = 2**17
 PR_SET_CHILD_SUBREAPER = 36
-# In the environment of a start: what tests/conftest.py's fixtures of these names do here, done in what is forked.
+# In the environment of a start: what tests/conftest.py's fixtures of these names do here, done in what is forked; see
+# `LEFT_OUT`.
 EAGER_ROUNDS, GRAPHS_AS_TRACED = "EAGER_ROUNDS_IN_FORKS", "GRAPHS_AS_TRACED_IN_FORKS"
 SHALLOW, ONE_REPLICA, NO_PICTURES = "SHALLOW_IN_FORKS", "ONE_REPLICA_IN_FORKS", "NO_PICTURES_IN_FORKS"
 FORKS_TOO = "FORKS_IN_FORKS"  # as of the fixture `forked`: what a start starts itself is a fork of what it began as
@@ -157,16 +158,9 @@ def _settle_in(arguments, folder, environment, streams):
     os.environ.update(environment)
     os.chdir(folder)
     sys.path[:1] = [folder, *filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))]
-    if EAGER_ROUNDS in os.environ:
-        leave_rounds_untraced()
-    if GRAPHS_AS_TRACED in os.environ:
-        leave_graphs_as_traced()
-    if ONE_REPLICA in os.environ:
-        leave_replicas_out()
-    if NO_PICTURES in os.environ:
-        leave_pictures_undrawn()
-    if SHALLOW in os.environ:
-        leave_layers_out()
+    for name, leave_out in LEFT_OUT.items():
+        if name in os.environ:
+            leave_out()
     return arguments
 
 
@@ -231,6 +225,14 @@ def leave_graphs_as_traced(leave=True):
 
     tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": leave})
 
+
+LEFT_OUT = {
+    EAGER_ROUNDS: leave_rounds_untraced,
+    GRAPHS_AS_TRACED: leave_graphs_as_traced,
+    ONE_REPLICA: leave_replicas_out,
+    NO_PICTURES: leave_pictures_undrawn,
+    SHALLOW: leave_layers_out,
+}
 
 if __name__ == "__main__":
     module, *sys.argv[1:] = _serve(socket.socket(fileno=int(sys.argv[1])))

@@ -17,7 +17,6 @@ from descargan_tf.errors import UserError
 from descargan_tf.training import checkpoint
 from descargan_tf.training.workers import ALONE, Workers, workers_of
 
-pytestmark = pytest.mark.usefixtures("graphs_as_traced")
 TWO = {"worker": ["a:1", "b:1"]}
 
 
