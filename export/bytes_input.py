@@ -51,12 +51,9 @@ def decode_images(image_bytes, image_size: int, rule: FileRule):
     return _decoder(image_size, rule)(image_bytes)
 
 
-# Graphs that hang on no method, nor the second on the scaling: traced once for all exports of a process. They are made
-# outside of the graph that asks for them, which they would keep.
-
-
 @functools.cache
 def _decoder(image_size, rule):
+    """The graph of it, which hangs on no method: traced once for all exports of a process."""
     shape = (image_size, image_size, 1)
 
     def decode(image_bytes):
@@ -67,14 +64,19 @@ def _decoder(image_size, rule):
             parallel_iterations=2,  # decoded images in memory at a time
         )
 
-    with tf.init_scope():
-        return tf.function(decode, autograph=False).get_concrete_function(tf.TensorSpec((None,), tf.string))
+    return _traced(decode, (None,))
 
 
 @functools.cache
 def _pixel_reader():
+    """The graph of `_pixels`, which hangs on no scaling either."""
+    return _traced(_pixels, ())
+
+
+def _traced(function, shape):
+    """Of strings of a shape; outside of the graph that asks for it, which it would keep."""
     with tf.init_scope():
-        return tf.function(_pixels, autograph=False).get_concrete_function(tf.TensorSpec((), tf.string))
+        return tf.function(function, autograph=False).get_concrete_function(tf.TensorSpec(shape, tf.string))
 
 
 def decode_image(content, image_size: int, rule: FileRule):
