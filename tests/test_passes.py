@@ -224,7 +224,7 @@ def test_averages_are_what_inference_would_measure(kind, rounds, fits, monkeypat
 
     (dice, *squares), _ = measure(), estimate_statistics(method.networks["generator"], passes)
     again, *squares_again = measure()
-    assert dice > 0.2  # it does translate: after ten rounds it is 0.15
+    assert dice > (0.3 if fits else 0.2)  # it does translate
     kept = abs(again - dice) < 0.02 and np.allclose(squares_again, squares, rtol=0.1)
     assert kept == fits, (dice, again, squares, squares_again)
 

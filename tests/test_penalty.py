@@ -12,8 +12,6 @@ from descargan_tf.training.step import input_gradient
 
 SIZE = 64
 
-pytestmark = pytest.mark.usefixtures("shallow")
-
 
 def three_heads(activation):
     def build(precision):
@@ -21,7 +19,7 @@ def three_heads(activation):
             image_size=SIZE, filters=2, precision=precision, activation=activation, initializer="he_normal"
         )
 
-    return build, lambda part, x: part(part(x, "trunk"), "critic_healthy"), 4
+    return build, lambda part, x: part(part(x, "trunk"), "critic_healthy"), 12
 
 
 CRITICS = {  # name -> builder by precision, the score map by its parts, the number of convolutions in it
@@ -30,12 +28,12 @@ CRITICS = {  # name -> builder by precision, the score map by its parts, the num
     "vagan": (
         lambda precision: vagan.build_critic(image_size=SIZE, filters=2, precision=precision),
         lambda part, x: part(x),
-        3,
+        10,
     ),
     "stargan": (
         lambda precision: stargan.build_discriminator(image_size=SIZE, filters=2, precision=precision),
         lambda part, x: part(part(x, "trunk"), "critic"),
-        3,
+        7,
     ),
 }
 
@@ -79,7 +77,7 @@ def test_the_penaltys_gradient_passes_each_layer_four_times_and_is_the_same(monk
     # convolutions the gradient with respect to the kernel, and with respect to what comes in, but into the last.
     expected = {"Conv2D": 2 * (layers - 1), "Conv2DBackpropInput": layers, "Conv2DBackpropFilter": layers}
     assert convolutions(short) == expected
-    assert sum(convolutions(plain).values()) > 1.25 * sum(expected.values())
+    assert sum(convolutions(plain).values()) > 1.4 * sum(expected.values())
     found, wanted = short(images), plain(images)
     assert sum(np.abs(g).max() > 0 for g in wanted) == layers  # kernels alone: an offset does not change a slope
     for one, other in zip(found, wanted, strict=True):
