@@ -37,7 +37,7 @@ def pytest_sessionstart(session):
         from descargan_tf.hardware import keep_freed_memory
 
         keep_freed_memory()  # as training does
-        program_starts.leave_variables_nameless()
+        program_starts.leave_bookkeeping_out()
         # A process of tests has a core: threads that wait for work would take the time of the other process.
         tf.config.threading.set_intra_op_parallelism_threads(1)
         tf.config.threading.set_inter_op_parallelism_threads(1)

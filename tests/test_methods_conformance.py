@@ -408,7 +408,9 @@ def test_its_networks_for_inference_answer_as_the_live_ones(method, fewest, monk
 
 def test_the_exported_signature_answers_as_the_live_model(method, tmp_path, monkeypatch):
     # The other signature is the same for every method, most of the file and for test_export_bytes.py.
-    monkeypatch.setattr(saved_model, "decode_images", lambda files, size, rule: tf.zeros((tf.size(files), size, size, 1)))
+    monkeypatch.setattr(
+        saved_model, "decode_images", lambda files, size, rule: tf.zeros((tf.size(files), size, size, 1))
+    )
     for drawn in ("overlay_png", "map_png"):
         monkeypatch.setattr(saved_model, drawn, lambda images, *_: tf.fill(tf.shape(images)[:1], ""))
     rule = FileRule(Scaling(-1.0, 1.0), "float32")
