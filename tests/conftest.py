@@ -12,13 +12,8 @@ os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # as `surroundings.settle`,
 os.environ["NO_PROXY"] = os.environ["no_proxy"] = "127.0.0.1,localhost"  # tests' own servers, whatever lies outside
 
 import pytest
-from hypothesis import HealthCheck, settings
 
 from descargan_tf import signals, surroundings
-
-# How quick the machine is says nothing of the code: no example of a property fails by the clock.
-settings.register_profile("tests", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("tests")
 
 
 def pytest_sessionstart(session):
@@ -31,11 +26,15 @@ def pytest_sessionstart(session):
     if not hands_out_tests:  # to other processes; it needs no TensorFlow, whose messages would end what it prints
         with surroundings.unsearched():
             surroundings.load_alone()
+            from hypothesis import HealthCheck, settings
         import program_starts
         import tensorflow as tf
 
         from descargan_tf.hardware import keep_freed_memory
 
+        # How quick the machine is says nothing of the code: no example of a property fails by the clock.
+        settings.register_profile("tests", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+        settings.load_profile("tests")
         keep_freed_memory()  # as training does
         program_starts.leave_bookkeeping_out()
         # A process of tests has a core: threads that wait for work would take the time of the other process.
