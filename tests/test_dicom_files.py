@@ -354,7 +354,7 @@ def test_damaged_compressed_pixels(tmp_path):
         ({"Rows": 0}, "holds no pixels: 0x48"),
         ({"BitsAllocated": 32}, "has 16 of 32 bits"),
         ({"BitsStored": 12, "HighBit": 15}, "High Bit"),
-        ({"Rows": 65}, "is damaged, ends too early"),
+        ({"Rows": 65}, "ends too early: 6144 of the 6240 bytes of its pixels are there"),
         ({"WindowCenter": 5, "WindowWidth": 0}, "Window Width is less than 1"),
         ({"RescaleSlope": 0, "RescaleIntercept": 0}, "Rescale Slope is 0"),
         ({"RescaleSlope": "1e308", "RescaleIntercept": 0}, "Rescale Slope and Intercept"),
@@ -390,6 +390,16 @@ def test_no_pixels_and_no_dicom(tmp_path):
     for content in (b"", b"x" * 500):
         (tmp_path / "b.dcm").write_bytes(content)
         assert refusal(tmp_path / "b.dcm") == "is no DICOM file: DICM is not at byte 128"
+
+
+def test_a_data_set_without_a_files_header_is_told_how_to_get_one(tmp_path):
+    raw = write(tmp_path / "a.dcm", radiograph(RAMP, AccessionNumber="1")).read_bytes()
+    behind_meta_information = 144 + int.from_bytes(raw[140:144], "little")
+    for begins in (132, behind_meta_information):  # with and without the meta information
+        (tmp_path / "bare.dcm").write_bytes(raw[begins:])
+        found = refusal(tmp_path / "bare.dcm")
+        assert found.startswith("is no DICOM file: DICM is not at byte 128. It may be a data set without")
+        assert "dcmconv" in found
 
 
 def test_a_file_that_ends_anywhere_is_one_line_without_tags(tmp_path):

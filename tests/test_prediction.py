@@ -93,6 +93,13 @@ def test_dicom_files_without_a_suffix_are_known_by_how_they_begin(tmp_path):
     assert [dicom_files.is_taken_for_dicom(file) for file in find_inputs(tmp_path)] == [True, True, False]
 
 
+def test_dicom_files_are_for_models_of_prepared_images(tmp_path):
+    (tmp_path / "IM0001").write_bytes(bytes(128) + b"DICM")
+    (failed,) = run(find_inputs(tmp_path), tmp_path / "out")
+    assert failed.startswith(f"{tmp_path / 'IM0001'}: is DICOM, and the model was trained on a folder's uint8 files")
+    assert "--mode=prepare" in failed
+
+
 # ---- what is written
 
 

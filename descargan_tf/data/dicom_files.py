@@ -153,7 +153,7 @@ def _read(path, tags=None, stop_when=None):
     import pydicom
 
     if not is_dicom(path):
-        raise UserError(f"{path}: is no DICOM file: DICM is not at byte 128")
+        raise UserError(f"{path}: is no DICOM file: DICM is not at byte 128{_what_begins_it(path)}")
     with reading(path), _own_words(path):
         size = os.path.getsize(path)
         if tags is None and size > _MAX_BYTES:
@@ -169,6 +169,17 @@ def _read(path, tags=None, stop_when=None):
             )
 
 
+def _what_begins_it(path):
+    """Of a file without a preamble: how it gets one. A data set begins with its group 2 or 8, in either byte order."""
+    with reading(path), open(path, "rb") as file:
+        group = file.read(2)
+    if group not in (b"\x02\x00", b"\x08\x00", b"\x00\x02", b"\x00\x08"):
+        return ""
+    return (
+        ". It may be a data set without the header of a file, which DCMTK's `dcmconv` writes (dcmconv old.dcm new.dcm)"
+    )
+
+
 def _refusal(path, dataset, found):
     """As far as a header can tell, so that the file is known as failed before splits are drawn."""
     from pydicom.uid import DeflatedExplicitVRLittleEndian
@@ -178,8 +189,8 @@ def _refusal(path, dataset, found):
             _refuse_other_kinds(dataset, found.kind)
             syntax = dataset.file_meta.TransferSyntaxUID
             is_as_stored = not dicom_decoders.is_encapsulated(syntax) and syntax != DeflatedExplicitVRLittleEndian
-            if is_as_stored and found.num_bytes < (needed := _bytes_of_frame(dataset)):
-                raise UserError(f"ends too early: {found.num_bytes} of the {needed} bytes of its pixels are there")
+            if is_as_stored:
+                _refuse_too_short(dataset, found.num_bytes)
     except UserError as error:
         return str(error)
     return ""
@@ -300,6 +311,7 @@ def _stored(dataset):
     if dicom_decoders.is_encapsulated(syntax):
         frame, bits = _frame(dataset, syntax)
     else:
+        _refuse_too_short(dataset, len(dataset.PixelData))
         _refuse_frames(dataset)
         frame, bits = None, int(dataset.BitsStored)
     values = dicom_decoders.decode(dataset, frame, bits)
@@ -324,6 +336,16 @@ def _is_padding(dataset, values):
     kind = np.iinfo(values.dtype)
     ends = [end + (1 << 16 if end < kind.min else -(1 << 16) if end > kind.max else 0) for end in ends]
     return (values >= min(ends)) & (values <= max(ends))
+
+
+def _refuse_too_short(dataset, num_bytes):
+    """Pixels that are not compressed, of which a part is missing.
+
+    Raises:
+        UserError: without the file's name.
+    """
+    if num_bytes < (needed := _bytes_of_frame(dataset)):
+        raise UserError(f"ends too early: {num_bytes} of the {needed} bytes of its pixels are there")
 
 
 def _refuse_frames(dataset):

@@ -181,6 +181,11 @@ def _write_dicom_overlay(path, dicom_overlays, file, anomaly_map):
 
 
 def _read(file, image_size, scaling, dtype):
+    if dicom_files.is_taken_for_dicom(file):
+        raise UserError(
+            f"{file}: is DICOM, and the model was trained on a folder's {dtype} files: DICOM is read by models of "
+            "images that --mode=prepare has made."
+        )
     pixels = read_image(file).pixels
     if str(pixels.dtype) != dtype:
         raise UserError(f"{file}: holds {pixels.dtype} and the model was trained on {dtype} files; convert it first")
