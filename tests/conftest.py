@@ -1,10 +1,12 @@
 """Two logical CPUs for every test: what is distributed is tested as such. And no network but this machine's own."""
 
+import ctypes
 import functools
 import multiprocessing.pool
 import os
 import signal
 import socket
+import sys
 import types
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -196,6 +198,31 @@ def tiny_settings():
         discriminator_learning_rate=1e-3,
         distance="mse",
     )
+
+
+@pytest.fixture
+def unprivileged():
+    """Root may read no more here than files allow their owner: it lays down two capabilities of Linux."""
+    if not hasattr(os, "geteuid"):
+        pytest.skip("files have no modes here")
+    if os.geteuid() != 0:
+        yield
+        return
+    if not sys.platform.startswith("linux"):
+        pytest.skip("root may read everything")
+    system = ctypes.CDLL(None, use_errno=True)
+    header, sets = (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()  # version 3, of this thread
+
+    def call(function):
+        assert function(header, sets) == 0, os.strerror(ctypes.get_errno())
+
+    call(system.capget)
+    before = sets[0]
+    sets[0] &= ~(1 << 1 | 1 << 2)  # CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH of those in effect
+    call(system.capset)
+    yield
+    sets[0] = before
+    call(system.capset)
 
 
 @pytest.fixture(scope="session")

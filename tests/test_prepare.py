@@ -459,9 +459,9 @@ def test_every_hostile_file_is_a_line_and_the_rest_goes_on(tmp_path):
     assert "train/healthy/wrong_suffix.jpg" in found
 
 
-@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may read everything")
+@pytest.mark.usefixtures("unprivileged")
 def test_what_may_not_be_read_is_a_line(tmp_path):
-    raw = class_folders(tmp_path / "raw", 4)
+    raw = class_folders(tmp_path / "raw", 6)
     (raw / "healthy/000.png").chmod(0)
     (raw / "diseased/closed").mkdir(mode=0)
     assert sorted(run(raw, tmp_path / "data").failures) == [
