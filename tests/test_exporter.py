@@ -5,6 +5,7 @@ import functools
 import json
 import os
 import signal
+import types
 
 import numpy as np
 import pytest
@@ -17,7 +18,6 @@ from descargan_tf.export import exporter, formats, reference, warmup
 from descargan_tf.export.card import CARD, JSON, description, write_card
 from descargan_tf.export.publish import publish, versions
 from descargan_tf.export.verify import REFERENCE
-from descargan_tf.inference.folding import fold_method
 from descargan_tf.measures import TABLE_1, TABLE_2
 from descargan_tf.prediction.outputs import named_outputs
 
@@ -243,8 +243,8 @@ def of_all_formats(tmp_path_factory):
     """The folder of a file for each engine, and how far they are from the live model."""
     formats.check_formats(tuple(formats.FORMATS))  # all of them are in requirements-dev.txt
     folder = tmp_path_factory.mktemp("engines") / "formats"
-    inference, _ = fold_method(live())
-    return folder, formats.write_formats(tuple(formats.FORMATS), folder, inference, live(), SIZE)
+    predictor = exporter.Predictor(live(), SIZE)
+    return folder, formats.write_formats(tuple(formats.FORMATS), folder, predictor, live())
 
 
 @pytest.mark.parametrize("name", formats.FORMATS)
@@ -264,7 +264,7 @@ def test_a_file_of_another_engine_answers_as_the_live_model(of_all_formats, name
 def test_every_file_is_compared_on_32_images(tmp_path, monkeypatch):
     sizes = []
 
-    def write(name, path, inference, image_size):
+    def write(name, path, predictor):
         path.write_text(name)
 
     def run(path, images):
@@ -272,14 +272,14 @@ def test_every_file_is_compared_on_32_images(tmp_path, monkeypatch):
         answers = named_outputs(method.predict(tf.constant(images)))
         return {name: np.asarray(value) + wrong for name, value in answers.items()}
 
-    method = OnlyClasses()
+    method, predictor = OnlyClasses(), types.SimpleNamespace(shape=(None, SIZE, SIZE, 1))
     monkeypatch.setattr(formats, "write_format", write)
     monkeypatch.setattr(formats, "FORMATS", {"onnx": formats.FORMATS["onnx"]._replace(run=run)})
     wrong = 0
-    formats.write_formats(("onnx",), tmp_path, method, method, SIZE)
+    formats.write_formats(("onnx",), tmp_path, predictor, method)
     wrong = 2e-4
     with pytest.raises(UserError, match=r"--export_formats=onnx: \w+ differs from the live model by 0.0002"):
-        formats.write_formats(("onnx",), tmp_path, method, method, SIZE)
+        formats.write_formats(("onnx",), tmp_path, predictor, method)
     assert sizes == [32, 32]
 
 
