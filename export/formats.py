@@ -1,6 +1,7 @@
 """The same prediction for other engines: ONNX, OpenVINO and LiteRT, by Keras' own exporters."""
 
 import importlib.util
+import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -86,6 +87,8 @@ def write_formats(names: tuple[str, ...], folder: Path, predictor: Predictor, li
 
 def write_format(name: str, path: Path, predictor: Predictor) -> None:
     """Write one engine's file, unchecked; arguments as above."""
+    # By it OpenVINO's converter would tell Google Analytics, from another process, each time it is used.
+    sys.modules.setdefault("openvino_telemetry", None)
     shape = predictor.shape
     model = _PredictionModel(predictor)
     model(np.zeros((1, *shape[1:]), np.float32))

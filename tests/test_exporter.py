@@ -5,6 +5,7 @@ import functools
 import json
 import os
 import signal
+import sys
 import types
 
 import numpy as np
@@ -259,6 +260,12 @@ def test_a_file_of_another_engine_answers_as_the_live_model(of_all_formats, name
     answers = formats.FORMATS[name].run(path, images[:1])
     np.testing.assert_allclose(answers["healthy_image"], expected.healthy_image[:1], atol=1e-4)
     assert formats.FORMATS[name].run(path, images)["anomaly_map"].shape == (3, SIZE, SIZE, 1)
+
+
+def test_no_engine_tells_anybody_that_it_was_used(of_all_formats):
+    """OpenVINO's package for it reports from a process of its own, which the fixture `no_network` does not see."""
+    assert sys.modules["openvino_telemetry"] is None
+    assert "openvino.tools.ovc.telemetry_stub" in sys.modules
 
 
 def test_every_file_is_compared_on_32_images(tmp_path, monkeypatch):
