@@ -9,6 +9,7 @@ import sys
 import types
 
 import numpy as np
+import program_starts
 import pytest
 import tensorflow as tf
 from exports import SIZE, UINT8, OnlyClasses, lively_method
@@ -135,7 +136,7 @@ def one_predictor():
 
 
 @pytest.fixture(scope="module")
-def exported(tmp_path_factory):
+def exported(tmp_path_factory, forked):
     base = tmp_path_factory.mktemp("base")
     return exporter.export_version(base, 0, an_export(), described)
 
@@ -230,9 +231,10 @@ def test_what_does_not_answer_as_the_live_model_is_not_published(forked, tmp_pat
 
 
 def test_a_verification_that_ends_by_itself_is_not_taken_for_a_good_one(tmp_path, monkeypatch):
+    monkeypatch.setattr("subprocess.Popen", program_starts._Popen)  # where `forked` left another: numpy is to be loaded
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     (tmp_path / "numpy.py").write_text("raise SystemExit('no numpy today')\n")
-    with pytest.raises(UserError, match="was not published"):
+    with pytest.raises(UserError, match="was not published: no numpy today"):
         exporter.verify_apart(tmp_path)
 
 
