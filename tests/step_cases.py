@@ -1,11 +1,9 @@
 """What the two steps are compared on, for the process of either backend: methods, weights, batches, draws.
 
-`python step_cases.py <folder>` under KERAS_BACKEND=jax answers in <folder>/jax.npz what <folder>/given.npz asks.
+`answer(folder)` under Keras' JAX backend answers in <folder>/jax.npz what <folder>/given.npz asks.
 """
 
 import importlib.metadata
-import sys
-from pathlib import Path
 
 import keras
 import numpy as np
@@ -276,7 +274,3 @@ def convolutions():
         found = [differentiated(x, ours.kernel.value, layer) for layer in (ours, theirs)]
         for mine, other in zip(*map(jax.tree.leaves, found), strict=True):
             np.testing.assert_allclose(mine, other, rtol=1e-4, atol=1e-4)
-
-
-if __name__ == "__main__":
-    answer(Path(sys.argv[1]))
