@@ -153,8 +153,7 @@ def written(work, folder, arguments, size, name):
     """The file that --export_formats writes."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / formats.FORMATS[name].file
-    inference = Predictor(method_of(work, "float32", arguments, size), size).method
-    formats.write_format(name, path, inference, size)
+    formats.write_format(name, path, Predictor(method_of(work, "float32", arguments, size), size))
     return path
 
 

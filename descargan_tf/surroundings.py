@@ -6,6 +6,7 @@ them. `settle` comes before either is imported.
 
 import contextlib
 import gc
+import importlib
 import importlib.util
 import os
 import shlex
@@ -36,8 +37,11 @@ _CHANGING_RESULTS = (
     "JAX_NUMPY_DTYPE_PROMOTION",
     "JAX_DISABLE_JIT",
 )
-# What TensorFlow and Keras load where it is installed, for parts of them that nothing here uses.
-_LOADED_FOR_NOTHING = ("IPython", "jax", "matplotlib", "pandas", "scipy", "sklearn")
+# What a backend and Keras load where it is installed, for parts of them that nothing here uses.
+_LOADED_FOR_NOTHING = {
+    "tensorflow": ("IPython", "jax", "matplotlib", "pandas", "scipy", "sklearn"),
+    "jax": ("IPython", "matplotlib", "pandas", "sklearn"),
+}
 _DRIVER = (Path("/proc/driver/nvidia/version"), Path("/dev/nvidiactl"), Path("/dev/dxg"))  # the last is of WSL
 _REQUIREMENTS = {"tensorflow": "requirements.txt", "jax": "requirements-jax.txt"}
 
@@ -85,8 +89,8 @@ def loading(backend: str = "tensorflow", driver: tuple[Path, ...] = _DRIVER, own
         signals.caught(signals.leave_at_once(terminal)),
         unsearched(for_good=begins),
     ):
-        if begins and backend == "tensorflow":
-            load_alone()
+        if begins and backend in _LOADED_FOR_NOTHING:
+            load_alone(backend)
         yield
     if backend != "tensorflow":
         return
@@ -99,16 +103,17 @@ def loading(backend: str = "tensorflow", driver: tuple[Path, ...] = _DRIVER, own
             tf.config.list_physical_devices()
 
 
-def load_alone() -> None:
-    """Load TensorFlow and Keras as where no package is installed that they would load for nothing.
+def load_alone(backend: str = "tensorflow") -> None:
+    """Load a backend and Keras as where no package is installed that they would load for nothing.
 
-    That is half of the time they take. Whoever imports such a package afterwards finds it.
+    With TensorFlow that is half of the time they take, with JAX a third. Whoever imports such a package afterwards
+    finds it.
     """
-    hidden = [name for name in _LOADED_FOR_NOTHING if name not in sys.modules]
+    hidden = [name for name in _LOADED_FOR_NOTHING[backend] if name not in sys.modules]
     sys.modules.update(dict.fromkeys(hidden))  # None: an ImportError
     try:
+        importlib.import_module(backend)
         import keras  # noqa: F401
-        import tensorflow  # noqa: F401
     finally:
         for name in hidden:
             del sys.modules[name]

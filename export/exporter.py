@@ -60,9 +60,7 @@ def export_version(base: Path, version: int, export: Export, describe: Callable[
         verification = verify_apart(folder)
         if export.formats:
             print(f"writing {', '.join(export.formats)}", flush=True)
-        formats = write_formats(
-            export.formats, folder / FOLDER, predictor.method, export.live_float32, export.image_size
-        )
+        formats = write_formats(export.formats, folder / FOLDER, predictor, export.live_float32)
         facts = describe(predictor)
         write_card(
             folder,

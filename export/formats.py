@@ -1,6 +1,7 @@
 """The same prediction for other engines: ONNX, OpenVINO and LiteRT, by Keras' own exporters."""
 
 import importlib.util
+import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,7 @@ from descargan_tf.prediction.outputs import named_outputs
 from descargan_tf.prediction.splits import predict_split
 
 from .reference import drawn_images, tolerance
+from .saved_model import Predictor
 
 FOLDER = "formats"
 NUM_IMAGES = 32
@@ -45,7 +47,7 @@ def check_formats(names: tuple[str, ...]) -> None:
             )
 
 
-def write_formats(names: tuple[str, ...], folder: Path, inference: Method, live: Method, image_size: int) -> dict:
+def write_formats(names: tuple[str, ...], folder: Path, predictor: Predictor, live: Method) -> dict:
     """Write files of other engines into a folder and hold each to the live model.
 
     Their outputs are those of `serving_default` without `predicted_class`.
@@ -53,9 +55,8 @@ def write_formats(names: tuple[str, ...], folder: Path, inference: Method, live:
     Args:
         names: keys of FORMATS.
         folder: made if need be.
-        inference: the method on networks for inference, float32.
+        predictor: of the method, float32.
         live: the method as it was trained, float32.
-        image_size: pixels a side.
 
     Returns:
         name -> output -> largest absolute difference over NUM_IMAGES images.
@@ -66,13 +67,13 @@ def write_formats(names: tuple[str, ...], folder: Path, inference: Method, live:
     if not names:
         return {}
     folder.mkdir(parents=True, exist_ok=True)
-    images = drawn_images(NUM_IMAGES, image_size, seed=1)
+    images = drawn_images(NUM_IMAGES, predictor.shape[1], seed=1)
     answers = predict_split(tf.function(live.predict, autograph=False), images, _BATCH)
     expected, bound = named_outputs(answers), tolerance(live, "float32").bound
     differences = {}
     for name in names:
         path = folder / FORMATS[name].file
-        write_format(name, path, inference, image_size)
+        write_format(name, path, predictor)
         found = FORMATS[name].run(path, images)
         differences[name] = {key: float(np.abs(found[key] - value).max()) for key, value in expected.items()}
         output, difference = max(differences[name].items(), key=lambda item: item[1])
@@ -84,25 +85,29 @@ def write_formats(names: tuple[str, ...], folder: Path, inference: Method, live:
     return differences
 
 
-def write_format(name: str, path: Path, inference: Method, image_size: int) -> None:
+def write_format(name: str, path: Path, predictor: Predictor) -> None:
     """Write one engine's file, unchecked; arguments as above."""
-    shape = (image_size, image_size, 1)
-    model = _PredictionModel(inference)
-    model(np.zeros((1, *shape), np.float32))
-    signature = [keras.InputSpec(shape=(None, *shape), dtype="float32", name="image")]
+    # By it OpenVINO's converter would tell Google Analytics, from another process, each time it is used.
+    sys.modules.setdefault("openvino_telemetry", None)
+    shape = predictor.shape
+    model = _PredictionModel(predictor)
+    model(np.zeros((1, *shape[1:]), np.float32))
+    signature = [keras.InputSpec(shape=shape, dtype="float32", name="image")]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # of the name that Keras mends tf2onnx by
         model.export(str(path), format=name, input_signature=signature, verbose=False)
 
 
 class _PredictionModel(keras.Model):
-    """A method's `predict` as the one kind of thing that Keras exports."""
+    """A predictor as the one kind of thing that Keras exports.
 
-    def __init__(self, method):
+    Its weights are constants already: variables, Keras and LiteRT would look for and copy for longer than all else
+    takes.
+    """
+
+    def __init__(self, predictor):
         super().__init__(name="prediction")
-        # For Keras to find the weights. Networks it would trace one by one, with each that is in them.
-        self.found = [weight for network in method.networks.values() for weight in network.weights]
-        self._predict = method.predict
+        self._predict = lambda image: predictor(image)  # Keras would look into an object
 
     def call(self, image):
         return named_outputs(self._predict(image))

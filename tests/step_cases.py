@@ -1,11 +1,9 @@
 """What the two steps are compared on, for the process of either backend: methods, weights, batches, draws.
 
-`python step_cases.py <folder>` under KERAS_BACKEND=jax answers in <folder>/jax.npz what <folder>/given.npz asks.
+`answer(folder)` under Keras' JAX backend answers in <folder>/jax.npz what <folder>/given.npz asks.
 """
 
 import importlib.metadata
-import sys
-from pathlib import Path
 
 import keras
 import numpy as np
@@ -104,8 +102,10 @@ def answer(folder):
     engine.STATISTICS_PASSES = FEW_PASSES  # as the step takes it from there
     program_starts.leave_layers_out()
     leave_more_layers_out()
+    from descargan_tf.training import jax_step
     from descargan_tf.training.jax_step import input_gradient
 
+    jax_step._MEASURE_SECONDS = 0.01
     # What weights and slots begin with is overwritten; JAX would compile a program for each shape of it.
     drawn = keras.initializers.VarianceScaling, keras.initializers.Constant, keras.initializers.Zeros
     for kind in (*drawn, keras.initializers.Ones):
@@ -276,7 +276,3 @@ def convolutions():
         found = [differentiated(x, ours.kernel.value, layer) for layer in (ours, theirs)]
         for mine, other in zip(*map(jax.tree.leaves, found), strict=True):
             np.testing.assert_allclose(mine, other, rtol=1e-4, atol=1e-4)
-
-
-if __name__ == "__main__":
-    answer(Path(sys.argv[1]))

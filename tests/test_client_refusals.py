@@ -4,9 +4,9 @@ import io
 import json
 import socket
 
+import exports
 import numpy as np
 import pytest
-import served_model
 from PIL import Image
 from scripted_server import Reply, error, outputs_of
 from test_client import picture, png, run
@@ -161,8 +161,8 @@ REFUSED = {
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_refused_images_are_named_with_what_to_do(tmp_path, capsys):
     """By a real export, so that the graph's words and those known here stay the same."""
-    method = served_model.live_method()
-    write_saved_model(tmp_path / "m" / "1", Predictor(method, served_model.SIZE), FileRule(Scaling(10, 200), "uint8"))
+    rule = FileRule(Scaling(10, 200), "uint8")
+    write_saved_model(tmp_path / "m" / "1", Predictor(exports.OnlyClasses(), exports.SIZE), rule)
     for name, (content, _) in REFUSED.items():
         (tmp_path / name).write_bytes(content)
     files = [tmp_path / name for name in REFUSED]

@@ -12,10 +12,8 @@ import pytest
 import tensorflow as tf
 from exports import SIZE, UINT8, OnlyClasses, encoded, lively_method, write_export
 
-from descargan_tf.data.images import Scaling
 from descargan_tf.errors import UserError
 from descargan_tf.export import reference, saved_model, verify, warmup
-from descargan_tf.export.bytes_input import FileRule
 from descargan_tf.prediction.files import predict_files
 from descargan_tf.prediction.overlay import overlay
 from descargan_tf.types import Prediction
@@ -251,8 +249,9 @@ def test_the_operations_are_those_of_every_server(exported):
 
 def test_a_server_loads_and_runs_it_without_complaint(moving):
     """TensorFlow's optimisers say on standard error what they cannot do with a graph; then it runs unoptimised."""
-    code = "import sys, pathlib; from descargan_tf import surroundings; surroundings.load_alone(); "
-    code += "from descargan_tf.export.embedded.servable import Servable as S; S('m', 1, pathlib.Path(sys.argv[1]))"
+    code = "import sys, pathlib; from descargan_tf import surroundings\n"
+    code += "with surroundings.loading(): from descargan_tf.export.embedded.servable import Servable\n"
+    code += "Servable('m', 1, pathlib.Path(sys.argv[1]))"
     environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run(
         [sys.executable, "-c", code, moving[1]], env=environment, capture_output=True, text=True, check=False
@@ -320,10 +319,8 @@ def test_what_a_method_does_not_say_is_left_out(tmp_path, monkeypatch):
 # ---- bfloat16
 
 
-def test_bfloat16_stays_inside(tmp_path, monkeypatch):
-    full, half = lively_method(), lively_method(precision="bfloat16")
-    rule = FileRule(Scaling(-1, 1), "float32")
-    folder = write_export(tmp_path / "1", half, rule, "bfloat16", full)
+def test_bfloat16_stays_inside(moving, tmp_path, monkeypatch):
+    folder = write_export(tmp_path / "1", lively_method(precision="bfloat16"), UINT8, "bfloat16", moving[0])
     for spec in loaded_once(folder, monkeypatch)["serving_default"].structured_outputs.values():
         assert spec.dtype in (tf.float32, tf.int64)
     result = verify.verify(folder)
@@ -366,8 +363,9 @@ def test_requests_of_the_serving_api_are_read(tmp_path):
     assert (request.model, request.signature, list(request.inputs["x"])) == ("m", "s", [b"\0a", b""])
 
 
-def test_verification_finds_the_export_right(exported):
-    method, folder, _ = exported
+def test_verification_finds_the_export_right(exported, monkeypatch):
+    method, folder, signatures = exported
+    monkeypatch.setattr(tf.saved_model, "load", lambda _: types.SimpleNamespace(signatures=signatures))
     result = verify.verify(folder)
     assert (result["num_images"], result["num_warmup_requests"], result["measure"]) == (4, 2, "largest")
     assert result["bound"] == (1e-4 if method.settings.batch_norm == "moving" else 1e-3)

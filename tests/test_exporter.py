@@ -5,8 +5,11 @@ import functools
 import json
 import os
 import signal
+import sys
+import types
 
 import numpy as np
+import program_starts
 import pytest
 import tensorflow as tf
 from exports import SIZE, UINT8, OnlyClasses, lively_method
@@ -17,7 +20,6 @@ from descargan_tf.export import exporter, formats, reference, warmup
 from descargan_tf.export.card import CARD, JSON, description, write_card
 from descargan_tf.export.publish import publish, versions
 from descargan_tf.export.verify import REFERENCE
-from descargan_tf.inference.folding import fold_method
 from descargan_tf.measures import TABLE_1, TABLE_2
 from descargan_tf.prediction.outputs import named_outputs
 
@@ -134,7 +136,7 @@ def one_predictor():
 
 
 @pytest.fixture(scope="module")
-def exported(tmp_path_factory):
+def exported(tmp_path_factory, forked):
     base = tmp_path_factory.mktemp("base")
     return exporter.export_version(base, 0, an_export(), described)
 
@@ -229,9 +231,10 @@ def test_what_does_not_answer_as_the_live_model_is_not_published(forked, tmp_pat
 
 
 def test_a_verification_that_ends_by_itself_is_not_taken_for_a_good_one(tmp_path, monkeypatch):
+    monkeypatch.setattr("subprocess.Popen", program_starts._Popen)  # where `forked` left another: numpy is to be loaded
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     (tmp_path / "numpy.py").write_text("raise SystemExit('no numpy today')\n")
-    with pytest.raises(UserError, match="was not published"):
+    with pytest.raises(UserError, match="was not published: no numpy today"):
         exporter.verify_apart(tmp_path)
 
 
@@ -243,8 +246,8 @@ def of_all_formats(tmp_path_factory):
     """The folder of a file for each engine, and how far they are from the live model."""
     formats.check_formats(tuple(formats.FORMATS))  # all of them are in requirements-dev.txt
     folder = tmp_path_factory.mktemp("engines") / "formats"
-    inference, _ = fold_method(live())
-    return folder, formats.write_formats(tuple(formats.FORMATS), folder, inference, live(), SIZE)
+    predictor = exporter.Predictor(live(), SIZE)
+    return folder, formats.write_formats(tuple(formats.FORMATS), folder, predictor, live())
 
 
 @pytest.mark.parametrize("name", formats.FORMATS)
@@ -261,10 +264,16 @@ def test_a_file_of_another_engine_answers_as_the_live_model(of_all_formats, name
     assert formats.FORMATS[name].run(path, images)["anomaly_map"].shape == (3, SIZE, SIZE, 1)
 
 
+def test_no_engine_tells_anybody_that_it_was_used(of_all_formats):
+    """OpenVINO's package for it reports from a process of its own, which the fixture `no_network` does not see."""
+    assert sys.modules["openvino_telemetry"] is None
+    assert "openvino.tools.ovc.telemetry_stub" in sys.modules
+
+
 def test_every_file_is_compared_on_32_images(tmp_path, monkeypatch):
     sizes = []
 
-    def write(name, path, inference, image_size):
+    def write(name, path, predictor):
         path.write_text(name)
 
     def run(path, images):
@@ -272,14 +281,14 @@ def test_every_file_is_compared_on_32_images(tmp_path, monkeypatch):
         answers = named_outputs(method.predict(tf.constant(images)))
         return {name: np.asarray(value) + wrong for name, value in answers.items()}
 
-    method = OnlyClasses()
+    method, predictor = OnlyClasses(), types.SimpleNamespace(shape=(None, SIZE, SIZE, 1))
     monkeypatch.setattr(formats, "write_format", write)
     monkeypatch.setattr(formats, "FORMATS", {"onnx": formats.FORMATS["onnx"]._replace(run=run)})
     wrong = 0
-    formats.write_formats(("onnx",), tmp_path, method, method, SIZE)
+    formats.write_formats(("onnx",), tmp_path, predictor, method)
     wrong = 2e-4
     with pytest.raises(UserError, match=r"--export_formats=onnx: \w+ differs from the live model by 0.0002"):
-        formats.write_formats(("onnx",), tmp_path, method, method, SIZE)
+        formats.write_formats(("onnx",), tmp_path, predictor, method)
     assert sizes == [32, 32]
 
 

@@ -36,11 +36,15 @@ ENDLESS = 300  # seconds after which a process is taken to hang
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def start_jax(*arguments):
-    """A process under Keras' JAX backend."""
+def start_jax(folder):
+    """JAX's side in a process under Keras' JAX backend."""
+    code = "import pathlib, sys; from descargan_tf import surroundings\n"
+    code += "with surroundings.unsearched(): surroundings.load_alone('jax')\n"
+    code += "import step_cases; step_cases.answer(pathlib.Path(sys.argv[1]))"
+    path = os.pathsep.join(map(str, (ROOT, ROOT / "tests")))
     return subprocess.Popen(
-        [sys.executable, *map(str, arguments)],
-        env={**os.environ, "PYTHONPATH": str(ROOT), "KERAS_BACKEND": "jax", **COMPILED_QUICKLY},
+        [sys.executable, "-c", code, str(folder)],
+        env={**os.environ, "PYTHONPATH": path, "KERAS_BACKEND": "jax", **COMPILED_QUICKLY},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -100,7 +104,7 @@ def both(tmp_path_factory, shallower):
     steps = {name: prepared(name, rng) for name in CASES}
     given, found = arrays_of(steps), {}
     np.savez(folder / "given.npz", **given)
-    jax_side = start_jax(ROOT / "tests" / "step_cases.py", folder)
+    jax_side = start_jax(folder)
     tf.config.run_functions_eagerly(True)  # quicker than tracing what runs once
     for name, step in ((name, steps[name]) for name in ROUNDS):
         batches = zip(*step_cases.batches(step.method.batches_per_round), strict=True)

@@ -287,10 +287,11 @@ def test_the_histogram_is_of_the_mask_itself(run_dir):
     assert "inside and outside the mask; right of the dashed line" in caption
 
 
-def test_samples_keep_the_kind(run_dir, split, tmp_path):
+def test_samples_keep_the_kind(run_dir, split, tmp_path, monkeypatch):
     prediction, found = figures.read_samples(run_dir / "samples.npz")
     assert found.ground_truth_kind == MASK
     assert found.has_ground_truth is None
+    monkeypatch.setattr(figures, "_save", lambda _, path, *words: figures.FigureFile(path, *words))
     drawn = figures.draw_comparison(tmp_path, {"VAE": prediction}, found)
     assert "drawn as its outline" in next(file.caption for file in drawn if file.path.name == "diseased_maps.png")
 

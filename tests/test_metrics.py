@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.signal import correlate2d
 from skimage.filters import threshold_otsu
-from sklearn.metrics import brier_score_loss, cohen_kappa_score, roc_auc_score
+from sklearn.metrics import brier_score_loss, cohen_kappa_score, roc_auc_score, roc_curve
 
 from descargan_tf.errors import UserError
 from descargan_tf.evaluation import metrics
@@ -72,6 +72,14 @@ def test_auroc_pixel_agrees_with_sklearn_and_has_no_value_for_an_empty_or_full_m
     assert np.isnan(metrics.auroc_pixel(d, gt, 100)).all()
     assert np.isnan(metrics.auroc_pixel(d, gt, -1)).all()
     assert np.isnan(metrics.auroc_pixel_pooled(d, gt, 100))
+
+
+def test_roc_curve_is_that_of_sklearn():
+    rng = np.random.default_rng(4)
+    labels = rng.integers(0, 2, 40)
+    score = np.round(rng.uniform(size=40), 1)  # rounded: ties
+    false_rate, true_rate, _ = roc_curve(labels, score, drop_intermediate=False)
+    np.testing.assert_allclose(metrics.roc_curve(score, labels), [false_rate, true_rate])
 
 
 def test_pooled_metrics_agree_with_one_large_picture(maps):
@@ -159,19 +167,36 @@ def test_bootstrap_interval_covers_shrinks_and_repeats():
     assert metrics.bootstrap_interval([1.0], seed=0) is None
 
 
-def test_stratified_bootstrap_agrees_with_a_loop_over_sklearn():
+def _image_level_by_hand(score, labels):
+    said, diseased = score > 0.5, labels == 1
+    observed = np.mean(said == diseased)
+    chance = said.mean() * diseased.mean() + (1 - said.mean()) * (1 - diseased.mean())
+    pairs = np.subtract.outer(score[diseased], score[~diseased])
+    return {
+        "accuracy": observed,
+        "kappa": (observed - chance) / (1 - chance),
+        "auroc_image": np.mean((np.sign(pairs) + 1) / 2),
+        "brier": np.mean((score - labels) ** 2),
+    }
+
+
+def test_stratified_bootstrap_agrees_with_a_loop():
     rng = np.random.default_rng(2)
     labels = np.repeat([0, 1], [30, 20])
     score = np.round(np.clip(rng.normal(0.4 + 0.25 * labels, 0.25), 0, 1), 1)  # rounded: ties, some at 0.5
+    judged = {
+        "kappa": cohen_kappa_score(labels, score > 0.5),
+        "auroc_image": roc_auc_score(labels, score),
+        "brier": brier_score_loss(labels, score),
+    }
+    assert {name: _image_level_by_hand(score, labels)[name] for name in judged} == pytest.approx(judged)
     ours = metrics.bootstrap_image_level(score, labels, seed=3)
-    drawn = {"accuracy": [], "kappa": [], "auroc_image": [], "brier": []}
+    drawn = []
     for _ in range(500):
         rows = np.concatenate([rng.integers(0, 30, 30), 30 + rng.integers(0, 20, 20)])
-        said = score[rows] > 0.5
-        drawn["accuracy"].append(np.mean(said == labels[rows]))
-        drawn["kappa"].append(cohen_kappa_score(labels[rows], said))
-        drawn["auroc_image"].append(roc_auc_score(labels[rows], score[rows]))
-        drawn["brier"].append(brier_score_loss(labels[rows], score[rows]))
+        drawn.append(_image_level_by_hand(score[rows], labels[rows]))
+    drawn = {name: [each[name] for each in drawn] for name in drawn[0]}
+    assert ours.keys() == drawn.keys()
     for name, values in drawn.items():
         np.testing.assert_allclose(ours[name], np.quantile(values, [0.025, 0.975]), atol=0.05, err_msg=name)
         assert ours[name][0] <= getattr(metrics, name)(score, labels) <= ours[name][1]

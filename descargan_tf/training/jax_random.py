@@ -32,14 +32,15 @@ def uniform(seed_words, shape):
 
 
 def _philox(counter, key):
-    c0, c1, c2, c3 = counter
-    k0, k1 = key
-    for _ in range(10):
+    def mixed(_, state):
+        c0, c1, c2, c3, k0, k1 = state
         high_0, low_0 = _multiply(_MULTIPLIERS[0], c0)
         high_1, low_1 = _multiply(_MULTIPLIERS[1], c2)
-        c0, c1, c2, c3 = high_1 ^ c1 ^ k0, low_1, high_0 ^ c3 ^ k1, low_0
-        k0, k1 = k0 + jnp.uint32(_KEY_STEPS[0]), k1 + jnp.uint32(_KEY_STEPS[1])
-    return c0, c1, c2, c3
+        mixed = high_1 ^ c1 ^ k0, low_1, high_0 ^ c3 ^ k1, low_0
+        return *mixed, k0 + jnp.uint32(_KEY_STEPS[0]), k1 + jnp.uint32(_KEY_STEPS[1])
+
+    # Processors get a loop, as of JAX's own generator: the rounds in a row take XLA a second to compile.
+    return jax.lax.fori_loop(0, 10, mixed, (*counter, *key), unroll=jax.default_backend() != "cpu")[:4]
 
 
 @functools.partial(jax.jit, static_argnums=0)  # traced once for all of its forty calls
