@@ -35,7 +35,9 @@ def life(folder, moment, which):
     keras.utils.set_random_seed(1)
     # Nothing divides anything else, so that each is taken up amid the others.
     often = {"log_every_steps": 5, "validate_every_steps": 2, "checkpoint_every_steps": 3}
-    training = trainer(Path(folder), ever_better, split=IMAGES, max_steps=STEPS, deterministic=True, short=True, **often)
+    training = trainer(
+        Path(folder), ever_better, split=IMAGES, max_steps=STEPS, deterministic=True, short=True, **often
+    )
     write, rename = np.savez, Path.rename
 
     def half(file, **arrays):
