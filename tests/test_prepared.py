@@ -1,7 +1,6 @@
 """A prepared data set on disk: what is written is what is read, in whatever order, and damage is named."""
 
 import csv
-import json
 import os
 import tracemalloc
 
