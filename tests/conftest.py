@@ -1,5 +1,7 @@
 """Two logical CPUs for every test: what is distributed is tested as such. And no network but this machine's own."""
 
+import concurrent.futures
+import contextlib
 import ctypes
 import functools
 import multiprocessing.pool
@@ -113,6 +115,30 @@ def forked():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("subprocess.Popen", program_starts.Fork)
         yield
+
+
+@pytest.fixture(scope="session")
+def _two_processes():
+    context = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(2, context, signals.end_with_parent) as pool:
+        yield pool
+
+
+@pytest.fixture
+def kept_processes(_two_processes, monkeypatch):
+    """Where two processes share the work, they are the same in all tests: to start them takes longer than the work.
+
+    test_processes.py has them started, and ended.
+    """
+
+    @contextlib.contextmanager
+    def pool(num_workers, context, initializer):
+        assert (num_workers, context.get_start_method(), initializer) == (2, "spawn", signals.end_with_parent)
+        futures = []
+        yield types.SimpleNamespace(submit=lambda *task: futures.append(_two_processes.submit(*task)) or futures[-1])
+        concurrent.futures.wait(futures)
+
+    monkeypatch.setattr("descargan_tf.processes.ProcessPoolExecutor", pool)
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,7 @@ Loading TensorFlow starts no thread, and OpenBLAS starts its own again in a fork
 """
 
 import atexit
+import contextlib
 import ctypes
 import functools
 import json
@@ -27,6 +28,7 @@ PR_SET_CHILD_SUBREAPER = 36
 # `LEFT_OUT`.
 EAGER_ROUNDS, GRAPHS_AS_TRACED = "EAGER_ROUNDS_IN_FORKS", "GRAPHS_AS_TRACED_IN_FORKS"
 SHALLOW, ONE_REPLICA, NO_PICTURES = "SHALLOW_IN_FORKS", "ONE_REPLICA_IN_FORKS", "NO_PICTURES_IN_FORKS"
+WHOLE_END = "WHOLE_END_OF_FORKS"  # Python ends as it does elsewhere; see `_leave`
 FORKS_TOO = "FORKS_IN_FORKS"  # as of the fixture `forked`: what a start starts itself is a fork of what it began as
 
 
@@ -254,6 +256,27 @@ LEFT_OUT = {
     SHALLOW: leave_layers_out,
 }
 
+
+def _leave():
+    """The last of a fork's atexit handlers: Python would now take all apart that it was forked with, which takes longer
+    than most starts do. Where there is more to it than an exit status, it does so.
+    """
+    with contextlib.suppress(Exception):
+        sys.stdout.flush()
+        sys.stderr.flush()
+        if _status is not None and WHOLE_END not in os.environ:
+            os._exit(_status)
+
+
+_status = None  # of a program that has ended by itself
+
 if __name__ == "__main__":
+    atexit.register(_leave)  # the first is called last
     module, *sys.argv[1:] = _serve(socket.socket(fileno=int(sys.argv[1])))
-    runpy.run_module(module, run_name="__main__", alter_sys=True)
+    try:
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+        _status = 0
+    except SystemExit as end:
+        if end.code is None or isinstance(end.code, int):
+            _status = (end.code or 0) & 0xFF
+        raise

@@ -34,7 +34,9 @@ def digests(root):
     }
 
 
-def test_the_same_seed_gives_the_same_bytes_with_any_number_of_processes_and_another_one_others(drawn, tmp_path):
+def test_the_same_seed_gives_the_same_bytes_with_any_number_of_processes_and_another_one_others(
+    drawn, tmp_path, kept_processes
+):
     root, manifest = drawn
     told = []
     again = phantom_files.generate(tmp_path / "again", SETTINGS, 2, lambda done, total: told.append((done, total)))

@@ -37,15 +37,15 @@ from descargan_tf.types import CLASS_NAMES
 
 ENDLESS = 240  # seconds after which a process is taken to hang
 RUN = "runs/it's mine"
-FLAGS = f"""# A VAE of a few weights
+FLAGS = f"""# A classifier of a few weights
 --dataset=folders
 --data_dir=own data
 --run_dir={RUN}
 --image_size=64
 --batch_size=4
---method=vae
---generator_filters=2
---latent_units=2
+--method=dcls
+--saliency=gradcam
+--discriminator_filters=2
 --average_decay=0.9
 --log_every_steps=1
 --validate_every_steps=1000000
@@ -58,10 +58,10 @@ pytestmark = pytest.mark.usefixtures("one_replica", "shallow", "eager_rounds", "
 
 
 def wait_for(condition, process):
-    for _ in range(10 * ENDLESS):
+    for _ in range(20 * ENDLESS):
         if process.poll() is not None or condition():
             return
-        time.sleep(0.1)
+        time.sleep(0.05)
 
 
 def steps_in(path):
@@ -81,7 +81,7 @@ def hung_up(workplace):
     """A training that is killed at once, taken up with nobody to read its output, asked for twice, and hung up on."""
     metrics, checkpoints = workplace / RUN / "metrics.jsonl", workplace / RUN / "checkpoints"
     killed = start(workplace, "--flagfile=tiny.flags")
-    wait_for(lambda: len(steps_in(metrics)) >= 7, killed)
+    wait_for(lambda: len(steps_in(metrics)) >= 6, killed)
     killed.kill()
     killed.communicate()
     saved, logged = checkpoint.steps(checkpoints)[-1], steps_in(metrics)[-1]
@@ -228,11 +228,11 @@ def test_check_data(inside, monkeypatch, capsys, number):
 
 
 @pytest.mark.parametrize(("number", "num_workers"), [*((number, 1) for number in signals.ENDINGS), (signal.SIGINT, 2)])
-def test_generate_leaves_nothing(tmp_path, number, num_workers):
+def test_generate_leaves_nothing(tmp_path, kept_processes, number, num_workers):
     with pytest.raises(signals.Stopped) as caught, signals.raised():
         generation.generate(
             tmp_path / "data",
-            SyntheticSettings(0, 64, 60, 1, 1),
+            SyntheticSettings(0, 64, 20, 1, 1),
             num_workers,
             progress=lambda *_: signal.raise_signal(number),
         )

@@ -18,7 +18,7 @@ from descargan_tf.data.synthetic import SyntheticSettings
 from descargan_tf.errors import UserError
 
 
-def test_any_number_of_workers_gives_the_same_bytes(tmp_path, synthetic_data):
+def test_any_number_of_workers_gives_the_same_bytes(tmp_path, synthetic_data, kept_processes):
     folder, settings = synthetic_data
     generation.generate(tmp_path / "two", settings, num_workers=2)
     names = sorted(p.relative_to(folder) for p in folder.rglob("*") if p.is_file())

@@ -136,7 +136,7 @@ def test_a_table_gives_labels_patients_splits_and_masks(tmp_path):
     assert listing.problems == [f"labels.csv, line 5: gone.nii: missing in {tmp_path / 'raw'}"]
 
 
-def test_any_number_of_processes_lists_the_same(root, monkeypatch):
+def test_any_number_of_processes_lists_the_same(root, monkeypatch, kept_processes):
     (root / "healthy" / "cut.nii.gz").write_bytes((root / "healthy" / "sub-01_ses-1_T1w.nii.gz").read_bytes()[:-100])
     one = listed(root)
     assert len(one.problems) == 1

@@ -206,7 +206,7 @@ def test_what_a_source_does_not_listen_to_is_refused(tmp_path, source, flag, oth
     assert not (tmp_path / "data").exists()
 
 
-def test_any_number_of_workers_gives_the_same_bytes(tmp_path, monkeypatch):
+def test_any_number_of_workers_gives_the_same_bytes(tmp_path, kept_processes):
     raw = class_folders(tmp_path / "raw", 10)
     (raw / "healthy/004.png").write_bytes(b"no picture")
     one = run(raw, tmp_path / "one", num_workers=1)

@@ -1,7 +1,6 @@
 """A prepared data set on disk: what is written is what is read, in whatever order, and damage is named."""
 
 import csv
-import json
 import os
 import tracemalloc
 
@@ -127,7 +126,7 @@ def test_memory_does_not_grow_with_the_number_of_images(tmp_path):
 
 
 def test_the_manifest_takes_little_memory(tmp_path):
-    count = 4000
+    count = 1500
     rows = [
         {**row, "patient": f"{number % 1000:016x}", "study": f"{number // 2:016x}"}
         for number, row in enumerate(rows_for("train", HEALTHY, 0, count))
@@ -314,25 +313,3 @@ def test_a_write_that_fails_leaves_the_shard_that_was_there(written, monkeypatch
         )
     assert (written[0] / SHARD).read_bytes() == before
     assert not list((written[0] / "shards").glob(".*"))
-
-
-@pytest.mark.usefixtures("one_replica", "shallow", "eager_rounds", "no_pictures")
-def test_a_run_on_it_is_taken_up_evaluated_and_exported_unchanged(written, tmp_path, monkeypatch, capsys):
-    from descargan_tf.main import main
-
-    monkeypatch.chdir(tmp_path)
-    flags = (
-        *("--dataset=prepared", "--data_dir=d", f"--image_size={SIZE}", "--batch_size=4", "--run_dir=runs/p"),
-        *("--method=vae", "--generator_filters=2", "--latent_units=4"),
-        *("--validate_every_steps=2", "--checkpoint_every_steps=1"),
-    )
-    assert main(["main", *flags, "--max_steps=1"]) == 0
-    assert main(["main", *flags, "--max_steps=2"]) == 0
-    assert main(["main", "--mode=evaluate", "--run_dir=runs/p"]) == 0
-    report = json.loads((tmp_path / "runs/p/report.json").read_text())
-    assert report["metrics"]["image_units"]["dice"]["mean"] is not None
-    assert report["metrics"]["image_units"]["mse_d_gt"]["mean"] is None  # masks have no sign
-    capsys.readouterr()
-    write(tmp_path / "e", counts=(5, 5))
-    assert main(["main", *flags, "--max_steps=3", "--data_dir=e"]) == 2
-    assert "was trained on other data than --data_dir=e holds" in capsys.readouterr().err

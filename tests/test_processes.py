@@ -4,25 +4,10 @@ import contextlib
 import os
 
 import pytest
+from process_tasks import end_at, fail_at, square
 
 from descargan_tf import processes
 from descargan_tf.errors import UserError
-
-
-def square(number):
-    return number**2, os.getpid()
-
-
-def end_at(number, last):
-    if number == last:
-        os._exit(1)  # as the system ends a process when memory is short
-    return number
-
-
-def fail_at(number, last):
-    if number == last:
-        raise UserError(f"{number} fails")
-    return number
 
 
 @pytest.mark.parametrize("num_workers", [1, 2])
@@ -37,7 +22,7 @@ def test_one_task_or_none_needs_no_process():
     assert [*processes.in_order(square, [], 8)] == []
 
 
-def test_what_a_task_raises_comes_behind_the_results_before_it():
+def test_what_a_task_raises_comes_behind_the_results_before_it(kept_processes):
     found = []
     with pytest.raises(UserError, match="3 fails"):
         found.extend(processes.in_order(fail_at, [(number, 3) for number in range(6)], 2))

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.usefixtures("one_replica", "shallow", "eager_rounds", "
 SHAPE, SPACING = (36, 40, 20), (1.0, 1.2, 2.5)
 LESION = slice(8, 12)  # its axial slices
 METHOD = ("--method=vae", "--batch_size=4", "--generator_filters=2", "--latent_units=4")
-ROUNDS = ("--max_steps=2", "--validate_every_steps=2", "--checkpoint_every_steps=2")
+ROUNDS = ("--validate_every_steps=2", "--checkpoint_every_steps=1")
 
 
 def head(seed):
@@ -50,19 +50,21 @@ def write_volumes(root):
 
 @pytest.fixture(scope="module")
 def way(tmp_path_factory, one_replica, shallow, eager_rounds, graphs_as_traced, no_pictures):
-    """A folder with raw/, data/, run/ and found/: every step ended with 0."""
+    """A folder with raw/, data/, other/ of fewer slices, run/ and found/: every step ended with 0."""
     root = tmp_path_factory.mktemp("volumes")
     write_volumes(root / "raw")
 
     def step(mode, *flags):
         assert main(["main", f"--mode={mode}", *flags]) == 0, mode
 
-    asked = ("--source=nifti", "--slices=0.3:0.7", "--nifti_range=0,1000", "--image_size=64")
+    asked = ("--source=nifti", f"--input={root / 'raw'}", "--nifti_range=0,1000", "--image_size=64")
     with pytest.MonkeyPatch.context() as patch:  # processes take longer to start than all of the work does
         patch.setattr("descargan_tf.processes.num_cores", lambda: 1)
-        step("prepare", *asked, f"--input={root / 'raw'}", f"--data_dir={root / 'data'}")
+        step("prepare", *asked, "--slices=0.3:0.7", f"--data_dir={root / 'data'}")
+        step("prepare", *asked, "--slices=0.3:0.6", f"--data_dir={root / 'other'}")
     data = ("--dataset=prepared", "--image_size=64", f"--data_dir={root / 'data'}")
-    step("train", *METHOD, *ROUNDS, *data, f"--run_dir={root / 'run'}")
+    for rounds in (1, 2):  # the second takes up the first
+        step("train", *METHOD, *ROUNDS, f"--max_steps={rounds}", *data, f"--run_dir={root / 'run'}")
     step("evaluate", f"--run_dir={root / 'run'}")
     volumes = root / "raw" / "test" / "diseased"
     step(
@@ -106,7 +108,17 @@ def test_pixels_are_measured_against_the_masks(way):
     assert 0 <= scores["dice"]["mean"] <= 1
     assert 0 <= scores["auroc_pixel"]["mean"] <= 1
     assert scores["ssim"]["reason"] == "not available: masks"
+    assert scores["mse_d_gt"]["mean"] is None  # masks have no sign
     assert (report["split"]["num_healthy"], report["split"]["num_diseased"]) == (16, 8)
+
+
+def test_a_run_is_taken_up_where_it_was_and_not_on_other_data(way, capsys):
+    assert "resuming at step 1" in (way / "run" / "train.log").read_text()
+    lines = map(json.loads, (way / "run" / "metrics.jsonl").read_text().splitlines())
+    assert [line["step"] for line in lines if line["group"] == "validate"] == [1, 2]
+    flags = (*METHOD, *ROUNDS, "--max_steps=3", "--dataset=prepared", "--image_size=64", f"--run_dir={way / 'run'}")
+    assert main(["main", *flags, f"--data_dir={way / 'other'}"]) == 2
+    assert f"was trained on other data than --data_dir={way / 'other'} holds" in capsys.readouterr().err
 
 
 def test_a_map_is_a_volume_that_lies_on_its_source(way):
