@@ -14,10 +14,9 @@ from pathlib import Path
 
 import keras
 import numpy as np
-from toy_training import make_split, on_round, trainer, watch
+from toy_training import SMALL, on_round, trainer, watch
 
 STEPS = 12
-IMAGES = make_split(8)  # of its own: they come from the program's own pipeline
 
 
 def stand_still():
@@ -27,7 +26,7 @@ def stand_still():
 
 def ever_better(*answers):
     """A validation by which the best checkpoint is replaced each time."""
-    found = watch(IMAGES)(*answers)
+    found = watch(SMALL)(*answers)
     return found._replace(selection=-found.selection)
 
 
@@ -35,9 +34,7 @@ def life(folder, moment, which):
     keras.utils.set_random_seed(1)
     # Nothing divides anything else, so that each is taken up amid the others.
     often = {"log_every_steps": 5, "validate_every_steps": 2, "checkpoint_every_steps": 3}
-    training = trainer(
-        Path(folder), ever_better, split=IMAGES, max_steps=STEPS, deterministic=True, short=True, **often
-    )
+    training = trainer(Path(folder), ever_better, max_steps=STEPS, deterministic=True, traced=True, **often)
     write, rename = np.savez, Path.rename
 
     def half(file, **arrays):
