@@ -107,6 +107,7 @@ def _serve(connection):
     # A fork would copy all that it only looks through.
     with surroundings.held_back_unless_it_fails(2), surroundings.unsearched():
         surroundings.load_alone()
+        import sklearn.metrics  # noqa: F401
         from skimage import filters, metrics  # noqa: F401, loaded when they are asked for
 
         import descargan_tf.commands

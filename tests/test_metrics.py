@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.signal import correlate2d
 from skimage.filters import threshold_otsu
-from sklearn.metrics import brier_score_loss, cohen_kappa_score, roc_auc_score, roc_curve
+from sklearn.metrics import brier_score_loss, cohen_kappa_score, roc_auc_score
 
 from descargan_tf.errors import UserError
 from descargan_tf.evaluation import metrics
@@ -72,14 +72,6 @@ def test_auroc_pixel_agrees_with_sklearn_and_has_no_value_for_an_empty_or_full_m
     assert np.isnan(metrics.auroc_pixel(d, gt, 100)).all()
     assert np.isnan(metrics.auroc_pixel(d, gt, -1)).all()
     assert np.isnan(metrics.auroc_pixel_pooled(d, gt, 100))
-
-
-def test_roc_curve_is_that_of_sklearn():
-    rng = np.random.default_rng(4)
-    labels = rng.integers(0, 2, 40)
-    score = np.round(rng.uniform(size=40), 1)  # rounded: ties
-    false_rate, true_rate, _ = roc_curve(labels, score, drop_intermediate=False)
-    np.testing.assert_allclose(metrics.roc_curve(score, labels), [false_rate, true_rate])
 
 
 def test_pooled_metrics_agree_with_one_large_picture(maps):

@@ -155,8 +155,10 @@ def figure_roc(path, prediction, split, threshold=None):
     axes = figure.subplots(1, has_roc + has_pixels, squeeze=False)[0].tolist()
     captions = []
     if has_roc:
+        from sklearn.metrics import roc_curve  # takes a second to load
+
         axis = axes.pop(0)
-        false_rate, true_rate = metrics.roc_curve(score, labels)
+        false_rate, true_rate, _ = roc_curve(labels, score)
         axis.plot([0, 1], [0, 1], color="0.7", linewidth=1, linestyle="--")
         axis.plot(false_rate, true_rate, color="#0571b0", linewidth=2, clip_on=False)
         axis.set(xlim=(0, 1), ylim=(0, 1), xlabel="False positive rate", ylabel="True positive rate", aspect="equal")

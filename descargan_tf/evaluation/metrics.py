@@ -15,12 +15,11 @@ images only (D7.7). Two protocols say in which units d and GT are compared; a ma
 takes it after a third normalisation. D7.n numbers the rules of the authors' evaluation program.
 """
 
-import math
 from concurrent.futures import ThreadPoolExecutor
-from statistics import NormalDist
 
 import numpy as np
-import skimage  # whose parts load when they are asked for: to predict or to serve needs none
+import scipy  # whose parts load when they are asked for, as do skimage's: to predict or to serve needs none
+import skimage
 
 from descargan_tf.errors import UserError
 from descargan_tf.measures import HEADLINE, OF_PROBABILITIES, PROTOCOLS
@@ -264,19 +263,8 @@ def called_right(score, labels, threshold):
 
 def proportion_interval(count, total, level=0.95):
     """Wilson's score interval (low, high) of a share; a bootstrap of images that all are right has no width."""
-    z, share = NormalDist().inv_cdf((1 + level) / 2), count / total
-    middle = share + z**2 / (2 * total)
-    reach = z * math.sqrt(share * (1 - share) / total + z**2 / (4 * total**2))
-    low, high = ((middle + side) / (1 + z**2 / total) for side in (-reach, reach))
-    return (low if count else 0.0), (high if count < total else 1.0)
-
-
-def roc_curve(score, labels):
-    """(False, true positive rates), each from 0 to 1 with a point for each distinct score of images [N]."""
-    score, labels = np.asarray(score, np.float64), np.asarray(labels)
-    rank = np.unique(-score, return_inverse=True)[1]
-    counts = (np.bincount(rank[labels == label], minlength=rank.max() + 1) for label in (HEALTHY, DISEASED))
-    return tuple(np.concatenate([[0.0], np.cumsum(count) / count.sum()]) for count in counts)
+    low, high = scipy.stats.binomtest(count, total).proportion_ci(level, method="wilson")
+    return float(low), float(high)
 
 
 def image_level(score, labels, weights):
