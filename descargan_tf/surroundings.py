@@ -6,7 +6,6 @@ them. `settle` comes before either is imported.
 
 import contextlib
 import gc
-import importlib
 import importlib.util
 import os
 import shlex
@@ -112,8 +111,7 @@ def load_alone(backend: str = "tensorflow") -> None:
     hidden = [name for name in _LOADED_FOR_NOTHING[backend] if name not in sys.modules]
     sys.modules.update(dict.fromkeys(hidden))  # None: an ImportError
     try:
-        importlib.import_module(backend)
-        import keras  # noqa: F401
+        import keras  # noqa: F401, and the backend that is settled on
     finally:
         for name in hidden:
             del sys.modules[name]
