@@ -28,7 +28,6 @@ PR_SET_CHILD_SUBREAPER = 36
 # `LEFT_OUT`.
 EAGER_ROUNDS, GRAPHS_AS_TRACED = "EAGER_ROUNDS_IN_FORKS", "GRAPHS_AS_TRACED_IN_FORKS"
 SHALLOW, ONE_REPLICA, NO_PICTURES = "SHALLOW_IN_FORKS", "ONE_REPLICA_IN_FORKS", "NO_PICTURES_IN_FORKS"
-WHOLE_END = "WHOLE_END_OF_FORKS"  # Python ends as it does elsewhere; see `_leave`
 FORKS_TOO = "FORKS_IN_FORKS"  # as of the fixture `forked`: what a start starts itself is a fork of what it began as
 
 
@@ -265,7 +264,7 @@ def _leave():
     with contextlib.suppress(Exception):
         sys.stdout.flush()
         sys.stderr.flush()
-        if _status is not None and WHOLE_END not in os.environ:
+        if _status is not None:
             os._exit(_status)
 
 

@@ -1,8 +1,8 @@
 """The program as its users start it: the whole way once, and every refusal.
 
 A training that is stopped runs in processes of its own, as signals and exit statuses are theirs; the rest runs in this.
-Only that one traces and optimises all that a user's does, and ends as that does; tests/test_notebook.py goes the whole
-way with the paper's networks.
+Only that one loads, traces and optimises all that a user's does; tests/test_notebook.py goes the whole way with the
+paper's networks.
 """
 
 import contextlib
@@ -11,7 +11,6 @@ import dataclasses
 import errno
 import io
 import json
-import os
 import re
 import shutil
 import signal
@@ -115,9 +114,7 @@ def run_in(folder, *arguments):
 @pytest.fixture(scope="module")
 def stopped(workplace):
     """Training stopped by SIGTERM: exit status, standard error, and the names of the checkpoints then."""
-    whole = {name: value for name, value in os.environ.items() if name not in program_starts.LEFT_OUT}
-    whole |= {"PYTHONPATH": str(ROOT), program_starts.WHOLE_END: "1"}
-    process = start(workplace, "--flagfile=endless.flags", env=whole)
+    process = start(workplace, "--flagfile=endless.flags", anew=True)
     log = workplace / "runs" / "endless" / "train.log"
     for _ in range(4 * ENDLESS):
         if process.poll() is not None or (log.exists() and "step       2 " in log.read_text()):
