@@ -135,8 +135,15 @@ def kept_processes(_two_processes, monkeypatch):
     def pool(num_workers, context, initializer):
         assert (num_workers, context.get_start_method(), initializer) == (2, "spawn", signals.end_with_parent)
         futures = []
-        yield types.SimpleNamespace(submit=lambda *task: futures.append(_two_processes.submit(*task)) or futures[-1])
-        concurrent.futures.wait(futures)
+
+        def submit(*task):
+            futures.append(_two_processes.submit(*task))
+            return futures[-1]
+
+        try:
+            yield types.SimpleNamespace(submit=submit)
+        finally:  # as the end of a pool of one's own does
+            concurrent.futures.wait(futures)
 
     monkeypatch.setattr("descargan_tf.processes.ProcessPoolExecutor", pool)
 

@@ -228,11 +228,11 @@ def test_check_data(inside, monkeypatch, capsys, number):
 
 
 @pytest.mark.parametrize(("number", "num_workers"), [*((number, 1) for number in signals.ENDINGS), (signal.SIGINT, 2)])
-def test_generate_leaves_nothing(tmp_path, kept_processes, number, num_workers):
+def test_generate_leaves_nothing(tmp_path, number, num_workers):
     with pytest.raises(signals.Stopped) as caught, signals.raised():
         generation.generate(
             tmp_path / "data",
-            SyntheticSettings(0, 64, 20, 1, 1),
+            SyntheticSettings(0, 64, 60, 1, 1),
             num_workers,
             progress=lambda *_: signal.raise_signal(number),
         )

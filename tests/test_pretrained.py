@@ -35,18 +35,18 @@ pytestmark = pytest.mark.usefixtures(
 
 @pytest.fixture(scope="module")
 def workplace(tmp_path_factory):
-    """Where a user works: a run, evaluated and published, and another one."""
+    """Where a user works: runs of both kinds, evaluated and published."""
     folder = tmp_path_factory.mktemp("workplace")
     before = Path.cwd()
     os.chdir(folder)
     try:
         settings = SyntheticSettings(image_size=64, num_train=4, num_validate=3, num_test=3)
         generation.generate("data/synthetic_64", settings, num_workers=1)
-        exports.make_run(Path("runs/tiny"), "--batch_norm=moving", "--lambda_id=3")
-        assert main(["main", "--mode=evaluate", "--run_dir=runs/tiny"]) == 0
-        assert main(["main", "--mode=publish", "--run_dir=runs/tiny", "--publish_note=Made for a test."]) == 0
-        for kind in ("runs", "pretrained"):
-            shutil.copytree(f"{kind}/tiny", f"{kind}/plain")
+        for name, kind in (("tiny", "moving"), ("plain", "per_image")):
+            exports.make_run(Path("runs") / name, f"--batch_norm={kind}", "--lambda_id=3")
+            assert main(["main", "--mode=evaluate", f"--run_dir=runs/{name}"]) == 0
+            note = "--publish_note=Made for a test."
+            assert main(["main", "--mode=publish", f"--run_dir=runs/{name}", note]) == 0
     finally:
         os.chdir(before)
     return folder

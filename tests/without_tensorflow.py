@@ -1,8 +1,8 @@
 """`python without_tensorflow.py <flags> [-- <flags> ...]`: the program's commands where TensorFlow cannot be imported.
 
 `copy <run> <other> <checkpoint>` among them copies a run without that checkpoint. Ends with status 1 at the first
-command that fails, or where anything so much as looks for TensorFlow. Of an evaluation's figures the samples alone are
-drawn, and of several evaluations by the first alone: they take half of the time.
+command that fails, or where anything so much as looks for TensorFlow. Of several evaluations the first alone draws its
+figures, which take half of the time; no other test draws them by the program.
 """
 
 import contextlib
@@ -33,14 +33,6 @@ def no_figures(folder, *_):
     return []
 
 
-def samples_alone(folder, prediction, split, *_):
-    from descargan_tf.evaluation import figures
-
-    no_figures(folder)
-    figures.draw_all = no_figures
-    return [figures.figure_samples(folder / "samples.png", prediction, split, num_samples=1)]
-
-
 def copy(run_dir, other, checkpoint):
     """As a run that was stopped before that checkpoint."""
     shutil.copytree(run_dir, other)
@@ -55,11 +47,8 @@ def shallow(loading):
         with loading(backend):
             yield
             program_starts.leave_layers_out()
-            from descargan_tf.evaluation import figures
             from descargan_tf.training import jax_step
 
-            if figures.draw_all is not no_figures:
-                figures.draw_all = samples_alone
             # Of images that are sent as many are sent as the six of a class that stay: both trainings are one program.
             jax_step._LARGEST_CHUNK, jax_step.STATISTICS_PASSES = 3, 4
             jax_step.measure_matrix_product = lambda precision: 1e12  # which the comparison of the steps measures
@@ -84,6 +73,8 @@ def run(arguments):
         status = main(["main", *arguments[:end]])
         if status:
             return status
+        if "--mode=evaluate" in arguments[:end]:
+            sys.modules["descargan_tf.evaluation.figures"].draw_all = no_figures
         arguments = arguments[end + 1 :]
     print("\n".join(absent.asked), file=sys.stderr)
     return 1 if absent.asked else 0

@@ -5,7 +5,6 @@ variables stand for the state's arrays while a method's functions are traced (`k
 what was last put in from outside.
 """
 
-import functools
 import math
 import time
 from collections import OrderedDict
@@ -489,7 +488,6 @@ def keep_compiled_code(folder: str) -> None:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
-@functools.cache
 def measure_matrix_product(precision: str) -> float:
     """Operations a second of a large matrix product on the first device: what a training can at most come near to."""
     size = 1024 if jax.default_backend() == "cpu" else 8192
