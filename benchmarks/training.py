@@ -150,9 +150,12 @@ def operations(engine):
             factor = operation.inputs[0].shape
             kernel, images = [factor[0] if operation.get_attr("transpose_a") else factor[1]], operation.outputs[0]
         elif operation.type.endswith("PartitionedCall"):  # models/winograd.py: as much as the plain convolution
-            tensors = [*operation.inputs, *operation.outputs]
+            tensors = [*operation.inputs, operation.outputs[0]]  # others are for a gradient that is not taken
             (kernel,) = [tensor.shape for tensor in tensors if tensor.shape[:2] == (3, 3)]
-            images = next(t for t in tensors if t.shape != kernel and t.shape[3] == kernel[3])
+            first, second = (tensor for tensor in tensors if tensor.shape != kernel)
+            images = next(t for t in (first, second) if t.shape[3] == kernel[3])
+            if first.shape[1] != second.shape[1]:  # upsampled between: the transposed convolution's
+                images, kernel = min(first, second, key=lambda t: t.shape[1]), [4, 4, kernel[3]]
         else:
             continue
         products = math.prod(images.shape) * math.prod(kernel[:3])

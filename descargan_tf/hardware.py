@@ -1,11 +1,15 @@
 """What this machine computes fast, under either backend."""
 
+import contextlib
 import ctypes
+import functools
 import os
 import platform
 import re
 import sys
 from pathlib import Path
+
+from descargan_tf.processes import num_cores
 
 _CPUINFO = Path("/proc/cpuinfo")
 _BFLOAT16_INSTRUCTIONS = {"avx512_bf16", "amx_bf16"}
@@ -35,6 +39,12 @@ def fast_precision(backend: str = "tensorflow") -> str:
 def multiplies_in_tiles(precision: str) -> bool:
     """Whether this processor multiplies matrices of that precision so fast that additions take as long: AMX."""
     return precision == "bfloat16" and "amx_bf16" in _processor_flags()
+
+
+@functools.cache
+def has_avx512() -> bool:
+    """Whether this processor has AVX-512. Without it oneDNN's gradients of kernels are slow."""
+    return "avx512f" in _processor_flags()
 
 
 def has_accelerator(backend: str = "tensorflow") -> bool:
@@ -68,7 +78,7 @@ def _is_new(gpu):
 
 def describe_machine(backend: str = "tensorflow") -> str:
     """Processor, its instructions for bfloat16, cores that this process may use, memory, GPUs, as far as known."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    cores = num_cores()
     processor = _processor("model name") or platform.processor() or platform.machine()
     if flags := _processor_flags():  # which not every system tells
         processor += f" ({', '.join(sorted(_BFLOAT16_INSTRUCTIONS & flags)) or 'no bfloat16'})"

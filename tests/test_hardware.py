@@ -34,6 +34,12 @@ def test_every_gpu_must_have_it(monkeypatch):
     assert hardware.fast_precision() == "float32"
 
 
+def test_avx512_is_told_by_its_foundation(monkeypatch):
+    for flags, expected in (({"avx2"}, False), ({"avx2", "avx512f"}, True), (set(), False)):
+        monkeypatch.setattr(hardware, "_processor_flags", lambda flags=flags: flags)
+        assert hardware.has_avx512.__wrapped__() == expected
+
+
 def test_freed_memory_is_kept_where_glibc_is():
     assert hardware.keep_freed_memory() == (platform.libc_ver()[0] == "glibc")
 

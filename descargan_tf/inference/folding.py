@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from descargan_tf.methods.base import Method
 from descargan_tf.models.blocks import BatchNormalization, UpsampleConv2D
+from descargan_tf.models.upsampling import transposed_kernel
 
 _CONVOLUTIONS = (keras.layers.Conv2D, UpsampleConv2D)
 _NORMALISATIONS = (BatchNormalization, keras.layers.BatchNormalization)
@@ -138,7 +139,7 @@ def folded_weights(layer, normalisation=None):
     """Kernel and bias, float64, of a convolution with the normalisation after it; of an upsampling one, transposed."""
     bias = np.zeros(layer.filters) if layer.bias is None else np.asarray(layer.bias, np.float64)
     is_transposed = isinstance(layer, UpsampleConv2D)
-    kernel = np.asarray(layer.transposed_kernel() if is_transposed else layer.kernel, np.float64)
+    kernel = np.asarray(transposed_kernel(layer.kernel) if is_transposed else layer.kernel, np.float64)
     if normalisation is not None:
         affine = _affine(normalisation)
         kernel = kernel * (affine.scale[:, np.newaxis] if is_transposed else affine.scale)

@@ -8,6 +8,8 @@ import keras
 import numpy as np
 from keras import ops
 
+from descargan_tf.models.upsampling import transposed_kernel
+
 STATISTICS = ("moving", "per_image")
 
 
@@ -200,12 +202,6 @@ def _mean_over_replicas(value):
     return tf.distribute.get_replica_context().all_reduce("mean", value)
 
 
-# Nearest upsampling by two and a 3x3 convolution are one stride-2 transposed convolution, whose four taps along an axis
-# are sums of the three: [0, 0, 1], [0, 1, 1], [1, 1, 0], [1, 0, 0].
-_TAPS = np.array([[0, 0, 1], [0, 1, 1], [1, 1, 0], [1, 0, 0]], "float32")
-_TAPS_2D = np.kron(_TAPS, _TAPS)  # [16, 9]: both axes at once
-
-
 class UpsampleConv2D(keras.layers.Layer):
     """Nearest upsampling x2 then a 3x3 convolution with zero padding, without the upsampled tensor in between.
 
@@ -223,16 +219,11 @@ class UpsampleConv2D(keras.layers.Layer):
         self.kernel = self.add_weight(shape=shape, initializer=self.kernel_initializer, name="kernel", autocast=False)
         self.bias = self.add_weight(shape=(self.filters,), initializer="zeros", name="bias")
 
-    def transposed_kernel(self, dtype="float32"):
-        """The kernel [4, 4, filters, C] of the transposed convolution."""
-        channels = self.kernel.shape[2]
-        kernel = ops.matmul(_TAPS_2D, ops.reshape(self.kernel, (9, channels * self.filters)))
-        kernel = ops.cast(ops.reshape(kernel, (4, 4, channels, self.filters)), dtype)
-        return ops.transpose(kernel, (0, 1, 3, 2))
-
     def call(self, inputs):
         """[B, H, W, C] to [B, 2H, 2W, filters]."""
-        kernel = self.transposed_kernel(inputs.dtype)
+        if convolve := _quicker("quicker_upsampling", inputs, self.filters):
+            return ops.add(convolve(inputs, self.kernel), self.bias)
+        kernel = transposed_kernel(self.kernel, inputs.dtype)
         if keras.backend.backend() == "jax":
             return _transposed_conv_of_jax()(inputs, kernel) + self.bias
         return ops.add(ops.conv_transpose(inputs, kernel, strides=2, padding="same"), self.bias)
@@ -296,7 +287,7 @@ class Conv2D(keras.layers.Conv2D):
         kind = self.kernel_size, self.strides, self.dilation_rate, self.padding, self.groups
         is_plain = kind == ((3, 3), (1, 1), (1, 1), "same", 1)
         if keras.backend.backend() != "jax" or self.filters > 1 or not is_plain:
-            convolve = self._quicker(inputs) if is_plain else None
+            convolve = _quicker("quicker_convolution", inputs, self.filters) if is_plain else None
             outputs = (convolve or self.convolution_op)(inputs, self.kernel)
             return self.activation(ops.add(outputs, self.bias) if self.use_bias else outputs)
         height, width, channels = inputs.shape[1:]
@@ -306,13 +297,15 @@ class Conv2D(keras.layers.Conv2D):
         outputs = ops.expand_dims(sum(shifted), -1)
         return self.activation(outputs + self.bias if self.use_bias else outputs)
 
-    def _quicker(self, inputs):
-        is_float32 = keras.backend.standardize_dtype(inputs.dtype) == "float32"
-        if not is_float32 or not getattr(_thread, "trains_on_processors", False):
-            return None
-        from descargan_tf.models.winograd import quicker_convolution
 
-        return quicker_convolution(inputs.shape, self.filters)
+def _quicker(choice, inputs, filters):
+    """What that function of `models.winograd` chooses, in `training_on_processors`; or None."""
+    is_float32 = keras.backend.standardize_dtype(inputs.dtype) == "float32"
+    if not is_float32 or not getattr(_thread, "trains_on_processors", False):
+        return None
+    from descargan_tf.models import winograd
+
+    return getattr(winograd, choice)(inputs.shape, filters)
 
 
 class MaxPooling2D(keras.layers.MaxPooling2D):

@@ -6,6 +6,9 @@ six convolutions of 1x3 take half of the multiplications. Along both axes it wou
 reads and writes outweighs it. Of maps of 2x2, such as critics end in, oneDNN takes most of the time to lay out kernels;
 a product of matrices takes them as they are.
 
+Gradients of kernels are products of matrices, too: a map's positions are what is summed over, and a shift by a position
+is another place in memory to begin at. oneDNN's own, without AVX-512, reach a sixth to a half of a product's speed.
+
 Each gradient is again one of these three: the convolution, that of its input, that of its kernel. So they can be
 differentiated any number of times, as the gradient penalty asks.
 """
@@ -15,8 +18,13 @@ import functools
 import numpy as np
 import tensorflow as tf
 
-_MIN_CHANNELS = 128  # channels: of fewer, transforming rows takes the time that the products save
+from descargan_tf.hardware import has_avx512
+from descargan_tf.models.upsampling import transposed_kernel
+
+_MIN_CHANNELS = 128  # of fewer, transforming rows takes the time that the products save
+_MIN_CHANNELS_OF_GRADIENT = 32  # of a kernel: it is summed over rows, and not transformed back
 _MIN_OPERATIONS = 3e8
+_MIN_POSITIONS = 2048  # of fewer, three small products take longer than columns to be laid out for one
 _MAX_COLUMNS = 4  # positions of a map
 _MIN_OPERATIONS_OF_COLUMNS = 1e6  # of less, it saves nothing and has a round's graph take longer to trace
 
@@ -37,7 +45,13 @@ _KERNEL = np.array(
     "float32",
 ) / np.float32(24)
 _OUTPUT = np.array([[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1]], "float32")
+# Nearest upsampling by two, then a convolution. Along an axis, where w = w0 + w1 + w2, an even output is
+# w0 (x[i-1] - x[i]) + w x[i], an odd one w x[i] + w2 (x[i+1] - x[i]): three products for two outputs. These are the
+# kernel's rows and the outputs' (transposed); of both axes, their Kronecker products.
+_UPSAMPLING_KERNEL = np.kron(*2 * [np.array([[1, 0, 0], [1, 1, 1], [0, 0, 1]], "float32")])
+_UPSAMPLING_OUTPUT = np.kron(*2 * [np.array([[1, 0], [1, 1], [0, 1]], "float32")])
 _SAME = {"strides": [1, 1, 1, 1], "padding": "SAME"}
+_HALVED = {"strides": [1, 2, 2, 1], "padding": "SAME"}
 
 
 def quicker_convolution(shape, filters):
@@ -53,28 +67,48 @@ def quicker_convolution(shape, filters):
     operations = 18 * batch * height * width * channels * filters
     if height * width <= _MAX_COLUMNS:
         return convolve_columns if operations >= _MIN_OPERATIONS_OF_COLUMNS else None
-    is_large = operations >= _MIN_OPERATIONS
-    return convolve if is_large and height % 4 == 0 and min(channels, filters) >= _MIN_CHANNELS else None
+    if operations < _MIN_OPERATIONS or height % 4:
+        return None
+    if min(channels, filters) >= _MIN_CHANNELS:
+        return convolve
+    return convolve_plainly if _is_gradient_quicker(channels, filters) else None
 
 
-def convolve(x, kernel):
-    """[B, H, W, C] and [3, 3, C, K] to [B, H, W, K], zeros around x; H is a multiple of 4."""
-    return _convolution(x, tf.convert_to_tensor(kernel))
+def quicker_upsampling(shape, filters):
+    """As `quicker_convolution`, for one after nearest upsampling by two: [B, H, W, C] to [B, 2H, 2W, filters]."""
+    if None in shape:
+        return None
+    batch, height, width, channels = shape
+    is_large = 32 * batch * height * width * channels * filters >= _MIN_OPERATIONS
+    return upsample if is_large and _is_gradient_quicker(channels, filters) else None
 
 
-@tf.custom_gradient
-def _convolution(x, kernel):
-    return _convolved(x, kernel), lambda y: (_input_gradient(y, kernel), _kernel_gradient(x, y))
+def _is_gradient_quicker(channels, filters):
+    return min(channels, filters) >= _MIN_CHANNELS_OF_GRADIENT and not has_avx512()
 
 
-@tf.custom_gradient
-def _input_gradient(y, kernel):
-    return _convolved_back(y, kernel), lambda x: (_convolution(x, kernel), _kernel_gradient(x, y))
+def _bilinear(function, of_x, of_kernel):
+    """The function (x, kernel), linear in either, to be differentiated any number of times.
 
+    Args:
+        function: (x, kernel) -> y.
+        of_x: (gradient with respect to y, kernel) -> that with respect to x.
+        of_kernel: (x, gradient with respect to y) -> that with respect to the kernel.
+    """
 
-@tf.custom_gradient
-def _kernel_gradient(x, y):
-    return _correlated(x, y), lambda kernel: (_input_gradient(y, kernel), _convolution(x, kernel))
+    @tf.custom_gradient
+    def forward(x, kernel):
+        return function(x, kernel), lambda y: (backward(y, kernel), correlation(x, y))
+
+    @tf.custom_gradient
+    def backward(y, kernel):
+        return of_x(y, kernel), lambda x: (forward(x, kernel), correlation(x, y))
+
+    @tf.custom_gradient
+    def correlation(x, y):
+        return of_kernel(x, y), lambda kernel: (backward(y, kernel), forward(x, kernel))
+
+    return lambda x, kernel: forward(x, tf.convert_to_tensor(kernel))
 
 
 def _graph(function):
@@ -113,20 +147,24 @@ def _convolved_back(y, kernel):
 
 @_graph
 def _correlated(x, y):
-    batch, height, width, filters = y.shape
-    channels = x.shape[3]
-    of_y = tf.unstack(tf.matmul(_OUTPUT, tf.reshape(_rows(y), (4, -1)), transpose_a=True))
-    made = [
-        tf.raw_ops.Conv2DBackpropFilter(
-            input=part,
-            filter_sizes=[1, 3, channels, filters],
-            out_backprop=tf.reshape(gradient, (batch * height // 4, 1, width, filters)),
-            **_SAME,
-        )
-        for part, gradient in zip(_input_parts(x), of_y, strict=True)
-    ]
+    """Rows have a zero before them, which follows the row before as well."""
+    x, y = (tf.pad(t, ((0, 0), (0, 0), (1, 0), (0, 0))) for t in (x, y))
+    channels, filters = x.shape[3], y.shape[3]
+    of_y = tf.unstack(tf.reshape(tf.matmul(_OUTPUT, tf.reshape(_rows(y), (4, -1)), transpose_a=True), (6, -1, filters)))
+    of_x = (tf.reshape(part, (-1, channels)) for part in _input_parts(x))
+    made = [_correlated_rows(*parts) for parts in zip(of_x, of_y, strict=True)]
     kernel = tf.matmul(_KERNEL, tf.reshape(tf.stack(made), (6, -1)), transpose_a=True)
     return tf.reshape(kernel, (3, 3, channels, filters))
+
+
+def _correlated_rows(x, y):
+    """[N, C] and [N, K] to [3, C, K]: sums over n of x[n - 1] y[n], x[n] y[n] and x[n + 1] y[n]; x is zero outside."""
+    if x.shape[0] >= _MIN_POSITIONS:
+        shifted = (x[:-1], y[1:]), (x, y), (x[1:], y[:-1])  # nothing is copied
+        return tf.stack([tf.matmul(*pair, transpose_a=True) for pair in shifted])
+    columns = tf.concat([tf.pad(y[1:], ((0, 1), (0, 0))), y, tf.pad(y[:-1], ((1, 0), (0, 0)))], axis=1)
+    made = tf.reshape(tf.matmul(x, columns, transpose_a=True), (x.shape[1], 3, y.shape[1]))
+    return tf.transpose(made, (1, 0, 2))
 
 
 def _rows(x):
@@ -175,3 +213,49 @@ def _neighbours(height, width):
         if 0 <= y < height and 0 <= x < width:
             made[i, j, row, column, y, x] = 1
     return made.reshape(9 * height * width, height * width)
+
+
+def _upsampled(x, kernel):
+    """As one transposed convolution."""
+    batch, height, width, _ = x.shape
+    sizes = (batch, 2 * height, 2 * width, kernel.shape[3])
+    kernel = transposed_kernel(kernel)
+    return tf.raw_ops.Conv2DBackpropInput(input_sizes=sizes, filter=kernel, out_backprop=x, **_HALVED)
+
+
+def _upsampled_back(y, kernel):
+    return tf.raw_ops.Conv2D(input=y, filter=transposed_kernel(kernel), **_HALVED)
+
+
+@_graph
+def _correlated_with_upsampled(x, y):
+    batch, height, width, channels = x.shape
+    filters = y.shape[3]
+    fours = tf.reshape(y, (batch, height, 2, width, 2, filters))
+    fours = tf.reshape(tf.transpose(fours, (2, 4, 0, 1, 3, 5)), (4, -1))
+    of_y = tf.unstack(tf.reshape(tf.matmul(_UPSAMPLING_OUTPUT, fours), (9, -1, filters)))
+    of_x = [tf.reshape(d, (-1, channels)) for rows in _differences(x, 1) for d in _differences(rows, 2)]
+    made = [tf.matmul(*parts, transpose_a=True) for parts in zip(of_x, of_y, strict=True)]
+    kernel = tf.matmul(_UPSAMPLING_KERNEL, tf.reshape(tf.stack(made), (9, -1)), transpose_a=True)
+    return tf.reshape(kernel, (3, 3, channels, filters))
+
+
+def _differences(x, axis):
+    """What precedes each along that axis, less it; it; what follows it, less it."""
+    around = tf.pad(x, [(int(i == axis),) * 2 for i in range(4)])
+    before, after = (tf.slice(around, [i * (axis == own) for own in range(4)], x.shape) for i in (0, 2))
+    return before - x, x, after - x
+
+
+def _plainly_convolved(x, kernel):
+    return tf.raw_ops.Conv2D(input=x, filter=kernel, **_SAME)
+
+
+def _plainly_convolved_back(y, kernel):
+    sizes = (*y.shape[:3], kernel.shape[2])
+    return tf.raw_ops.Conv2DBackpropInput(input_sizes=sizes, filter=kernel, out_backprop=y, **_SAME)
+
+
+convolve = _bilinear(_convolved, _convolved_back, _correlated)
+convolve_plainly = _bilinear(_plainly_convolved, _plainly_convolved_back, _correlated)
+upsample = _bilinear(_upsampled, _upsampled_back, _correlated_with_upsampled)
