@@ -94,7 +94,11 @@ class Config(ServerFlags):
     )
     dry_run: bool = _flag(False, "print what would be done and how large it is; touch nothing", of_run=False)
     threads_per_op: int = _flag(
-        0, "CPU threads of one operation; 0: TensorFlow's choice. 1 is faster for small networks", low=0, of_run=False
+        0,
+        "TensorFlow: processor threads of one operation; 1 is faster for small networks. 0: one where there are two "
+        "cores and no GPU, else TensorFlow's choice",
+        low=0,
+        of_run=False,
     )
 
     strategy: str = _flag(

@@ -40,6 +40,38 @@ def test_avx512_is_told_by_its_foundation(monkeypatch):
         assert hardware.has_avx512.__wrapped__() == expected
 
 
+@pytest.mark.parametrize(
+    ("threads", "cores", "gpus", "expected"),
+    [
+        (0, 2, [], [1]),
+        (0, 2, ["a GPU"], []),  # TensorFlow's choice
+        (0, 1, [], []),
+        (0, 8, [], []),
+        (3, 2, [], [3]),
+        (1, 8, ["a GPU"], [1]),
+    ],
+)
+def test_an_operation_has_the_threads_that_are_asked_for(monkeypatch, threads, cores, gpus, expected):
+    monkeypatch.setattr(hardware, "num_cores", lambda: cores)
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: gpus)
+    given = []
+    monkeypatch.setattr(tf.config.threading, "set_intra_op_parallelism_threads", given.append)
+    hardware.give_each_operation(threads)
+    assert given == expected
+
+
+def test_where_tensorflow_has_begun_its_threads_stay_unless_they_are_asked_for(monkeypatch):
+    tf.zeros(1).numpy()
+    others = tf.config.threading.get_intra_op_parallelism_threads() + 1
+    real = tf.config.threading.set_intra_op_parallelism_threads
+    monkeypatch.setattr(tf.config.threading, "set_intra_op_parallelism_threads", lambda _: real(others))
+    monkeypatch.setattr(hardware, "num_cores", lambda: 2)
+    hardware.give_each_operation(0)
+    with pytest.raises(RuntimeError, match="cannot be modified after initialization"):
+        hardware.give_each_operation(others)
+    assert tf.config.threading.get_intra_op_parallelism_threads() == others - 1
+
+
 def test_freed_memory_is_kept_where_glibc_is():
     assert hardware.keep_freed_memory() == (platform.libc_ver()[0] == "glibc")
 

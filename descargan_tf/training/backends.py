@@ -12,7 +12,7 @@ import keras
 import numpy as np
 
 from descargan_tf.config import Config
-from descargan_tf.hardware import has_accelerator, leave_activations_unfused
+from descargan_tf.hardware import give_each_operation, has_accelerator, leave_activations_unfused
 from descargan_tf.methods.base import Method
 from descargan_tf.training.engine import Engine
 from descargan_tf.training.workers import workers_of
@@ -43,8 +43,7 @@ def engine_maker(config: Config, make_method: Callable[[Config], Method]) -> Cal
 
     from descargan_tf.training import step
 
-    if config.threads_per_op:  # must come before TensorFlow's first operation
-        tf.config.threading.set_intra_op_parallelism_threads(config.threads_per_op)
+    give_each_operation(config.threads_per_op)
     if config.deterministic:
         tf.config.experimental.enable_op_determinism()
     leave_activations_unfused()
