@@ -165,7 +165,8 @@ class TrainStep:
             terms = self.method.losses(phase, batch, draws, input_gradient)
             # Means over this replica's examples; dividing by the replicas makes their sum the mean over the batch.
             terms = {name: tf.reduce_mean(value) / replicas for name, value in terms.items()}
-            total = tf.add_n([weights[name] * value for name, value in terms.items()])
+            # Not `add_n`: it begins with an operand that nobody else reads any more, by chance where terms are logged.
+            total = tf.reduce_sum(tf.stack([weights[name] * value for name, value in terms.items()]))
         gradients = tape.gradient(total, [v.value for v in network.trainable_variables])
         return {**terms, "total": total}, gradients
 
