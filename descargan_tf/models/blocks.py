@@ -221,7 +221,8 @@ class UpsampleConv2D(keras.layers.Layer):
 
     def call(self, inputs):
         """[B, H, W, C] to [B, 2H, 2W, filters]."""
-        if convolve := _quicker("quicker_upsampling", inputs, self.filters):
+        winograd = _winograd_for(inputs)
+        if convolve := winograd and winograd.quicker_upsampling(inputs.shape, self.filters):
             return ops.add(convolve(inputs, self.kernel), self.bias)
         kernel = transposed_kernel(self.kernel, inputs.dtype)
         if keras.backend.backend() == "jax":
@@ -287,7 +288,8 @@ class Conv2D(keras.layers.Conv2D):
         kind = self.kernel_size, self.strides, self.dilation_rate, self.padding, self.groups
         is_plain = kind == ((3, 3), (1, 1), (1, 1), "same", 1)
         if keras.backend.backend() != "jax" or self.filters > 1 or not is_plain:
-            convolve = _quicker("quicker_convolution", inputs, self.filters) if is_plain else None
+            winograd = _winograd_for(inputs) if is_plain else None
+            convolve = winograd and winograd.quicker_convolution(inputs.shape, self.filters)
             outputs = (convolve or self.convolution_op)(inputs, self.kernel)
             return self.activation(ops.add(outputs, self.bias) if self.use_bias else outputs)
         height, width, channels = inputs.shape[1:]
@@ -298,14 +300,14 @@ class Conv2D(keras.layers.Conv2D):
         return self.activation(outputs + self.bias if self.use_bias else outputs)
 
 
-def _quicker(choice, inputs, filters):
-    """What that function of `models.winograd` chooses, in `training_on_processors`; or None."""
+def _winograd_for(inputs):
+    """`models.winograd` in `training_on_processors`, where inputs are float32; else None."""
     is_float32 = keras.backend.standardize_dtype(inputs.dtype) == "float32"
     if not is_float32 or not getattr(_thread, "trains_on_processors", False):
         return None
     from descargan_tf.models import winograd
 
-    return getattr(winograd, choice)(inputs.shape, filters)
+    return winograd
 
 
 class MaxPooling2D(keras.layers.MaxPooling2D):

@@ -160,7 +160,8 @@ def _correlated(x, y):
 def _correlated_rows(x, y):
     """[N, C] and [N, K] to [3, C, K]: sums over n of x[n - 1] y[n], x[n] y[n] and x[n + 1] y[n]; x is zero outside."""
     if x.shape[0] >= _MIN_POSITIONS:
-        shifted = (x[:-1], y[1:]), (x, y), (x[1:], y[:-1])  # nothing is copied
+        # A slice that begins at a multiple of 64 bytes is not copied.
+        shifted = (x[:-1], y[1:]), (x, y), (x[1:], y[:-1])
         return tf.stack([tf.matmul(*pair, transpose_a=True) for pair in shifted])
     columns = tf.concat([tf.pad(y[1:], ((0, 1), (0, 0))), y, tf.pad(y[:-1], ((1, 0), (0, 0)))], axis=1)
     made = tf.reshape(tf.matmul(x, columns, transpose_a=True), (x.shape[1], 3, y.shape[1]))
