@@ -36,7 +36,7 @@ ALLOWED = {
     "models": {"types", "hardware"},
     "methods": {"types", "errors", "models", "losses"},
     "preparation": {"types", "errors", "names", "files", "locks", "signals", "processes", "data"},
-    "inference": {"hardware", "models", "methods"},
+    "inference": {"types", "processes", "hardware", "models", "methods"},
     "training": {"types", "errors", "files", "signals", "config", "hardware", "data", "models", "methods", "inference"},
     "prediction": {"types", "errors", "names", "files", "signals", "data", "preparation.fitting"},
     "evaluation": {"types", "measures", "errors", "names", "files", "processes", "data", "prediction"},

@@ -26,7 +26,7 @@ lively = functools.cache(lively_method)  # for what changes none
 
 @pytest.fixture(autouse=True)
 def every_width_is_wide(monkeypatch):
-    monkeypatch.setattr(networks, "_FEWEST_CHANNELS", 1)
+    monkeypatch.setattr(networks, "_FEWEST_CHANNELS", {2: 1, 4: 1})
 
 
 def stir(network):
@@ -64,11 +64,11 @@ def normalised(x, filters=4, **options):
 
 
 @pytest.mark.parametrize("batch", [None, 3])
-@pytest.mark.parametrize("size", [8, 2])
-def test_two_rows_take_four_convolutions_along_them_borders_and_all(size, batch):
+@pytest.mark.parametrize(("size", "count"), [(12, 6), (8, 6), (4, 6), (6, 4), (2, 4)])
+def test_four_rows_take_six_convolutions_along_them_and_two_four_borders_and_all(size, count, batch):
     image = keras.Input((size, size, 2))
     graph = same(keras.Model(image, layers.Activation("relu")(normalised(image))), batch)
-    assert convolutions(graph) == [(1, 3, 2, 4)] * 4
+    assert convolutions(graph) == [(1, 3, 2, 4)] * count
 
 
 @pytest.mark.parametrize(
@@ -108,8 +108,8 @@ def test_the_layers_of_the_generator_are_all_known():
     images, planes = tf.TensorSpec((None, SIZE, SIZE, 1)), tf.TensorSpec((None, 2))
     operations = graph.get_concrete_function([images, planes]).graph.get_operations()
     kinds = [operation.type for operation in operations]
-    assert kinds.count("Conv2D") == 4 * 4
-    assert kinds.count("Conv2DBackpropInput") == 2 * 3
+    assert kinds.count("Conv2D") == 4 * 6
+    assert kinds.count("Conv2DBackpropInput") == 2 * 2 * 3  # of even and of odd rows
     assert "FusedBatchNormV3" not in kinds
 
 
@@ -126,16 +126,19 @@ def test_an_odd_height_has_no_pairs_of_rows():
     assert convolutions(same(keras.Model(image, normalised(x)))) == [(1, 3, 2, 4)] * 4 + [(3, 3, 6, 4)]
 
 
-def test_wide_means_both_channels_in_and_out(monkeypatch):
-    monkeypatch.setattr(networks, "_FEWEST_CHANNELS", 3)
-    image = keras.Input((8, 8, 2))
+@pytest.mark.parametrize(("size", "fewest", "count"), [(8, {2: 9, 4: 3}, 6), (6, {2: 3, 4: 9}, 4)])
+def test_wide_means_both_channels_in_and_out(size, fewest, count, monkeypatch):
+    monkeypatch.setattr(networks, "_FEWEST_CHANNELS", fewest)
+    image = keras.Input((size, size, 2))
     graph = same(keras.Model(image, normalised(normalised(image), 3)))
-    assert convolutions(graph) == [(1, 3, 4, 3)] * 4 + [(3, 3, 2, 4)]
+    assert convolutions(graph) == [(1, 3, 4, 3)] * count + [(3, 3, 2, 4)]
 
 
+# Rows by fours; and where twos are halved, or fours and twos meet.
+@pytest.mark.parametrize(("size", "high", "low", "up"), [(16, 6, 6, 6), (8, 6, 6, 6), (12, 6, 4, 6), (4, 6, 4, 6)])
 @pytest.mark.parametrize("batch", [None, 3])
-def test_rows_stay_apart_through_a_network_like_the_trunk(batch):
-    image = keras.Input((8, 8, 2))
+def test_rows_stay_apart_through_a_network_like_the_trunk(size, high, low, up, batch):
+    image = keras.Input((size, size, 2))
     x = skip = layers.Activation("relu")(normalised(normalised(image)))
     x = MaxPooling2D()(x)
     x = layers.Activation("relu")(normalised(x))
@@ -143,7 +146,8 @@ def test_rows_stay_apart_through_a_network_like_the_trunk(batch):
     x = layers.Concatenate()([x, skip])
     x = UpsampleConv2D(2)(normalised(x))
     graph = same(keras.Model(image, x), batch)
-    expected = [(1, 3, 2, 4)] * 4 + [(1, 3, 4, 4)] * 8 + [(1, 4, 3, 4)] * 3 + [(1, 3, 7, 4)] * 4 + [(1, 4, 2, 4)] * 3
+    expected = [(1, 3, 2, 4)] * high + [(1, 3, 4, 4)] * (high + low) + [(1, 3, 7, 4)] * high
+    expected += [(1, 4, 3, 4)] * up + [(1, 4, 2, 4)] * up
     assert convolutions(graph) == sorted(expected)
     transposed = [o for o in graph.get_concrete_function().graph.get_operations() if o.type == "Transpose"]
     assert len(transposed) == 2  # of the first rows, and back in the end
@@ -157,7 +161,7 @@ def test_upsampling_alone_is_one_transposed_convolution():
 
 @pytest.mark.parametrize("kernel", [(3, 3), (5, 1), (2, 4)])
 def test_one_channel_is_a_matrix_product(kernel, monkeypatch):
-    monkeypatch.setattr(networks, "_FEWEST_CHANNELS", 2)
+    monkeypatch.setattr(networks, "_FEWEST_CHANNELS", {2: 2, 4: 2})
     image = keras.Input((7, 6, 4))
     network = keras.Model(image, layers.Activation("tanh")(layers.Conv2D(1, kernel, padding="same")(image)))
     assert not convolutions(same(keras.Model(image, network(image))))
@@ -182,7 +186,7 @@ def test_layers_with_activations_and_others_between_take_images():
     ],
 )
 def test_a_method_predicts_as_before(changes, fewest, tolerance, monkeypatch):
-    monkeypatch.setattr(networks, "_FEWEST_CHANNELS", fewest)
+    monkeypatch.setattr(networks, "_FEWEST_CHANNELS", {2: fewest, 4: fewest})
     images = np.random.default_rng(0).uniform(-1, 1, (2, SIZE, SIZE, 1)).astype("float32")
     after = compiled_predict(TENSORFLOW, lively(**changes), weights_stay=True)(images)
     for name, expected in lively(**changes).predict(tf.constant(images))._asdict().items():
@@ -198,6 +202,22 @@ def test_bfloat16_is_as_far_from_float32_as_before():
     live, rows = (compiled_predict(TENSORFLOW, method, weights_stay=stay)(images) for stay in (False, True))
     error, of_rows = (float(np.sqrt(np.mean((answer.anomaly_map - exact) ** 2))) for answer in (live, rows))
     assert 0 < of_rows < 2 * error
+
+
+@pytest.mark.parametrize(
+    ("fewest", "has_avx512", "loops"), [(SIZE**2, False, 1), (SIZE**2 + 1, False, 0), (SIZE**2, True, 0)]
+)
+def test_large_images_are_computed_one_by_one(fewest, has_avx512, loops, monkeypatch):
+    monkeypatch.setattr(networks, "_FEWEST_PIXELS", fewest)
+    monkeypatch.setattr(backends, "has_avx512", lambda: has_avx512)
+    images = tf.random.stateless_uniform((3, SIZE, SIZE, 1), [0, 1], -1, 1)
+    predict = compiled_predict(TENSORFLOW, lively(), weights_stay=True)
+    graph = predict.get_concrete_function(images).graph
+    assert [operation.type for operation in graph.get_operations()].count("While") == loops
+    for name, expected in lively().predict(images)._asdict().items():
+        found = getattr(predict(images), name)
+        assert found.shape == expected.shape
+        np.testing.assert_allclose(found, expected, atol=5e-5 * np.abs(expected).max(), err_msg=name)
 
 
 def test_weights_that_stay_are_those_of_the_first_call():
@@ -226,7 +246,7 @@ def test_where_multiplications_cost_next_to_nothing_rows_are_not_paired(precisio
     image = keras.Input((8, 8, 2))
     x = layers.Conv2D(4, 3, padding="same", dtype=policy(precision))(image)
     graph = graph_of(keras.Model(image, x))
-    assert convolutions(graph) == ([(1, 3, 2, 4)] * 4 if precision == "float32" else [(3, 3, 2, 4)])
+    assert convolutions(graph) == ([(1, 3, 2, 4)] * 6 if precision == "float32" else [(3, 3, 2, 4)])
 
 
 @pytest.mark.parametrize(("backend", "has_gpu"), [("jax", False), ("tensorflow", True)])

@@ -394,10 +394,12 @@ def test_any_number_of_images_is_answered_each_by_itself(method):
 
 @pytest.mark.parametrize("fewest", [1, 1000])
 def test_its_networks_for_inference_answer_as_the_live_ones(method, fewest, monkeypatch):
-    monkeypatch.setattr(networks, "_FEWEST_CHANNELS", fewest)
+    monkeypatch.setattr(networks, "_FEWEST_CHANNELS", {2: fewest, 4: fewest})
     images = SPLIT.images[4:7]
+    monkeypatch.setattr(networks, "_FEWEST_PIXELS", fewest)
     predict = networks.for_inference(method).predict
-    answers = (tf.function(predict) if fewest == 1 else predict)(tf.constant(images))  # once is enough to trace it
+    compiled = tf.function(networks.image_by_image(predict))
+    answers = (compiled if fewest == 1 else predict)(tf.constant(images))  # once is enough to trace it
     for field, expected in method.predict(tf.constant(images))._asdict().items():
         found = getattr(answers, field)
         if expected is None:

@@ -2,11 +2,14 @@
 
 Weights are constants, which oneDNN lays out once. Normalisations with fixed statistics are part of the convolution
 before them. Wide 3x3 convolutions take two thirds of the multiplications, and those after upsampling three quarters:
-rows are computed in pairs by Winograd's F(2, 3) (Lavin & Gray, CVPR 2016, sect. 4.1, along one axis). Both axes would
-save more multiplications, but the additions, and in bfloat16 the rounding, would cost more than that.
+rows are computed in pairs by Winograd's F(2, 3) (Lavin & Gray, CVPR 2016, sect. 4.1, along one axis). In float32, whose
+rounding allows it, the former take half: rows are computed in fours by F(4, 3). Both axes would save more
+multiplications, but the additions would cost more than that.
 """
 
 import copy
+import itertools
+from collections.abc import Callable
 
 import keras
 import numpy as np
@@ -16,8 +19,13 @@ from descargan_tf.hardware import multiplies_in_tiles
 from descargan_tf.inference.folding import foldable_pairs, folded_weights
 from descargan_tf.methods.base import Method
 from descargan_tf.models.blocks import Conv2D, MaxPooling2D, UpsampleConv2D
+from descargan_tf.models.winograd import INPUT_TRANSFORM, KERNEL_TRANSFORM, OUTPUT_TRANSFORM
+from descargan_tf.processes import num_cores
+from descargan_tf.types import Prediction
 
-_FEWEST_CHANNELS = 128  # in and out, where the multiplications of a convolution outweigh additions: measured
+# Channels in and out where the multiplications of a convolution outweigh additions, by rows at a time: measured.
+_FEWEST_CHANNELS = {2: 128, 4: 64}
+_FEWEST_PIXELS = 256 * 256  # of an image that by itself keeps a processor busy: measured
 
 
 def for_inference(method: Method) -> Method:
@@ -25,6 +33,30 @@ def for_inference(method: Method) -> Method:
     made = copy.copy(method)
     made.networks = {name: InferenceNetwork(network) for name, network in method.networks.items()}
     return made
+
+
+def image_by_image(predict: Callable) -> Callable:
+    """The same function of images [B, H, W, 1], to be compiled; large ones are computed one by one, one on each core.
+
+    What is between two operations then stays in the processor's caches, and takes less memory.
+    """
+
+    def predict_each(images):
+        if None in images.shape or images.shape[0] == 1 or np.prod(images.shape[1:]) < _FEWEST_PIXELS:
+            return predict(images)
+        fields = []
+
+        def answer(image):
+            """As one vector: what a loop gives is to be known before it is made."""
+            fields[:] = predict(image[tf.newaxis])
+            return tf.concat([tf.reshape(field, [-1]) for field in fields if field is not None], axis=0)
+
+        vectors = tf.map_fn(answer, images, parallel_iterations=num_cores())
+        sizes = [field.shape.num_elements() for field in fields if field is not None]
+        parts = iter(tf.split(vectors, sizes, axis=1))
+        return Prediction(*(None if x is None else tf.reshape(next(parts), [-1, *x.shape[1:]]) for x in fields))
+
+    return predict_each
 
 
 class InferenceNetwork:
@@ -72,9 +104,11 @@ class InferenceNetwork:
         kernel, bias = self._weights(layer)
         dtype = layer.compute_dtype
         is_plain = (layer.strides, layer.dilation_rate, layer.groups, layer.padding) == ((1, 1), (1, 1), 1, "same")
-        is_wide = layer.kernel_size == (3, 3) and min(kernel.shape[2:]) >= _FEWEST_CHANNELS
-        if is_plain and is_wide and _has_pairs(x) and not multiplies_in_tiles(dtype):
-            return _convolve_rows(_rows(x, dtype), kernel, bias).map(layer.activation)
+        if is_plain and layer.kernel_size == (3, 3) and _has_pairs(x) and not multiplies_in_tiles(dtype):
+            count = _count(_height(x), dtype)
+            if min(kernel.shape[2:]) >= _FEWEST_CHANNELS[count]:
+                made = _CONVOLUTIONS[count](_rows(x, dtype).apart(count), kernel, bias)
+                return _Rows(made).map(layer.activation)
         x = tf.cast(_images(x), dtype)
         if is_plain and layer.filters == 1 and dtype == "float32":
             return layer.activation(_convolve_to_one(x, kernel, bias))
@@ -87,15 +121,17 @@ class InferenceNetwork:
         kernel, bias = self._weights(layer)
         dtype = layer.compute_dtype
         if isinstance(x, _Rows):
-            return _upsample_rows(_rows(x, dtype), kernel, bias)
+            parts = _rows(x, dtype).apart(_count(2 * x.height, dtype) // 2)
+            return _Rows(_upsample_rows(parts, kernel, bias))
         y = _transposed(tf.cast(x, dtype), kernel, (2, 2))
         return tf.nn.bias_add(y, tf.constant(bias, dtype))
 
     def _pool(self, layer, x):
         if not (isinstance(x, _Rows) and layer.pool_size == layer.strides == (2, 2) and _has_pairs(x)):
             return layer(_images(x))
-        even, odd = x.pair
-        return _Rows(whole=tf.nn.max_pool2d(tf.maximum(even, odd), (1, 2), (1, 2), layer.padding.upper()))
+        parts = x.apart(max(x.count, 2))
+        rows = (tf.maximum(even, odd) for even, odd in zip(parts[::2], parts[1::2], strict=True))
+        return _Rows([tf.nn.max_pool2d(part, (1, 2), (1, 2), layer.padding.upper()) for part in rows])
 
     def _activate(self, layer, x):
         return x.map(layer) if isinstance(x, _Rows) else layer(x)
@@ -103,8 +139,9 @@ class InferenceNetwork:
     def _concatenate(self, layer, inputs):
         if not (any(isinstance(x, _Rows) for x in inputs) and layer.axis in (-1, 3) and all(map(_has_pairs, inputs))):
             return layer([_images(x) for x in inputs])
-        pairs = [_rows(x, layer.compute_dtype).pair for x in inputs]
-        return _Rows(*(tf.concat(parts, axis=-1) for parts in zip(*pairs, strict=True)))
+        dtype = layer.compute_dtype
+        apart = [_rows(x, dtype).apart(_count(_height(x), dtype)) for x in inputs]
+        return _Rows([tf.concat(parts, axis=-1) for parts in zip(*apart, strict=True)])
 
 
 # By the type itself: what another class made of one of these computes is not known.
@@ -119,42 +156,41 @@ _FASTER = {
 
 
 class _Rows:
-    """Feature maps with rows first, [H, B, W, C], where a range of rows is a view; or its even and odd rows apart."""
+    """Feature maps with rows first, where a range of rows is a view, in n parts: each nth row, [H / n, B, W, C].
 
-    def __init__(self, even=None, odd=None, whole=None):
-        self._pair, self._whole = None if even is None else (even, odd), whole
+    Of four parts the first has rows 0, 4, 8, ..., the second 1, 5, 9, ...; one part is all of them.
+    """
+
+    def __init__(self, parts):
+        self._parts = list(parts)
+
+    @property
+    def count(self):
+        return len(self._parts)
 
     @property
     def height(self):
-        return 2 * self._pair[0].shape[0] if self._whole is None else self._whole.shape[0]
+        return self.count * self._parts[0].shape[0]
 
-    @property
-    def pair(self):
-        """The even rows and the odd ones, each [H / 2, B, W, C]."""
-        if self._pair is None:
-            rows = tf.reshape(self._whole, [self.height // 2, 2, *_sizes(self._whole)[1:]])
-            self._pair = rows[:, 0], rows[:, 1]
-        return self._pair
-
-    @property
-    def whole(self):
-        """All rows in order."""
-        if self._whole is None:
-            self._whole = tf.reshape(tf.stack(self._pair, axis=1), [self.height, *_sizes(self._pair[0])[1:]])
-        return self._whole
+    def apart(self, count):
+        """In so many parts, a multiple or a divisor of what there are."""
+        if count > self.count:
+            times = count // self.count
+            finer = [tf.reshape(x, [x.shape[0] // times, times, *_sizes(x)[1:]]) for x in self._parts]
+            return [x[:, i] for i in range(times) for x in finer]
+        if count < self.count:
+            coarser = [tf.stack(self._parts[i::count], axis=1) for i in range(count)]
+            return [tf.reshape(x, [self.height // count, *_sizes(x)[2:]]) for x in coarser]
+        return self._parts
 
     def images(self):
         """[B, H, W, C]."""
-        if self._pair is None:
-            return tf.transpose(self._whole, [1, 0, 2, 3])
-        _, batch, *others = _sizes(self._pair[0])
-        return tf.reshape(tf.transpose(tf.stack(self._pair), [2, 1, 0, 3, 4]), [batch, self.height, *others])
+        _, batch, *others = _sizes(self._parts[0])
+        return tf.reshape(tf.transpose(tf.stack(self._parts), [2, 1, 0, 3, 4]), [batch, self.height, *others])
 
     def map(self, function):
         """A function of each value by itself."""
-        if self._pair is None:
-            return _Rows(whole=function(self._whole))
-        return _Rows(*(function(x) for x in self._pair))
+        return _Rows(map(function, self._parts))
 
 
 def _sizes(x):
@@ -162,9 +198,17 @@ def _sizes(x):
     return [-1 if size is None else size for size in x.shape]
 
 
+def _height(x):
+    return x.height if isinstance(x, _Rows) else x.shape[1]
+
+
 def _has_pairs(x):
-    height = x.height if isinstance(x, _Rows) else x.shape[1]
-    return height is not None and height % 2 == 0
+    return _height(x) is not None and _height(x) % 2 == 0
+
+
+def _count(height, dtype):
+    """How many rows are computed at a time, of an even height."""
+    return 4 if dtype == "float32" and height % 4 == 0 else 2
 
 
 def _images(x):
@@ -175,19 +219,26 @@ def _rows(x, dtype):
     if isinstance(x, _Rows):
         return x.map(lambda part: tf.cast(part, dtype))
     batch, height, *others = _sizes(x)
-    x = tf.reshape(tf.cast(x, dtype), [batch, height // 2, 2, *others])
-    even, odd = tf.unstack(tf.transpose(x, [2, 1, 0, 3, 4]))
-    return _Rows(even, odd)
+    count = _count(height, dtype)
+    x = tf.reshape(tf.cast(x, dtype), [batch, height // count, count, *others])
+    return _Rows(tf.unstack(tf.transpose(x, [2, 1, 0, 3, 4])))
 
 
-def _convolve_rows(rows, kernel, bias):
+def _around(parts):
+    """What precedes the rows of the first part, and what follows those of the last, with zeros around the whole."""
+    zeros = tf.zeros_like(parts[0][:1])
+    return tf.concat([zeros, parts[-1]], axis=0)[:-1], tf.concat([parts[0], zeros], axis=0)[1:]
+
+
+def _convolve_pairs(parts, kernel, bias):
     """3x3 with zero padding, by four convolutions along the rows for two rows, in place of six.
 
     Two rows hang on the rows d0 to d3, of which d1 and d2 lie where they do. With k0 to k2 the kernel's rows they are
     (d0 - d2) k0 + a + b and (d3 - d1) k2 + a - b, where a = (d1 + d2) (k0 + k1 + k2) / 2 and
     b = (d2 - d1) (k0 - k1 + k2) / 2.
     """
-    even, odd = rows.pair
+    even, odd = parts
+    before, after = _around(parts)
     dtype = even.dtype
     k0, k1, k2 = kernel[0:1], kernel[1:2], kernel[2:3]
 
@@ -197,31 +248,43 @@ def _convolve_rows(rows, kernel, bias):
     def sum_with_bias(x, other):  # in the order that TensorFlow fuses: convolution, bias, addition, rectifier
         return tf.nn.bias_add(x, tf.constant(bias, dtype)) + other
 
-    zeros = tf.zeros_like(even[:1])
-    before, after = tf.concat([zeros, odd], axis=0)[:-1], tf.concat([even, zeros], axis=0)[1:]
     a = convolve(even + odd, (k0 + k1 + k2) / 2)
     b = convolve(odd - even, (k0 - k1 + k2) / 2)
-    return _Rows(
-        sum_with_bias(convolve(before - odd, k0), a + b),
-        sum_with_bias(convolve(after - even, k2), a - b),
-    )
+    return sum_with_bias(convolve(before - odd, k0), a + b), sum_with_bias(convolve(after - even, k2), a - b)
 
 
-def _upsample_rows(rows, kernel, bias):
+def _convolve_fours(parts, kernel, bias):
+    """3x3 with zero padding, by six convolutions along the rows for four rows, in place of twelve (`winograd`)."""
+    height, batch, width, channels = _sizes(parts[0])
+    before, after = _around(parts)
+    mixed = tf.matmul(INPUT_TRANSFORM, tf.reshape(tf.stack([before, *parts, after]), [6, -1]))
+    mixed = tf.unstack(tf.reshape(mixed, [6, height, batch, width, channels]))
+    kernels = np.tensordot(KERNEL_TRANSFORM, kernel, 1)[:, np.newaxis]
+    made = [tf.nn.conv2d(x, tf.constant(k), 1, "SAME") for x, k in zip(mixed, kernels, strict=True)]
+    made[1] = tf.nn.bias_add(made[1], tf.constant(bias))  # which all four rows take once
+    rows = tf.matmul(OUTPUT_TRANSFORM, tf.reshape(tf.stack(made), [6, -1]))
+    return tf.unstack(tf.reshape(rows, [4, height, batch, width, kernel.shape[3]]))
+
+
+_CONVOLUTIONS = {2: _convolve_pairs, 4: _convolve_fours}
+
+
+def _upsample_rows(parts, kernel, bias):
     """An upsampling convolution, by three convolutions along the rows for two rows, in place of four.
+
+    Gives twice as many parts.
 
     Of a row d1 between d0 and d2, with t0 to t3 the transposed kernel's rows, t0 + t2 = t1 + t3: (d0 - d1) t3 + a and
     a - (d1 - d2) t0, where a = d1 (t1 + t3).
     """
-    x = rows.whole
-    zeros = tf.zeros_like(x[:1])
-    padded = tf.concat([zeros, x, zeros], axis=0)
-    difference = padded[:-1] - padded[1:]
-    a = _transposed(x, kernel[1:2] + kernel[3:4], (1, 2))
-    a = tf.nn.bias_add(a, tf.constant(bias, x.dtype))
-    return _Rows(
-        a + _transposed(difference[:-1], kernel[3:4], (1, 2)), a + _transposed(difference[1:], -kernel[0:1], (1, 2))
-    )
+    before, after = _around(parts)
+    around = [before, *parts, after]
+    steps = [x - following for x, following in itertools.pairwise(around)]
+    made = []
+    for x, (above, below) in zip(parts, itertools.pairwise(steps), strict=True):
+        a = tf.nn.bias_add(_transposed(x, kernel[1:2] + kernel[3:4], (1, 2)), tf.constant(bias, x.dtype))
+        made += [a + _transposed(above, kernel[3:4], (1, 2)), a + _transposed(below, -kernel[0:1], (1, 2))]
+    return made
 
 
 def _transposed(x, kernel, strides):

@@ -29,7 +29,7 @@ _MAX_COLUMNS = 4  # positions of a map
 _MIN_OPERATIONS_OF_COLUMNS = 1e6  # of less, it saves nothing and has a round's graph take longer to trace
 
 # Rows of the input, of the kernel and of the output (B^T, G, A^T) for the points 0, 1, -1, 2, -2 and infinity.
-_INPUT = np.array(
+INPUT_TRANSFORM = np.array(
     [
         [4, 0, -5, 0, 1, 0],
         [0, -4, -4, 1, 1, 0],
@@ -40,11 +40,13 @@ _INPUT = np.array(
     ],
     "float32",
 )
-_KERNEL = np.array(
+KERNEL_TRANSFORM = np.array(
     [[6, 0, 0], [-4, -4, -4], [-4, 4, -4], [1, 2, 4], [1, -2, 4], [0, 0, 24]],
     "float32",
 ) / np.float32(24)
-_OUTPUT = np.array([[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1]], "float32")
+OUTPUT_TRANSFORM = np.array(
+    [[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1]], "float32"
+)
 # Nearest upsampling by two, then a convolution. Along an axis, where w = w0 + w1 + w2, an even output is
 # w0 (x[i-1] - x[i]) + w x[i], an odd one w x[i] + w2 (x[i+1] - x[i]): three products for two outputs. These are the
 # kernel's rows and the outputs' (transposed); of both axes, their Kronecker products.
@@ -126,7 +128,7 @@ def _graph(function):
 @_graph
 def _convolved(x, kernel):
     batch, height, width, _ = x.shape
-    parts = zip(_input_parts(x), _kernel_parts(kernel, _KERNEL), strict=True)
+    parts = zip(_input_parts(x), _kernel_parts(kernel, KERNEL_TRANSFORM), strict=True)
     made = [tf.raw_ops.Conv2D(input=part, filter=of_kernel, **_SAME) for part, of_kernel in parts]
     return _output(made, (batch, height, width, kernel.shape[3]))
 
@@ -137,7 +139,7 @@ def _convolved_back(y, kernel):
     batch, height, width, _ = y.shape
     channels = kernel.shape[2]
     sizes = [batch * height // 4, 1, width, channels]
-    parts = zip(_input_parts(y), _kernel_parts(kernel, _KERNEL[:, ::-1]), strict=True)
+    parts = zip(_input_parts(y), _kernel_parts(kernel, KERNEL_TRANSFORM[:, ::-1]), strict=True)
     made = [
         tf.raw_ops.Conv2DBackpropInput(input_sizes=sizes, filter=of_kernel, out_backprop=part, **_SAME)
         for part, of_kernel in parts
@@ -150,10 +152,11 @@ def _correlated(x, y):
     """Rows have a zero before them, which follows the row before as well."""
     x, y = (tf.pad(t, ((0, 0), (0, 0), (1, 0), (0, 0))) for t in (x, y))
     channels, filters = x.shape[3], y.shape[3]
-    of_y = tf.unstack(tf.reshape(tf.matmul(_OUTPUT, tf.reshape(_rows(y), (4, -1)), transpose_a=True), (6, -1, filters)))
+    of_y = tf.matmul(OUTPUT_TRANSFORM, tf.reshape(_rows(y), (4, -1)), transpose_a=True)
+    of_y = tf.unstack(tf.reshape(of_y, (6, -1, filters)))
     of_x = (tf.reshape(part, (-1, channels)) for part in _input_parts(x))
     made = [_correlated_rows(*parts) for parts in zip(of_x, of_y, strict=True)]
-    kernel = tf.matmul(_KERNEL, tf.reshape(tf.stack(made), (6, -1)), transpose_a=True)
+    kernel = tf.matmul(KERNEL_TRANSFORM, tf.reshape(tf.stack(made), (6, -1)), transpose_a=True)
     return tf.reshape(kernel, (3, 3, channels, filters))
 
 
@@ -180,7 +183,7 @@ def _input_parts(x):
     rows = _rows(x)
     before = tf.pad(rows[3:, :, :-1], ((0, 0), (0, 0), (1, 0), (0, 0)))
     after = tf.pad(rows[:1, :, 1:], ((0, 0), (0, 0), (0, 1), (0, 0)))
-    mixed = tf.matmul(_INPUT, tf.reshape(tf.concat([before, rows, after], axis=0), (6, -1)))
+    mixed = tf.matmul(INPUT_TRANSFORM, tf.reshape(tf.concat([before, rows, after], axis=0), (6, -1)))
     return [tf.reshape(part, (batch * height // 4, 1, width, channels)) for part in tf.unstack(mixed)]
 
 
@@ -192,7 +195,7 @@ def _kernel_parts(kernel, matrix):
 
 def _output(parts, shape):
     batch, height, width, channels = shape
-    rows = tf.matmul(_OUTPUT, tf.reshape(tf.stack(parts), (6, -1)))
+    rows = tf.matmul(OUTPUT_TRANSFORM, tf.reshape(tf.stack(parts), (6, -1)))
     rows = tf.transpose(tf.reshape(rows, (4, batch, height // 4, width * channels)), (1, 2, 0, 3))
     return tf.reshape(rows, shape)
 

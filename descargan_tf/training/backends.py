@@ -12,7 +12,13 @@ import keras
 import numpy as np
 
 from descargan_tf.config import Config
-from descargan_tf.hardware import give_each_operation, has_accelerator, leave_activations_unfused
+from descargan_tf.hardware import (
+    give_each_operation,
+    has_accelerator,
+    has_avx512,
+    leave_activations_unfused,
+    leave_graphs_as_written,
+)
 from descargan_tf.methods.base import Method
 from descargan_tf.training.engine import Engine
 from descargan_tf.training.workers import workers_of
@@ -97,8 +103,9 @@ def compiled_predict(
         weights_stay: they change no more, and many images follow: seconds go into a graph that takes less time for
             each (`inference.networks`). Measured on CPUs with TensorFlow; elsewhere the graph stays as it is.
     """
-    if weights_stay and config.backend == "tensorflow" and not has_accelerator():
-        from descargan_tf.inference.networks import for_inference
+    is_for_inference = weights_stay and config.backend == "tensorflow" and not has_accelerator()
+    if is_for_inference:
+        from descargan_tf.inference.networks import for_inference, image_by_image
 
         method = for_inference(method)
 
@@ -109,6 +116,9 @@ def compiled_predict(
         score = answer.anomaly_score if answer.class_probabilities is None else None
         return Prediction(None, None, score, answer.class_probabilities)
 
+    if is_for_inference and not has_avx512():  # where multiplications are quicker neither was measured
+        leave_graphs_as_written()
+        predict = image_by_image(predict)
     if config.backend == "jax":
         from descargan_tf.training.jax_step import predictor
 
