@@ -6,6 +6,7 @@ import types
 
 import keras
 import numpy as np
+import program_starts
 import pytest
 import tensorflow as tf
 from exports import SIZE, lively_method
@@ -211,7 +212,10 @@ def test_large_images_are_computed_one_by_one(fewest, has_avx512, loops, monkeyp
     monkeypatch.setattr(networks, "_FEWEST_PIXELS", fewest)
     monkeypatch.setattr(backends, "has_avx512", lambda: has_avx512)
     images = tf.random.stateless_uniform((3, SIZE, SIZE, 1), [0, 1], -1, 1)
+    program_starts.leave_graphs_as_traced(False)
     predict = compiled_predict(TENSORFLOW, lively(), weights_stay=True)
+    left = tf.config.optimizer.get_experimental_options().get("disable_meta_optimizer")
+    assert left is not has_avx512
     graph = predict.get_concrete_function(images).graph
     assert [operation.type for operation in graph.get_operations()].count("While") == loops
     for name, expected in lively().predict(images)._asdict().items():
