@@ -28,6 +28,8 @@ lively = functools.cache(lively_method)  # for what changes none
 @pytest.fixture(autouse=True)
 def every_width_is_wide(monkeypatch):
     monkeypatch.setattr(networks, "_FEWEST_CHANNELS", {2: 1, 4: 1})
+    yield
+    program_starts.leave_graphs_as_traced(False)  # as prediction leaves them in its process
 
 
 def stir(network):

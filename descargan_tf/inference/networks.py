@@ -224,10 +224,16 @@ def _rows(x, dtype):
     return _Rows(tf.unstack(tf.transpose(x, [2, 1, 0, 3, 4])))
 
 
+def _bordered(parts):
+    """The last part's rows after zeros, and the first one's before zeros: one row more than a part has."""
+    zeros = tf.zeros_like(parts[0][:1])
+    return tf.concat([zeros, parts[-1]], axis=0), tf.concat([parts[0], zeros], axis=0)
+
+
 def _around(parts):
     """What precedes the rows of the first part, and what follows those of the last, with zeros around the whole."""
-    zeros = tf.zeros_like(parts[0][:1])
-    return tf.concat([zeros, parts[-1]], axis=0)[:-1], tf.concat([parts[0], zeros], axis=0)[1:]
+    last, first = _bordered(parts)
+    return last[:-1], first[1:]
 
 
 def _convolve_pairs(parts, kernel, bias):
@@ -277,9 +283,9 @@ def _upsample_rows(parts, kernel, bias):
     Of a row d1 between d0 and d2, with t0 to t3 the transposed kernel's rows, t0 + t2 = t1 + t3: (d0 - d1) t3 + a and
     a - (d1 - d2) t0, where a = d1 (t1 + t3).
     """
-    before, after = _around(parts)
-    around = [before, *parts, after]
-    steps = [x - following for x, following in itertools.pairwise(around)]
+    last, first = _bordered(parts)
+    outer = last - first  # before the first part and after the last one
+    steps = [outer[:-1], *(x - following for x, following in itertools.pairwise(parts)), outer[1:]]
     made = []
     for x, (above, below) in zip(parts, itertools.pairwise(steps), strict=True):
         a = tf.nn.bias_add(_transposed(x, kernel[1:2] + kernel[3:4], (1, 2)), tf.constant(bias, x.dtype))

@@ -101,7 +101,8 @@ def compiled_predict(
         without_maps: give class probabilities alone, or anomaly scores where there are none. What only the other
             answers need is not computed.
         weights_stay: they change no more, and many images follow: seconds go into a graph that takes less time for
-            each (`inference.networks`). Measured on CPUs with TensorFlow; elsewhere the graph stays as it is.
+            each (`inference.networks`). Measured on CPUs with TensorFlow; elsewhere the graph stays as it is. Without
+            AVX-512 TensorFlow's graph optimiser is left out from then on, of all graphs of the process.
     """
     is_for_inference = weights_stay and config.backend == "tensorflow" and not has_accelerator()
     if is_for_inference:
